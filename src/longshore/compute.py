@@ -1,0 +1,405 @@
+"""The seam: what the engine asks of a compute service, in three small protocols.
+
+A service makes compute systems (containers) and processes in them. The engine above knows names, records,
+events and owners; a service below knows one platform. Each verb says what is true after it and what it does
+not wait for. Two implementers who never meet should end up with the same behaviour; `tests/contract` holds
+them to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from .errors import NotSupported
+
+if TYPE_CHECKING:
+    from .spec import ProcessSpec, Resources, Spec
+
+INHERIT = -4
+"""The caller's own stream of the same name."""
+
+LOG = -5
+"""The container's log, written by its monitor: for containers that may outlive their caller."""
+
+INIT = "init"
+"""The name of the first process of a container."""
+
+
+class Cause(StrEnum):
+    """Why a process is no longer there."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    OOM = "oom"
+    TIME_LIMIT = "time_limit"
+    KILLED = "killed"  # by longshore: kill, stop, delete, the end of its lease
+    MONITOR_LOST = "monitor_lost"
+    SYSTEM_GONE = "system_gone"
+    NEVER_STARTED = "never_started"
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How one process ended. Written once, never guessed: what nobody saw is None.
+
+    `code` is the number that a shell shows: the exit code, or 128 + n for signal n; `signal` tells the two
+    apart, and `signal_inferred` says that it was only concluded from a code above 128 (the host could not tell).
+    `peak_memory` is in bytes, `cpu_time` in seconds; both belong to the whole container where the process is init.
+    """
+
+    code: int | None
+    signal: int | None = None
+    cause: Cause = Cause.EXITED
+    started_at: datetime | None = None
+    at: datetime | None = None
+    pid: int | None = None
+    peak_memory: int | None = None
+    cpu_time: float | None = None
+    signal_inferred: bool = False
+
+
+class SystemEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """What `settle` found: the exit record completed from the system's counters, and what else was seen."""
+
+    exit: Exit
+    oom: bool = False  # the kernel killed something in it for lack of memory
+    updates_pending: bool = False  # Windows: servicing left updates to apply
+    error: str | None = None  # the system itself ended badly
+
+
+class Feature(msgspec.Struct, frozen=True):
+    """One capability of this host: whether it works, why not, and what to do about it."""
+
+    name: str
+    supported: bool
+    reason: str = ""
+    hint: str | None = None
+
+
+class Features(msgspec.Struct, frozen=True, kw_only=True):
+    """What works on this host, and why the rest does not."""
+
+    service: str  # "oci", "hcs", "simulator"
+    version: str
+    items: dict[str, Feature] = {}
+    keeps_output: bool = True  # a monitor writes the log; otherwise the engine does, while it lives
+
+    def need(self, name: str) -> None:
+        """Raise NotSupported, with the reason, unless `name` works here."""
+        feature = self.items.get(name)
+        if feature is None:
+            raise NotSupported(name, f"the {self.service} service does not know it")
+        if not feature.supported:
+            raise NotSupported(name, feature.reason, hint=feature.hint)
+
+
+class Streams(msgspec.Struct, kw_only=True):
+    """The caller's ends of a process's streams; None where there is none."""
+
+    stdin: asyncio.StreamWriter | None = None
+    stdout: asyncio.StreamReader | None = None
+    stderr: asyncio.StreamReader | None = None
+
+
+class Stdio(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a process's streams go: PIPE, DEVNULL, INHERIT, LOG, a file descriptor; STDOUT for stderr."""
+
+    stdin: int = DEVNULL
+    stdout: int = PIPE
+    stderr: int = PIPE
+
+
+class Lease(Protocol):
+    """The owner that a container's life is tied to, as a service needs to know it."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def lock_fd(self) -> int:
+        """A shared lock that every helper process of this lease must inherit, so that none is overlooked."""
+        ...
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a service may keep the files of one container: made by the store, removed by it after `delete`."""
+
+    run: Path  # ends with the boot: bundle, sockets, pid files
+    data: Path  # lives as long as the container: scratch layer, log
+    lease: Lease | None = None  # None: the container outlives its caller
+    lock_fd: int | None = None  # to be inherited by helpers that make the container
+
+    @property
+    def log(self) -> Path:
+        """The container's output, in the k8s-file format (docs/state.md)."""
+        return self.data / "log"
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What would be done, before the deed: documents, mounts, command lines, and each default with its reason."""
+
+    documents: dict[str, Any]  # file name -> document, as it would be written
+    commands: list[list[str]] = []
+    mounts: list[str] = []
+    reasons: dict[str, str] = {}  # setting -> why it has the value it has
+
+
+class NetworkStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters of one network interface or endpoint, since it was made."""
+
+    name: str
+    received_bytes: int
+    sent_bytes: int
+    received_packets: int
+    sent_packets: int
+    received_dropped: int = 0
+    sent_dropped: int = 0
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container uses: bytes and seconds, counted since it was made; None where the host cannot tell."""
+
+    at: datetime
+    cpu_time: float | None = None
+    cpu_user: float | None = None
+    cpu_system: float | None = None
+    cpu_throttled: float | None = None  # seconds
+    memory: int | None = None  # without the page cache that could be dropped
+    memory_cache: int | None = None
+    memory_peak: int | None = None
+    memory_limit: int | None = None
+    swap: int | None = None
+    oom_kills: int | None = None
+    pids: int | None = None
+    pids_limit: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
+    read_operations: int | None = None
+    write_operations: int | None = None
+    network: list[NetworkStats] | None = None
+
+
+class ProcessInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One process that runs in a container, as the host sees it."""
+
+    pid: int
+    command: str
+    arguments: list[str] | None = None
+    parent_pid: int | None = None
+    user: str | None = None
+    started_at: datetime | None = None
+    cpu_user: float | None = None
+    cpu_system: float | None = None
+    memory: int | None = None  # resident, private where the host can tell
+
+
+class ComputeProcess(Protocol):
+    """One process inside a compute system."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def token(self) -> bytes:
+        """What `ComputeSystem.open_process` needs to find this process again."""
+        ...
+
+    @property
+    def streams(self) -> Streams: ...
+
+    async def wait(self) -> Exit:
+        """Return once the process is gone; every caller gets the same `Exit`.
+
+        Also ends when the service is lost, with the cause. Cancelling it only stops waiting. Does not wait for
+        the end of the streams: a grandchild may hold them open.
+        """
+        ...
+
+    async def signal(self, signal: int) -> None:
+        """Deliver a signal. 9 (kill) always works; others are NotSupported where the platform has none.
+
+        A process that is already gone is fine for 9: the caller got what it wanted; others raise ProcessNotFound.
+        """
+        ...
+
+    async def kill_tree(self) -> None:
+        """End the process and what it started, as far as the platform can tell; returns when asked, not when dead."""
+        ...
+
+    async def close_stdin(self) -> None:
+        """Give the process the end of its input. Already gone is fine."""
+        ...
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Set the terminal's size. InvalidState where the process has no terminal."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of handles and streams; the process goes on; waiters end with EngineClosed."""
+        ...
+
+
+class ComputeSystem(Protocol):
+    """One container of a compute service."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def token(self) -> bytes:
+        """What `ComputeService.open` needs to find this system again; the engine stores it before it matters."""
+        ...
+
+    async def start(self) -> ComputeProcess:
+        """Run init; its streams are open. Failed or cancelled: terminated, settled, closed, and the first error raised."""
+        ...
+
+    async def exec(self, process: ProcessSpec, stdio: Stdio, name: str, place: Place) -> ComputeProcess:
+        """Start a further process. `place` is where its files may be. Failed or cancelled: nothing of it runs."""
+        ...
+
+    async def open_process(self, token: bytes) -> ComputeProcess:
+        """Find a process again. Its streams may be None; `wait` works, also for one that has ended since."""
+        ...
+
+    async def shutdown(self, signal: int | None = None) -> None:
+        """Ask it to end, with the platform's way or the signal given; not waited for. Already stopped is success."""
+        ...
+
+    async def terminate(self) -> None:
+        """End it at once, also when paused or never started; asked, not waited for. Already stopped is success."""
+        ...
+
+    async def settle(self, init: Exit, limit: float) -> SystemEnd:
+        """Once, after init ended: nothing runs in it any more, counters are read, the exit record is completed."""
+        ...
+
+    async def delete(self) -> None:
+        """The platform has forgotten it: no process, cgroup, mount or handle is left. Idempotent."""
+        ...
+
+    async def pause(self) -> None:
+        """Completed, not only asked for, when it returns. Cancelled: resumed."""
+        ...
+
+    async def resume(self) -> None:
+        """Completed when it returns."""
+        ...
+
+    async def paused(self) -> bool:
+        """Whether it is paused now, without asking a slow service where the platform allows."""
+        ...
+
+    async def stats(self) -> Stats: ...
+
+    async def processes(self) -> list[ProcessInfo]: ...
+
+    async def update(self, change: Resources) -> None:
+        """Change limits of the living system. What the platform cannot do raises NotSupported, nothing changed."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of handles; the system goes on; every waiter wakes."""
+        ...
+
+
+class ComputeService(Protocol):
+    """The operating system's part that makes containers."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def probe(self) -> Features:
+        """What works on this host, and why the rest does not; may be slow the first time on a machine."""
+        ...
+
+    def plan(self, id: str, spec: Spec, place: Place) -> Plan:
+        """What `create` would do. Pure: touches nothing."""
+        ...
+
+    async def create(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> ComputeSystem:
+        """It exists, and no code of the user has run. Failed or cancelled: all undone."""
+        ...
+
+    async def launch(
+        self, id: str, spec: Spec, stdio: Stdio, place: Place
+    ) -> tuple[ComputeSystem, ComputeProcess]:
+        """Create and start, as one step where the platform can. Failed or cancelled: all undone."""
+        ...
+
+    async def open(self, id: str, token: bytes, place: Place) -> ComputeSystem:
+        """Find a system again, after its maker is gone. SystemGone if nothing is left of it."""
+        ...
+
+    async def abandon(self, id: str, place: Place) -> None:
+        """Undo whatever a maker that died left of a half-made system. Idempotent."""
+        ...
+
+    def keeper(self, lease: Lease, directory: Path) -> Sequence[str] | None:
+        """The command that, once its standard input ends, ends all systems of the lease; None if none is needed.
+
+        It gets `directory`, where `lease.lock` is, and must be done only when it holds that lock alone.
+        """
+        ...
+
+    async def end_lease(self, lease: Lease | str, directory: Path) -> None:
+        """End every process of a lease whose owner and keeper are dead. Idempotent."""
+        ...
+
+    async def leftovers(self, owner: str) -> list[str]:
+        """Ids of systems that the platform has and the store may not know."""
+        ...
+
+    async def version(self) -> Mapping[str, str]:
+        """Names and versions of the parts that do the work."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class SystemGone(Exception):
+    """Raised by `open`: nothing is left of the system. `exit` is what could still be learned of its end."""
+
+    def __init__(self, exit: Exit | None = None) -> None:
+        super().__init__("the compute system is gone")
+        self.exit = exit
+
+
+def now() -> datetime:
+    """The time, aware and in UTC: the form of every time stamp here."""
+    return datetime.now(UTC)
+
+
+__all__ = [
+    "DEVNULL",
+    "INHERIT",
+    "INIT",
+    "LOG",
+    "PIPE",
+    "STDOUT",
+    "Cause",
+    "ComputeProcess",
+    "ComputeService",
+    "ComputeSystem",
+    "Exit",
+    "Feature",
+    "Features",
+    "Lease",
+    "NetworkStats",
+    "Place",
+    "Plan",
+    "ProcessInfo",
+    "Stats",
+    "Stdio",
+    "Streams",
+    "SystemEnd",
+    "SystemGone",
+    "now",
+]

@@ -1,0 +1,189 @@
+"""The error family: one tree, so that `except LongshoreError` catches all that longshore raises on purpose.
+
+A message is one line that makes sense alone in a log: what was tried, on what, why not. `hint` is the next step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .engine import Completed
+
+
+class LongshoreError(Exception):
+    """Base of every error that longshore raises on purpose.
+
+    `hint` tells the next step, or is None where there is none to give.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class InvalidSpec(LongshoreError, ValueError):
+    """A setting cannot be meant as it stands; nothing was changed. `field` is its path, as `mounts[0].target`."""
+
+    def __init__(self, field: str, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{field}: {problem}", hint=hint)
+        self.field = field
+        self.problem = problem
+
+
+class ContainerNotFound(LongshoreError, LookupError):
+    """No container of this id is known here."""
+
+    def __init__(self, container_id: str) -> None:
+        super().__init__(f"there is no container `{container_id}`", hint="`longshore ps --all` lists what there is")
+        self.container_id = container_id
+
+
+class ContainerExists(LongshoreError):
+    """The id is taken, by a container that exists or is being made."""
+
+    def __init__(self, container_id: str) -> None:
+        super().__init__(
+            f"cannot create container `{container_id}`: the id is taken",
+            hint="choose another id, or delete the container that has it",
+        )
+        self.container_id = container_id
+
+
+class ProcessNotFound(LongshoreError, LookupError):
+    """The container has no process of this name."""
+
+    def __init__(self, container_id: str, name: str) -> None:
+        super().__init__(f"container `{container_id}` has no process `{name}`")
+        self.container_id = container_id
+        self.name = name
+
+
+class ProcessExists(LongshoreError):
+    """A process of this name runs in the container already."""
+
+    def __init__(self, container_id: str, name: str) -> None:
+        super().__init__(
+            f"cannot start process `{name}` in container `{container_id}`: the name is taken",
+            hint="choose another name, or none to have one made up",
+        )
+        self.container_id = container_id
+        self.name = name
+
+
+class InvalidState(LongshoreError):
+    """The container or process is not in a state in which this can be done."""
+
+    def __init__(self, operation: str, container_id: str, state: str, *, hint: str | None = None) -> None:
+        super().__init__(f"cannot {operation} container `{container_id}`: it is {state}", hint=hint)
+        self.operation = operation
+        self.container_id = container_id
+        self.state = state
+
+
+class NotSupported(LongshoreError):
+    """This host or service cannot do it; nothing was touched. The reason is the one that `doctor` gives."""
+
+    def __init__(self, feature: str, reason: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{feature} is not supported here: {reason}", hint=hint)
+        self.feature = feature
+        self.reason = reason
+
+
+class CommandNotFound(LongshoreError):
+    """The command does not exist in the container (a shell would say 127)."""
+
+    def __init__(self, container_id: str, command: str) -> None:
+        super().__init__(
+            f"cannot run `{command}` in container `{container_id}`: there is no such command",
+            hint="check the path inside the container's root, and PATH in its environment",
+        )
+        self.container_id = container_id
+        self.command = command
+
+
+class CommandNotExecutable(LongshoreError):
+    """The command exists but cannot be executed (a shell would say 126)."""
+
+    def __init__(self, container_id: str, command: str, reason: str) -> None:
+        super().__init__(
+            f"cannot run `{command}` in container `{container_id}`: {reason}",
+            hint="check that it is an executable file, for this processor, that the container's user may run",
+        )
+        self.container_id = container_id
+        self.command = command
+        self.reason = reason
+
+
+class ServiceError(LongshoreError):
+    """The compute service failed: what was asked of it, about which container, its code and its own words."""
+
+    def __init__(
+        self,
+        operation: str,
+        container_id: str | None,
+        detail: str,
+        *,
+        code: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        of = f" of container `{container_id}`" if container_id else ""
+        super().__init__(f"{operation}{of} failed: {detail}", hint=hint)
+        self.operation = operation
+        self.container_id = container_id
+        self.detail = detail
+        self.code = code
+
+
+class StoreError(LongshoreError):
+    """The state directory cannot be used: not writable, full, damaged, or written by a later version."""
+
+
+class TimeLimit(LongshoreError, TimeoutError):
+    """A time limit ended what was asked. `result` is what there was until then (of `run` and `communicate`)."""
+
+    def __init__(self, what: str, seconds: float, *, result: Completed | None = None, hint: str | None = None) -> None:
+        super().__init__(f"{what} did not end within {seconds:g} s", hint=hint)
+        self.what = what
+        self.seconds = seconds
+        self.result = result
+
+
+class OutputLimit(LongshoreError):
+    """A collected stream grew past its bound; the process was killed. `result` holds what was collected."""
+
+    def __init__(self, what: str, limit: int, *, result: Completed | None = None) -> None:
+        super().__init__(
+            f"{what} wrote more than {limit} bytes",
+            hint="raise `max_output`, write to a file, or read the stream of a process started by `exec`",
+        )
+        self.what = what
+        self.limit = limit
+        self.result = result
+
+
+class CommandFailed(LongshoreError):
+    """`run(check=True)`: the command ended with something other than 0. `result` has the rest."""
+
+    def __init__(self, result: Completed) -> None:
+        how = "nobody saw how" if result.exit_code is None else f"with exit code {result.exit_code}"
+        super().__init__(f"command {result.args!r} ended {how} ({result.exit.cause})")
+        self.result = result
+
+
+class MonitorLost(LongshoreError):
+    """The monitor of the container died: streams, log and exit code from then on are unknown."""
+
+    def __init__(self, container_id: str) -> None:
+        super().__init__(
+            f"the monitor of container `{container_id}` is gone",
+            hint="stop and delete the container; what it wrote until then is in its log",
+        )
+        self.container_id = container_id
+
+
+class EngineClosed(LongshoreError):
+    """The engine was closed, or is used in a forked child, where it must not be."""
+
+    def __init__(self, why: str = "the engine is closed") -> None:
+        super().__init__(why, hint="open a new Engine")

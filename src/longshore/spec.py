@@ -1,0 +1,506 @@
+"""What a user asks for: `Spec` for a container, `ProcessSpec` for one process, and their checks.
+
+The words are the same on both platforms. A check that needs nothing but the value itself happens here, when
+the object is made, and names the field; what needs the host (is there such a folder, such a user) is checked by
+the service before anything is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypedDict, Unpack
+
+import msgspec
+
+from .errors import InvalidSpec
+
+SIGNALS: Mapping[str, int] = {
+    name: number
+    for number, name in enumerate(
+        "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP"
+        " TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS".split(),
+        start=1,
+    )
+}
+"""Linux's numbers: they mean the same on every platform, also where Python's `signal` module lacks them."""
+
+_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_CAPABILITY = re.compile(r"(?:CAP_)?([A-Z_]+)", re.IGNORECASE)
+_HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62})")
+
+MEMORY_FLOOR = 4 << 20  # runc's own init needs about this much to start at all
+
+
+def check_id(value: str, field: str = "id") -> str:
+    """Return a container id or process name if it is a legal one: letters, digits, `_.-`, at most 128."""
+    if not isinstance(value, str):
+        raise InvalidSpec(field, f"must be a string, not {type(value).__name__}")
+    if not _ID.fullmatch(value):
+        raise InvalidSpec(
+            field, f"{value[:80]!r} is not legal", hint="use letters, digits, `_`, `.`, `-`; begin with a letter or digit"
+        )
+    return value
+
+
+def parse_signal(value: str | int) -> int:
+    """The number of a signal given as `15`, `"15"`, `"TERM"` or `"SIGTERM"`."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise InvalidSpec("signal", f"must be a name or a number, not {type(value).__name__}")
+    if isinstance(value, str):
+        name = value.upper().removeprefix("SIG")
+        if name in SIGNALS:
+            return SIGNALS[name]
+        if re.fullmatch(r"RTMIN(\+\d{1,2})?", name):
+            value = 34 + int(name[6:] or 0)
+        elif re.fullmatch(r"\d{1,3}", name):
+            value = int(name)
+        else:
+            raise InvalidSpec("signal", f"there is no signal {value!r}")
+    if not 1 <= value <= 64:
+        raise InvalidSpec("signal", f"{value} is not between 1 and 64")
+    return value
+
+
+def parse_size(value: str | int, field: str) -> int:
+    """A number of bytes given as a number or as `512m`, `1.5g` is refused: sizes are whole."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise InvalidSpec(field, f"must be a number of bytes or text such as '512m', not {type(value).__name__}")
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            raise InvalidSpec(field, f"{value!r} is not a size", hint="write a whole number with k, m, g or t: '512m'")
+        value = int(match[1]) * _UNITS[match[2].lower()]
+    if not 0 <= value < 1 << 63:
+        raise InvalidSpec(field, f"{value} is out of range")
+    return value
+
+
+def check_arguments(value: Sequence[str], field: str) -> list[str]:
+    """A command as a list: a plain string is refused, because nobody agrees on how to split one."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(
+            f"{field}: a command is a list, not a string; write [{value!r}], or ['sh', '-c', ...] for a shell"
+        )
+    arguments = []
+    for index, item in enumerate(value):
+        item = os.fspath(item)
+        if not isinstance(item, str):
+            raise InvalidSpec(f"{field}[{index}]", f"must be text, not {type(item).__name__}")
+        if "\0" in item:
+            raise InvalidSpec(f"{field}[{index}]", "holds a NUL character")
+        arguments.append(item)
+    return arguments
+
+
+def check_environment(value: Mapping[str, str] | Iterable[str], field: str) -> dict[str, str]:
+    """An environment as a mapping, or as `NAME=value` texts."""
+    if isinstance(value, (str, bytes)):
+        raise InvalidSpec(field, "must be a mapping, not a string")
+    if not isinstance(value, Mapping):
+        pairs = [item.partition("=") for item in value]
+        value = {name: text for name, _, text in pairs}
+    for name, text in value.items():
+        if not isinstance(name, str) or not name or "=" in name[1:] or "\0" in name:
+            raise InvalidSpec(field, f"{name!r} is not a name for a variable")
+        if not isinstance(text, str):
+            raise InvalidSpec(f"{field}[{name}]", f"must be text, not {type(text).__name__}")
+        if "\0" in text:
+            raise InvalidSpec(f"{field}[{name}]", "holds a NUL character")
+    return dict(value)
+
+
+def _check_path(value: str, field: str, *, absolute: bool = True) -> str:
+    if not value or "\0" in value:
+        raise InvalidSpec(field, "is empty or holds a NUL character")
+    if absolute and not (value.startswith("/") or re.match(r"[A-Za-z]:[\\/]|\\\\", value)):
+        raise InvalidSpec(field, f"{value!r} is not an absolute path")
+    return value
+
+
+class Mount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file system that the container sees at `target`: a `bind` of the host's `source`, or a fresh `tmpfs`.
+
+    `options` are passed to the runtime as they are (`nosuid`, `size=64m`, ...).
+    """
+
+    target: str
+    source: str | None = None
+    type: Literal["bind", "tmpfs"] = "bind"
+    read_only: bool = False
+    options: list[str] = []
+
+    def __post_init__(self) -> None:
+        _check_path(self.target, "mount.target")
+        if self.type == "bind":
+            if self.source is None:
+                raise InvalidSpec("mount.source", "a bind mount needs one")
+            _check_path(self.source, "mount.source")
+        elif self.source is not None:
+            raise InvalidSpec("mount.source", "a tmpfs has none")
+
+    @classmethod
+    def parse(cls, text: str) -> Mount:
+        """A mount as docker's `-v` writes it: `SOURCE:TARGET[:ro|rw]`; or as `--mount`: `type=tmpfs,target=/x`."""
+        if "=" in text.split(",")[0]:
+            return cls._parse_pairs(text)
+        # a Windows drive letter has a colon of its own
+        parts = re.findall(r"(?:[A-Za-z]:[\\/][^:]*|[^:]+)", text)
+        if len(parts) not in (2, 3):
+            raise InvalidSpec("mount", f"{text!r} is not SOURCE:TARGET[:ro]")
+        options = parts[2].split(",") if len(parts) == 3 else []
+        rest = [option for option in options if option not in ("ro", "rw")]
+        return cls(source=os.path.abspath(parts[0]), target=parts[1], read_only="ro" in options, options=rest)
+
+    @classmethod
+    def _parse_pairs(cls, text: str) -> Mount:
+        known = {"src": "source", "dst": "target", "destination": "target", "readonly": "read_only", "ro": "read_only"}
+        values: dict[str, Any] = {}
+        options: list[str] = []
+        for pair in text.split(","):
+            name, equals, value = pair.partition("=")
+            name = known.get(name, name)
+            if name in ("source", "target", "type"):
+                values[name] = value
+            elif name == "read_only":
+                values[name] = not equals or value in ("true", "1")
+            elif name.startswith("tmpfs-"):
+                options.append(f"{name.removeprefix('tmpfs-')}={value}")
+            else:
+                raise InvalidSpec("mount", f"{name!r} is not a word of --mount", hint="type, source, target, readonly")
+        if values.get("type") not in (None, "bind", "tmpfs"):
+            raise InvalidSpec("mount.type", f"{values['type']!r} is neither bind nor tmpfs")
+        if "target" not in values:
+            raise InvalidSpec("mount.target", "is missing")
+        return cls(**values, options=options)
+
+
+class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits; None leaves what there is. Sizes in bytes, or text such as `512m`.
+
+    `memory_swap` is memory and swap together (-1: unlimited), as runtimes take it; `cpus` is processors' worth of
+    time (1.5); `cpu_weight` is 1 to 10000, 100 is the default share; `pids` counts processes and threads.
+    """
+
+    memory: int | str | None = None
+    memory_swap: int | str | None = None
+    memory_reservation: int | str | None = None
+    cpus: float | None = None
+    cpu_weight: int | None = None
+    cpuset: str | None = None
+    pids: int | None = None
+
+    def __post_init__(self) -> None:
+        set_ = msgspec.structs.force_setattr
+        for name in ("memory", "memory_reservation"):
+            value = getattr(self, name)
+            if value is not None:
+                set_(self, name, parse_size(value, name))
+        if self.memory is not None and self.memory < MEMORY_FLOOR:  # type: ignore[operator]  # parsed above
+            raise InvalidSpec("memory", f"{self.memory} bytes are too few to start in", hint="give at least 4m")
+        if self.memory_swap is not None and self.memory_swap != -1:
+            set_(self, "memory_swap", parse_size(self.memory_swap, "memory_swap"))
+            if self.memory is not None and self.memory_swap < self.memory:  # type: ignore[operator]
+                raise InvalidSpec("memory_swap", "is memory and swap together, so it cannot be less than `memory`")
+        if self.cpus is not None and not 0.01 <= self.cpus <= 1024:
+            raise InvalidSpec("cpus", f"{self.cpus} is not between 0.01 and 1024")
+        if self.cpu_weight is not None and not 1 <= self.cpu_weight <= 10000:
+            raise InvalidSpec("cpu_weight", f"{self.cpu_weight} is not between 1 and 10000")
+        if self.cpuset is not None and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", self.cpuset):
+            raise InvalidSpec("cpuset", f"{self.cpuset!r} is not a list such as '0-1,3'")
+        if self.pids is not None and not (self.pids == -1 or 1 <= self.pids <= 1 << 22):
+            raise InvalidSpec("pids", f"{self.pids} is not between 1 and {1 << 22}, nor -1 for no limit")
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, name) is not None for name in self.__struct_fields__)
+
+
+class Rlimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One resource limit of processes, as setrlimit(2): `name` without RLIMIT_, lower case."""
+
+    name: str
+    soft: int
+    hard: int
+
+    def __post_init__(self) -> None:
+        known = "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"
+        if self.name not in known.split():
+            raise InvalidSpec("rlimits", f"there is no limit {self.name!r}", hint=f"one of: {known}")
+        if not 0 <= self.soft <= self.hard:
+            raise InvalidSpec(f"rlimits[{self.name}]", "the soft limit is above the hard one, or negative")
+
+
+class Security(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the container's processes may do. The defaults are safe; each field loosens or tightens one thing.
+
+    `seccomp` is `default` (the distribution's profile, or ours), `unconfined`, or the path of a profile.
+    `masked_paths` and `readonly_paths` replace the usual lists where given. `userns` is a mapping of ids as
+    (container's first, host's first, count); None shares the host's user namespace.
+    """
+
+    cap_add: list[str] = []
+    cap_drop: list[str] = []
+    no_new_privileges: bool = True
+    seccomp: str = "default"
+    masked_paths: list[str] | None = None
+    readonly_paths: list[str] | None = None
+    userns: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("cap_add", "cap_drop"):
+            normal = []
+            for text in getattr(self, name):
+                match = _CAPABILITY.fullmatch(text)
+                if match is None:
+                    raise InvalidSpec(f"security.{name}", f"{text!r} is not a capability", hint="write it as NET_ADMIN")
+                normal.append("ALL" if match[1].upper() == "ALL" else f"CAP_{match[1].upper()}")
+            msgspec.structs.force_setattr(self, name, normal)
+
+
+class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A root file system made of folders: `parents`, nearest first and read-only, under the container's own `scratch`.
+
+    `scratch` None lets the container have one that goes with it.
+    """
+
+    parents: list[str]
+    scratch: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.parents:
+            raise InvalidSpec("layers.parents", "is empty: a root needs at least one folder")
+        for index, path in enumerate(self.parents):
+            _check_path(path, f"layers.parents[{index}]")
+
+
+class HyperV(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hyper-V isolation, as the original's HyperVIsolationOption."""
+
+    sandbox_path: str = ""
+    utility_vm_path: str = ""
+
+
+class Endpoints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Network endpoints, as the original's NetworkEndpointsOption."""
+
+    ids: list[str] | None = None
+    allow_unqualified_dns_query: bool = False
+    dns_search_list: list[str] | None = None
+
+
+class WindowsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the original passed beside the spec, in one typed object; only the HCS service reads it."""
+
+    owner: str = "longshore"
+    hyperv: HyperV | None = None
+    endpoints: Endpoints | None = None
+    credentials: str = ""
+    servicing: bool = False
+    ignore_flushes_during_boot: bool = False
+    layer_folder: str = ""
+    layer_paths: list[str] | None = None
+    cpu_count: int | None = None
+    cpu_percent: int | None = None
+    cpu_shares: int | None = None
+    storage_bps: int | None = None
+    storage_iops: int | None = None
+
+
+class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one process is: a command and its circumstances. None takes what the container has."""
+
+    args: list[str] = []
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    user: str | None = None
+    terminal: bool = False
+    size: tuple[int, int] | None = None  # rows, columns
+    cap_add: list[str] = []
+    privileged: bool = False  # an exec with every capability of the container's bounding set
+    command_line: str | None = None  # Windows: one string, passed as it is
+
+    def __post_init__(self) -> None:
+        set_ = msgspec.structs.force_setattr
+        set_(self, "args", check_arguments(self.args, "args"))
+        set_(self, "env", check_environment(self.env, "env"))
+        if not self.args and self.command_line is None:
+            raise InvalidSpec("args", "is empty: there is no command to run")
+        if self.args and not self.args[0]:
+            raise InvalidSpec("args[0]", "is an empty string")
+        if self.cwd is not None:
+            _check_path(self.cwd, "cwd")
+        if self.user is not None and (not self.user or re.search(r"[\0\n]", self.user)):
+            raise InvalidSpec("user", f"{self.user!r} is not a name or uid[:gid]")
+        _check_size(self.size)
+
+
+def _check_size(size: tuple[int, int] | None) -> None:
+    if size is not None and not all(1 <= n <= 1000 for n in size):  # conmon takes no more than 1000
+        raise InvalidSpec("size", f"{size} is not (rows, columns) between 1 and 1000")
+
+
+class SpecFields(TypedDict, total=False):
+    """The fields of `Spec` as keyword arguments of `create`, `launch` and `run`."""
+
+    root: str | os.PathLike[str]
+    args: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str | None
+    user: str | None
+    hostname: str | None
+    terminal: bool
+    size: tuple[int, int] | None
+    mounts: Sequence[Mount | str]
+    memory: int | str | None
+    memory_swap: int | str | None
+    cpus: float | None
+    cpu_weight: int | None
+    pids: int | None
+    resources: Resources
+    network: Literal["none", "host"]
+    security: Security
+    read_only: bool
+    rlimits: Sequence[Rlimit]
+    labels: Mapping[str, str]
+    init: bool
+    layers: Layers | None
+    show: Sequence[str | os.PathLike[str]]
+    stop_signal: str | int
+    log_size: int | str
+    oci: Mapping[str, Any] | None
+    windows: WindowsOptions | None
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A container as a user asks for it. `Spec.of(...)` also takes the short forms that `create` takes.
+
+    `root` is `host` (an allow-list, copy-on-write view of this machine), `host:full` (all of it but the store: for
+    trusted code), `rootfs:/path`, or empty where `layers` or an OCI document gives the root. `show` adds host
+    folders to `host`, read-only. `user` None means nobody on a `host` root and root elsewhere.
+    """
+
+    root: str = "host"
+    args: list[str] = []
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    user: str | None = None
+    hostname: str | None = None
+    terminal: bool = False
+    size: tuple[int, int] | None = None
+    mounts: list[Mount] = []
+    resources: Resources = Resources()
+    network: Literal["none", "host"] = "none"
+    security: Security = Security()
+    read_only: bool = False
+    rlimits: list[Rlimit] = []
+    labels: dict[str, str] = {}
+    init: bool = False
+    layers: Layers | None = None
+    show: list[str] = []
+    stop_signal: int = 15
+    log_size: int = 64 << 20  # bytes that the log of a kept container may have
+    oci: dict[str, Any] | None = None  # an OCI runtime specification: what it says stands unless said above
+    windows: WindowsOptions | None = None
+
+    def __post_init__(self) -> None:
+        set_ = msgspec.structs.force_setattr
+        set_(self, "args", check_arguments(self.args, "args"))
+        set_(self, "env", check_environment(self.env, "env"))
+        if not self.args and not self._oci_args() and not (self.windows and self.windows.servicing):
+            raise InvalidSpec("args", "is empty: there is no command to run")
+        if self.args and not self.args[0]:
+            raise InvalidSpec("args[0]", "is an empty string")
+        kind, _, path = self.root.partition(":")
+        if kind == "rootfs":
+            _check_path(path, "root")
+        elif self.root not in ("", "host", "host:full"):
+            raise InvalidSpec("root", f"{self.root!r} is not known", hint="host, host:full or rootfs:/path")
+        if not self.root and self.layers is None and self.oci is None and self.windows is None:
+            raise InvalidSpec("root", "is empty", hint="host, host:full, rootfs:/path, or layers")
+        if self.show and self.root != "host":
+            raise InvalidSpec("show", "adds to the `host` root only", hint="use mounts")
+        if self.cwd is not None:
+            _check_path(self.cwd, "cwd")
+        if self.user is not None and (not self.user or re.search(r"[\0\n]", self.user)):
+            raise InvalidSpec("user", f"{self.user!r} is not a name or uid[:gid]")
+        if self.hostname is not None and not _HOSTNAME.fullmatch(self.hostname):
+            raise InvalidSpec("hostname", f"{self.hostname!r} is not a host name of at most 63 characters")
+        for name, text in self.labels.items():
+            if not name or "\0" in name or "\0" in text:
+                raise InvalidSpec("labels", f"{name!r} is not a label")
+        if not 1 << 16 <= self.log_size < 1 << 50:
+            raise InvalidSpec("log_size", f"{self.log_size} is not at least 64k")
+        _check_size(self.size)
+        seen: set[str] = set()
+        for index, mount in enumerate(self.mounts):
+            if mount.target in seen:
+                raise InvalidSpec(f"mounts[{index}].target", f"{mount.target} is mounted twice")
+            seen.add(mount.target)
+
+    def _oci_args(self) -> list[str]:
+        process = (self.oci or {}).get("process") or {}
+        return list(process.get("args") or [])
+
+    @property
+    def command(self) -> list[str]:
+        """The command that init runs, also where an OCI document gives it."""
+        return self.args or self._oci_args()
+
+    @classmethod
+    def of(cls, spec: Spec | None = None, **fields: Unpack[SpecFields]) -> Spec:
+        """A spec from keyword arguments, over `spec` where one is given; the short forms (memory=, cpus=) included."""
+        values: dict[str, Any] = dict(fields)
+        limits = {name: values.pop(name) for name in list(values) if name in Resources.__struct_fields__}
+        if limits:
+            base = values.get("resources", spec.resources if spec else Resources())
+            values["resources"] = msgspec.structs.replace(base, **limits)
+        if "root" in values:
+            values["root"] = os.fspath(values["root"])
+        if "args" in values:
+            values["args"] = check_arguments(values["args"], "args")
+        if "env" in values:
+            values["env"] = check_environment(values["env"], "env")
+        if "mounts" in values:
+            values["mounts"] = [Mount.parse(item) if isinstance(item, str) else item for item in values["mounts"]]
+        if "show" in values:
+            values["show"] = [os.path.abspath(os.fspath(item)) for item in values["show"]]
+        if "stop_signal" in values:
+            values["stop_signal"] = parse_signal(values["stop_signal"])
+        if "log_size" in values:
+            values["log_size"] = parse_size(values["log_size"], "log_size")
+        if values.get("oci") is not None:
+            values["oci"] = dict(values["oci"])
+            if spec is None and "root" not in values:
+                values["root"] = ""
+        if values.get("layers") is not None and "root" not in values:
+            values["root"] = ""
+        for name in values.keys() - set(cls.__struct_fields__):
+            raise InvalidSpec(name, "is not a field of a spec")
+        try:
+            # convert checks the types of what keyword arguments brought, and names the field that is wrong
+            made = {name: values[name] if name == "oci" else msgspec.to_builtins(values[name]) for name in values}
+            if spec is not None:
+                made = msgspec.to_builtins(spec) | made
+            return msgspec.convert(made, cls)
+        except msgspec.ValidationError as error:
+            raise _translated(error) from None
+        except InvalidSpec:
+            raise
+
+    @classmethod
+    def from_oci(cls, document: Mapping[str, Any], **fields: Unpack[SpecFields]) -> Spec:
+        """A spec from an OCI runtime specification (config.md): what we have no word for is kept, unharmed."""
+        if not isinstance(document, Mapping):
+            raise InvalidSpec("oci", f"must be a mapping, not {type(document).__name__}")
+        return cls.of(oci=document, **fields)
+
+
+def _translated(error: msgspec.ValidationError) -> InvalidSpec:
+    """msgspec tells the path as ``- at `$.mounts[0].target` ``; errors of our own checks travel inside it."""
+    if isinstance(error.__cause__, InvalidSpec):
+        return error.__cause__
+    text, _, path = str(error).partition(" - at `$.")
+    return InvalidSpec(path.rstrip("`") or "spec", text[:1].lower() + text[1:])
