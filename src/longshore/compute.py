@@ -258,7 +258,7 @@ class ComputeSystem(Protocol):
         ...
 
     async def start(self) -> ComputeProcess:
-        """Run init; its streams are open. Failed or cancelled: terminated, settled, closed, and the first error raised."""
+        """Run init; its streams are open. Failed or cancelled: terminated, settled, closed; the first error."""
         ...
 
     async def exec(self, process: ProcessSpec, stdio: Stdio, name: str, place: Place) -> ComputeProcess:
@@ -328,9 +328,7 @@ class ComputeService(Protocol):
         """It exists, and no code of the user has run. Failed or cancelled: all undone."""
         ...
 
-    async def launch(
-        self, id: str, spec: Spec, stdio: Stdio, place: Place
-    ) -> tuple[ComputeSystem, ComputeProcess]:
+    async def launch(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> tuple[ComputeSystem, ComputeProcess]:
         """Create and start, as one step where the platform can. Failed or cancelled: all undone."""
         ...
 

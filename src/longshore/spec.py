@@ -40,9 +40,8 @@ def check_id(value: str, field: str = "id") -> str:
     if not isinstance(value, str):
         raise InvalidSpec(field, f"must be a string, not {type(value).__name__}")
     if not _ID.fullmatch(value):
-        raise InvalidSpec(
-            field, f"{value[:80]!r} is not legal", hint="use letters, digits, `_`, `.`, `-`; begin with a letter or digit"
-        )
+        hint = "use letters, digits, `_`, `.`, `-`; begin with a letter or digit; at most 128 of them"
+        raise InvalidSpec(field, f"{value[:80]!r} is not legal", hint=hint)
     return value
 
 
@@ -87,12 +86,12 @@ def check_arguments(value: Sequence[str], field: str) -> list[str]:
         )
     arguments = []
     for index, item in enumerate(value):
-        item = os.fspath(item)
-        if not isinstance(item, str):
-            raise InvalidSpec(f"{field}[{index}]", f"must be text, not {type(item).__name__}")
-        if "\0" in item:
+        text = os.fspath(item) if isinstance(item, os.PathLike) else item
+        if not isinstance(text, str):
+            raise InvalidSpec(f"{field}[{index}]", f"must be text, not {type(text).__name__}")
+        if "\0" in text:
             raise InvalidSpec(f"{field}[{index}]", "holds a NUL character")
-        arguments.append(item)
+        arguments.append(text)
     return arguments
 
 
@@ -145,7 +144,7 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @classmethod
     def parse(cls, text: str) -> Mount:
         """A mount as docker's `-v` writes it: `SOURCE:TARGET[:ro|rw]`; or as `--mount`: `type=tmpfs,target=/x`."""
-        if "=" in text.split(",")[0]:
+        if "=" in text.partition(",")[0]:
             return cls._parse_pairs(text)
         # a Windows drive letter has a colon of its own
         parts = re.findall(r"(?:[A-Za-z]:[\\/][^:]*|[^:]+)", text)
@@ -495,7 +494,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """A spec from an OCI runtime specification (config.md): what we have no word for is kept, unharmed."""
         if not isinstance(document, Mapping):
             raise InvalidSpec("oci", f"must be a mapping, not {type(document).__name__}")
-        return cls.of(oci=document, **fields)
+        fields["oci"] = document
+        return cls.of(**fields)
 
 
 def _translated(error: msgspec.ValidationError) -> InvalidSpec:
