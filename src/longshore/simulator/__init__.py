@@ -1,0 +1,28 @@
+"""A compute service with memory: test your own code with it, without a container runtime.
+
+simulator = Simulator("oci", programs={"serve": serve})
+simulator.fail_at("start", ServiceError("start", "web", "no memory"))
+async with longshore.Engine(simulator) as engine:
+    ...
+assert simulator.systems == {}
+"""
+
+from __future__ import annotations
+
+from .machine import Machine, Process, Signals, System, Temperament
+from .programs import Program
+from .service import STEPS, Simulator
+from .streams import Input, Output
+
+__all__ = [
+    "STEPS",
+    "Input",
+    "Machine",
+    "Output",
+    "Process",
+    "Program",
+    "Signals",
+    "Simulator",
+    "System",
+    "Temperament",
+]
