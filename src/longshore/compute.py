@@ -33,6 +33,14 @@ INIT = "init"
 """The name of the first process of a container."""
 
 
+class State(StrEnum):
+    """What a container is, as far as its init tells."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+
+
 class Cause(StrEnum):
     """Why a process is no longer there."""
 
@@ -273,6 +281,10 @@ class ComputeSystem(Protocol):
         """Ask it to end, with the platform's way or the signal given; not waited for. Already stopped is success."""
         ...
 
+    def can_receive(self, signal: int) -> bool:
+        """Whether init would notice this signal at all; a `stop` goes on to kill at once if not."""
+        ...
+
     async def terminate(self) -> None:
         """End it at once, also when paused or never started; asked, not waited for. Already stopped is success."""
         ...
@@ -336,6 +348,10 @@ class ComputeService(Protocol):
         """Find a system again, after its maker is gone. SystemGone if nothing is left of it."""
         ...
 
+    def state(self, token: bytes) -> State:
+        """Whether the system's init is alive now, and whether it is paused: cheap, and asks no slow service."""
+        ...
+
     async def abandon(self, id: str, place: Place) -> None:
         """Undo whatever a maker that died left of a half-made system. Idempotent."""
         ...
@@ -394,6 +410,7 @@ __all__ = [
     "Place",
     "Plan",
     "ProcessInfo",
+    "State",
     "Stats",
     "Stdio",
     "Streams",

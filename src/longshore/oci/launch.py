@@ -1,0 +1,199 @@
+"""Starting helper programs: in a mount namespace of their own, and watched by pidfd.
+
+A child inherits the namespaces of the *thread* that starts it. So a fresh thread unshares its mount namespace,
+makes the container's mounts in it, starts the runtime or monitor, and ends: the mounts live exactly as long as
+the last process in that namespace, and no crash can leave one. (clone(2), unshare(2), mount_namespaces(7).)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+import signal
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Protocol
+
+from ..errors import ServiceError
+from ..tasks import in_thread, uninterrupted
+
+CLONE_FS = 0x200
+CLONE_NEWNS = 0x20000
+MS_REC = 0x4000
+MS_SLAVE = 0x80000
+MNT_DETACH = 2
+
+UNIFIED = "/sys/fs/cgroup/unified"
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+class MountStep(Protocol):
+    """One mount(2) call."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def fstype(self) -> str: ...
+    @property
+    def flags(self) -> int: ...
+    @property
+    def data(self) -> str: ...
+
+
+@cache
+def libc() -> ctypes.CDLL:
+    """The C library, with errno kept per call."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
+    """mount(2); raises OSError that names the target."""
+    result = libc().mount(
+        os.fsencode(source), os.fsencode(target), fstype.encode(), ctypes.c_ulong(flags), os.fsencode(data) or None
+    )
+    _check(result, f"mount {fstype or 'bind'} on {target}")
+
+
+def enter_private_mounts(*, hide_unified: bool) -> None:
+    """Give this thread a mount namespace of its own, which still follows what the host unmounts.
+
+    Slave, not private: a private copy would pin what the host later unmounts. `hide_unified` takes away the
+    empty cgroup v2 hierarchy of a hybrid host, with which crun refuses to work (crun's src/libcrun/cgroup.c).
+    """
+    _check(libc().unshare(CLONE_FS | CLONE_NEWNS), "unshare a mount namespace")
+    try:
+        mount("", "/", "", MS_REC | MS_SLAVE, "")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise OSError(
+            error.errno, "the root directory is not a mount point (a bare chroot?): bind it onto itself first"
+        ) from None
+    if hide_unified:
+        result = libc().umount2(UNIFIED.encode(), MNT_DETACH)
+        if result != 0 and ctypes.get_errno() not in (errno.EINVAL, errno.ENOENT):
+            _check(result, f"hide {UNIFIED}")
+
+
+class Child:
+    """A program that we started: its pidfd tells its end, waitid(P_PIDFD) its status. Owned by whoever started it."""
+
+    def __init__(self, pid: int, name: str) -> None:
+        self.pid = pid
+        self.name = name
+        self._fd = os.pidfd_open(pid)
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int | None] = self._loop.create_future()
+        self._loop.add_reader(self._fd, self._reap)
+
+    def _reap(self) -> None:
+        self._loop.remove_reader(self._fd)
+        status: int | None
+        try:
+            info = os.waitid(os.P_PIDFD, self._fd, os.WEXITED)
+            assert info is not None
+            status = info.si_status if info.si_code == os.CLD_EXITED else -info.si_status
+        except ChildProcessError:  # the program ignores SIGCHLD, or waited for children that are not its own
+            from .processes import wait_status
+
+            raw = wait_status(self._fd)
+            status = None if raw is None else os.waitstatus_to_exitcode(raw)
+        os.close(self._fd)
+        self._fd = -1
+        if not self._ended.done():
+            self._ended.set_result(status)
+
+    @property
+    def status(self) -> int | None:
+        """Its exit code, or minus the signal that ended it; None while it runs or when nobody could tell."""
+        return self._ended.result() if self._ended.done() else None
+
+    @property
+    def ended(self) -> bool:
+        return self._ended.done()
+
+    async def wait(self) -> int | None:
+        """Wait for its end; any number of waiters. Cancelling only stops waiting."""
+        return await asyncio.shield(self._ended)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Signal the program itself; gone is fine."""
+        if self._fd >= 0:
+            try:
+                signal.pidfd_send_signal(self._fd, number)
+            except ProcessLookupError:
+                pass
+
+
+_slots: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
+
+
+def _launch_slot() -> asyncio.Semaphore:
+    """As many launches at once as processors: each holds the interpreter's lock while its child is forked."""
+    loop = asyncio.get_running_loop()
+    slot = _slots.get(loop)
+    if slot is None:
+        for dead in [other for other in _slots if other.is_closed()]:
+            del _slots[dead]
+        slot = _slots[loop] = asyncio.Semaphore(os.cpu_count() or 1)
+    return slot
+
+
+async def spawn(
+    argv: Sequence[str],
+    *,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int | None = subprocess.DEVNULL,
+    stderr: int | None = subprocess.DEVNULL,
+    pass_fds: Iterable[int] = (),
+    cwd: str | os.PathLike[str] | None = None,
+    environment: Mapping[str, str] = ENVIRONMENT,
+    steps: Sequence[MountStep] = (),
+    hide_unified: bool = False,
+) -> Child:
+    """Start a program in a session of its own; with `steps` or `hide_unified`, in a private mount namespace.
+
+    It does not return before the program runs, and never loses one: a cancellation meanwhile is delivered at the
+    caller's next await, when the caller owns the child. Raises ServiceError if it cannot be started.
+    """
+
+    def start() -> int:
+        if steps or hide_unified:
+            enter_private_mounts(hide_unified=hide_unified)
+            for step in steps:
+                mount(step.source, step.target, step.fstype, step.flags, step.data)
+        process = subprocess.Popen(
+            argv,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=tuple(pass_fds),
+            cwd=cwd,
+            env=dict(environment),
+            start_new_session=True,
+        )
+        process.returncode = 0  # we wait for it ourselves, by pidfd: Popen must not try, nor complain
+        return process.pid
+
+    async with _launch_slot():
+        try:
+            pid = await uninterrupted(in_thread(start, "longshore-launch"))
+        except OSError as error:
+            hint = None
+            if error.errno == errno.ENOENT and error.filename == argv[0]:
+                hint = f"install {os.path.basename(argv[0])}"
+            elif error.errno in (errno.EAGAIN, errno.ENOMEM):
+                hint = "the limit of processes or memory is reached: see `ulimit -u` and the cgroup's pids.max"
+            raise ServiceError(f"starting {os.path.basename(argv[0])}", None, str(error), hint=hint) from error
+        return Child(pid, os.path.basename(argv[0]))

@@ -1,0 +1,149 @@
+"""An OCI runtime (crun or runc) as a program: its command lines, and what its failures mean.
+
+The exit number of a runtime tells nothing (1 for everything, and `run` gives the container's own): whether
+something was started is known by the pid file, and why not by the JSON log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from ..errors import CommandNotExecutable, CommandNotFound, InvalidSpec, LongshoreError, ServiceError
+from .launch import Child, MountStep, spawn
+
+VERB_LIMIT = 30.0  # seconds that a runtime verb may take
+
+
+class LogLine(msgspec.Struct):
+    """One line of `--log-format json`."""
+
+    level: str = ""
+    msg: str = ""
+
+
+class Runtime:
+    """Where the runtime is, where it keeps its state, and how it must be started on this host."""
+
+    def __init__(self, path: str, root: Path, *, hide_unified: bool) -> None:
+        self.path = path
+        self.name = os.path.basename(path)
+        self.root = root
+        self.hide_unified = hide_unified  # DESIGN: crun on a hybrid host
+
+    def argv(self, log: Path, *arguments: str) -> list[str]:
+        """The command line of a verb, with our state directory and a log that a program can read."""
+        return [self.path, "--root", str(self.root), "--log", str(log), "--log-format", "json", *arguments]
+
+    async def start(
+        self,
+        log: Path,
+        *arguments: str,
+        stdio: Sequence[int] | None = None,
+        steps: Sequence[MountStep] = (),
+        pass_fds: Sequence[int] = (),
+        cwd: Path | None = None,
+    ) -> Child:
+        """Start a verb and return while it runs."""
+        stdin, stdout, stderr = stdio if stdio is not None else (-3, -3, -3)
+        return await spawn(
+            self.argv(log, *arguments),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            steps=steps,
+            pass_fds=pass_fds,
+            cwd=cwd,
+            hide_unified=self.hide_unified,
+        )
+
+    async def verb(self, log: Path, *arguments: str, container_id: str, limit: float = VERB_LIMIT) -> None:
+        """Run a verb to its end. Raises what its log says; ServiceError when it hangs (it is then killed)."""
+        log.unlink(missing_ok=True)
+        child = await self.start(log, *arguments)
+        try:
+            async with asyncio.timeout(limit):
+                status = await child.wait()
+        except TimeoutError:
+            child.kill()
+            await child.wait()
+            raise ServiceError(
+                f"{self.name} {arguments[0]}",
+                container_id,
+                f"it did not end within {limit:g} s and was killed",
+                hint=f"look at the log {log}",
+            ) from None
+        except asyncio.CancelledError:
+            # never killed halfway: it would leave its state behind; whoever undoes this finds it finished
+            await _finish(child, limit)
+            raise
+        if status != 0:
+            raise self.failure(arguments[0], log, container_id, status=status)
+
+    def failure(
+        self, verb: str, log: Path, container_id: str, *, command: str | None = None, status: int | None = None
+    ) -> LongshoreError:
+        """What the log says, as the error that a caller would catch."""
+        return explain(self.name, verb, last_error(log), container_id, command=command, status=status)
+
+
+async def _finish(child: Child, limit: float) -> None:
+    try:
+        async with asyncio.timeout(limit):
+            await child.wait()
+    except TimeoutError:
+        child.kill()
+
+
+def last_error(log: Path) -> str:
+    """The last error line of a runtime's JSON log; empty if there is none."""
+    try:
+        lines = log.read_bytes().splitlines()
+    except OSError:
+        return ""
+    found = ""
+    for raw in lines:
+        try:
+            line = msgspec.json.decode(raw, type=LogLine)
+        except msgspec.MsgspecError:
+            continue
+        if line.level in ("error", "fatal"):
+            found = line.msg
+    return found
+
+
+def explain(
+    runtime: str,
+    verb: str,
+    message: str,
+    container_id: str,
+    *,
+    command: str | None = None,
+    status: int | None = None,
+) -> LongshoreError:
+    """Runtimes' own words to our errors; the texts are those of runc 1.1 to 1.3 and crun 1.8 to 1.21."""
+    text = message.strip() or (f"it ended with status {status}" if status is not None else "it said nothing")
+    if command is not None:
+        # crun: executable file `x` not found in $PATH; runc: exec: "x": executable file not found in $PATH,
+        # exec: "/x": stat /x: no such file or directory, exec /x: no such file or directory
+        if re.search(r"executable file .*not found", text) or re.search(
+            r"(exec|open executable|stat)[: ].*no such file or directory", text, re.IGNORECASE
+        ):
+            return CommandNotFound(container_id, command)
+        if re.search(r"exec.*(permission denied|format error|is a directory|not executable)", text, re.IGNORECASE) or (
+            "permission denied" in text.lower() and command in text
+        ):
+            return CommandNotExecutable(container_id, command, text.rpartition(": ")[2])
+    if re.search(r"chdir|cwd", text) and re.search(r"no such file|not a directory|permission", text, re.IGNORECASE):
+        return InvalidSpec("cwd", f"the container has no such working directory ({text.rpartition(': ')[2]})")
+    hint = None
+    if "hybrid mode not supported" in text:
+        hint = "choose runc, or let longshore start crun itself"
+    elif "memory" in text and re.search(r"too low|cannot set|limit|device or resource busy", text):
+        hint = "the memory limit may be too small to start in"
+    return ServiceError(f"{runtime} {verb}", container_id, text, code=status, hint=hint)

@@ -1,0 +1,353 @@
+"""The compute service of Linux: an OCI runtime, and conmon for what may outlive its caller."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from ..compute import LOG, Features, Lease, Place, Plan, State, Stdio, SystemGone
+from ..errors import NotSupported, ServiceError
+from ..files import try_hold
+from ..spec import Spec
+from ..tasks import in_thread, shielded
+from . import conmon, probe, processes
+from .bundle import Bundle, plan_bundle, prepare
+from .cgroup import ROOT, Cgroup
+from .runtime import Runtime
+from .system import LEAF, OciSystem, SystemToken, delete_state, read_pid, run_direct
+from .watch import KeptProcess, OciProcess, ProcessToken, StrangerProcess
+
+ABANDON_LIMIT = 60.0
+
+
+class OciService:
+    """Containers of this Linux machine.
+
+    `store_id` names our cgroups, `run` is the store's place for what ends with the boot, `data` for the rest;
+    `runtime` is `crun`, `runc` or a path, and None lets the probe choose.
+    """
+
+    name = "oci"
+
+    def __init__(self, store_id: str, run: Path, data: Path, *, runtime: str | None = None) -> None:
+        self.store_id = store_id
+        self.run = run
+        self.data = data
+        self._wanted = runtime
+        self._runtime: Runtime | None = None
+        self._conmon: str | None = None
+        self._cgroups = ROOT
+
+    # parts
+
+    async def runtime(self) -> Runtime:
+        """The runtime that works here: chosen by a real container, remembered for this boot and binary."""
+        if self._runtime is None:
+            if os.geteuid() != 0:
+                raise NotSupported(
+                    "running as an ordinary user", "longshore needs root for now", hint="`longshore doctor` tells more"
+                )
+            chosen = await probe.choose_runtime(self._wanted, cache=self.data / "probe.json")
+            self._runtime = self._known(chosen.path)
+        return self._runtime
+
+    def _known(self, path: str) -> Runtime:
+        return Runtime(path, self.run / "runtime" / os.path.basename(path), hide_unified=probe.must_hide_unified(path))
+
+    def _monitor(self) -> str:
+        if self._conmon is None:
+            self._conmon = shutil.which("conmon")
+            if self._conmon is None:
+                raise NotSupported("a kept container", "conmon is not installed", hint="apt-get install conmon")
+        return self._conmon
+
+    def cgroup_path(self, id: str, lease: str | None) -> str:
+        """The cgroup of a container; the runtime's is its child, so that counters outlive the container."""
+        return f"/longshore/{self.store_id}/{lease or 'kept'}/{id}"
+
+    # the protocol
+
+    async def probe(self) -> Features:
+        return await probe.probe(self._wanted, cache=self.data / "probe.json")
+
+    def plan(self, id: str, spec: Spec, place: Place) -> Plan:
+        cgroup = f"{self.cgroup_path(id, place.lease.id if place.lease else None)}/{LEAF}"
+        document, steps, reasons = plan_bundle(place, id, spec, cgroup_path=cgroup)
+        runtime = self._runtime or Runtime(self._wanted or "crun", self.run / "runtime" / "crun", hide_unified=False)
+        kept = conmon.command(
+            self._conmon or "conmon",
+            runtime,
+            id,
+            place.run / "bundle",
+            place,
+            terminal=spec.terminal,
+            stdin=False,
+            log_size=spec.log_size,
+        )
+        direct = runtime.argv(place.run / "run.log", *self._run_arguments(id, place))
+        return Plan(
+            documents={"config.json": document},
+            commands=[kept, runtime.argv(place.run / "start.log", "start", id), direct],
+            mounts=[f"{step.fstype or 'bind'} {step.source} on {step.target} ({step.data})" for step in steps],
+            reasons=reasons,
+        )
+
+    @staticmethod
+    def _run_arguments(id: str, place: Place) -> list[str]:
+        return ["run", "--bundle", str(place.run / "bundle"), "--pid-file", str(place.run / "pid"), id]
+
+    async def _prepare(self, id: str, spec: Spec, place: Place) -> tuple[Runtime, Bundle, str]:
+        runtime = await self.runtime()
+        runtime.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        cgroup = self.cgroup_path(id, place.lease.id if place.lease else None)
+        bundle = await in_thread(lambda: prepare(place, id, spec, cgroup_path=f"{cgroup}/{LEAF}"))
+        return runtime, bundle, cgroup
+
+    async def create(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> OciSystem:
+        monitor_path = self._monitor()
+        runtime, bundle, cgroup = await self._prepare(id, spec, place)
+        for name in ("exits", "persist"):
+            (place.run / name).mkdir(mode=0o700)
+        stdin = stdio.stdin not in (-3, LOG)
+        argv = conmon.command(
+            monitor_path,
+            runtime,
+            id,
+            bundle.path,
+            place,
+            terminal=spec.terminal,
+            stdin=stdin,
+            log_size=spec.log_size,
+        )
+        try:
+            pid = await conmon.create(argv, runtime, id, place, command_name=spec.command[0], steps=bundle.steps)
+            monitor = read_pid(place.run / "monitor.pid")
+            token = None if monitor is None else ProcessToken(monitor, processes.start_time(monitor))
+            if token is None:
+                raise ServiceError("conmon create", id, "the monitor left no pid file")
+            group = Cgroup(f"{cgroup}/{LEAF}", root=self._cgroups)
+            process = KeptProcess(
+                id,
+                "init",
+                pid,
+                processes.start_time(pid),
+                group,
+                run=place.run,
+                monitor=token,
+                terminal=spec.terminal,
+            )
+            if spec.terminal and spec.size is not None:
+                await conmon.resize(place.run, *spec.size)
+        except BaseException:
+            await shielded(self.abandon(id, place))
+            raise
+        process.watch()
+        return OciSystem(
+            id,
+            place,
+            runtime,
+            cgroup,
+            root=self._cgroups,
+            config=bundle.config,
+            process=process,
+            terminal=spec.terminal,
+            stdin=stdin,
+            monitor=token,
+        )
+
+    async def launch(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> tuple[OciSystem, OciProcess]:
+        if LOG in (stdio.stdout, stdio.stderr):
+            system = await self.create(id, spec, stdio, place)
+            try:
+                return system, await system.start()
+            except BaseException:
+                await shielded(self._discard(system))
+                raise
+        runtime, bundle, cgroup = await self._prepare(id, spec, place)
+        system = OciSystem(id, place, runtime, cgroup, root=self._cgroups, config=bundle.config, terminal=spec.terminal)
+        pass_fds = [] if place.lease is None else [place.lease.lock_fd]
+        if place.lock_fd is not None:
+            pass_fds.append(place.lock_fd)
+        try:
+            if spec.resources.memory is not None:
+                system.watch_oom()
+            process = await run_direct(
+                runtime,
+                "run",
+                self._run_arguments(id, place)[1:],
+                container_id=id,
+                name="init",
+                command=spec.command[0],
+                directory=place.run,
+                cgroup=system.cgroup,
+                stdio=stdio,
+                terminal=spec.terminal,
+                size=spec.size or ((24, 80) if spec.terminal else None),
+                pass_fds=pass_fds,
+                steps=list(bundle.steps),
+            )
+        except BaseException:
+            await shielded(self._clear(system))
+            raise
+        system.init = process
+        return system, process
+
+    async def _clear(self, system: OciSystem) -> None:
+        await system.close()
+        await in_thread(system.cgroup.kill)
+        await delete_state(system.runtime, system.id, system.place.run / "delete.log")
+        system.parent.remove()
+
+    async def _discard(self, system: OciSystem) -> None:
+        await system.terminate()
+        await system.delete()
+        await system.close()
+
+    async def open(self, id: str, token: bytes, place: Place) -> OciSystem:
+        try:
+            known = msgspec.json.decode(token, type=SystemToken)
+        except msgspec.MsgspecError:
+            raise SystemGone from None
+        runtime = self._known(known.runtime)
+        group = Cgroup(f"{known.cgroup}/{LEAF}", root=self._cgroups)
+        process: OciProcess
+        if known.monitor is not None:
+            process = KeptProcess(
+                id,
+                "init",
+                known.init.pid,
+                known.init.start,
+                group,
+                run=place.run,
+                monitor=known.monitor,
+                terminal=known.terminal,
+            )
+        else:
+            process = StrangerProcess(id, "init", known.init.pid, known.init.start, group)
+        process.watch()
+        return OciSystem(
+            id,
+            place,
+            runtime,
+            known.cgroup,
+            root=self._cgroups,
+            process=process,
+            terminal=known.terminal,
+            stdin=known.stdin,
+            monitor=known.monitor,
+        )
+
+    def state(self, token: bytes) -> State:
+        try:
+            known = msgspec.json.decode(token, type=SystemToken)
+        except msgspec.MsgspecError:
+            return State.STOPPED
+        if not processes.alive(known.init.pid, known.init.start):
+            return State.STOPPED
+        frozen = Cgroup(f"{known.cgroup}/{LEAF}", root=self._cgroups).frozen()
+        return State.PAUSED if frozen else State.RUNNING
+
+    async def abandon(self, id: str, place: Place) -> None:
+        """Undo a container whose maker failed or died: its helpers may still be at work."""
+        loop = asyncio.get_running_loop()
+        groups = [Cgroup(self.cgroup_path(id, None), root=self._cgroups)]
+        if place.lease is not None:
+            groups.append(Cgroup(self.cgroup_path(id, place.lease.id), root=self._cgroups))
+        deadline = loop.time() + ABANDON_LIMIT
+        monitor_pid = read_pid(place.run / "monitor.pid")
+        monitor = None if monitor_pid is None else processes.open_pidfd(monitor_pid, None)
+        try:
+            while True:
+                for group in groups:
+                    await in_thread(group.kill)
+                if self._helpers_gone(place, monitor):
+                    break
+                if loop.time() > deadline and monitor is not None:
+                    # its runtime hangs: the monitor's death is the runtime's, too (conmon sets PR_SET_PDEATHSIG)
+                    with suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(monitor, signal.SIGKILL)
+                    break
+                # what a runtime makes next shows nowhere but in the cgroup: looked at until its makers are gone
+                await asyncio.sleep(0.01)
+        finally:
+            if monitor is not None:
+                os.close(monitor)
+        for base in self._runtime_roots():
+            runtime = Runtime(
+                probe.find(base.name) or base.name, base, hide_unified=probe.must_hide_unified(base.name)
+            )
+            await delete_state(runtime, id, place.run / "delete.log")
+        for group in groups:
+            group.remove()
+
+    def _runtime_roots(self) -> list[Path]:
+        try:
+            return list((self.run / "runtime").iterdir())
+        except FileNotFoundError:
+            return []
+
+    @staticmethod
+    def _helpers_gone(place: Place, monitor: int | None) -> bool:
+        if monitor is not None:
+            import select
+
+            if not select.select([monitor], [], [], 0)[0]:
+                return False
+        if place.lock_fd is not None:  # we hold the lock ourselves: our own helpers have been waited for
+            return True
+        held = try_hold(place.run / "making.lock")
+        if held is None:
+            return False
+        held.release()
+        return True
+
+    def keeper(self, lease: Lease, directory: Path) -> Sequence[str]:
+        script = Path(__file__).with_name("keeper.sh")
+        state = f"{self.run}:{self.data}"
+        package = str(Path(__file__).resolve().parents[2])
+        return [
+            "/bin/sh",
+            str(script),
+            str(directory),
+            f"/longshore/{self.store_id}/{lease.id}",
+            state,
+            sys.executable,
+            package,
+        ]
+
+    async def end_lease(self, lease: Lease | str, directory: Path) -> None:
+        id = lease if isinstance(lease, str) else lease.id
+        group = Cgroup(f"/longshore/{self.store_id}/{id}", root=self._cgroups)
+        if group.exists():
+            await in_thread(group.kill)
+            group.remove()
+        for entry in (directory / "execs").glob("*"):
+            with suppress(OSError, ValueError):
+                pidfile, within = entry.read_text().splitlines()
+                pid = int(Path(pidfile).read_text())
+                if f":{within}" in Path(f"/proc/{pid}/cgroup").read_text():
+                    os.killpg(pid, signal.SIGKILL)
+            entry.unlink(missing_ok=True)
+
+    async def leftovers(self, owner: str) -> list[str]:
+        found: set[str] = set()
+        for base in self._runtime_roots():
+            found.update(path.name for path in base.iterdir() if path.is_dir())
+        return sorted(found)
+
+    async def version(self) -> Mapping[str, str]:
+        runtime = await self.runtime()
+        return await probe.versions([runtime.path, self._monitor()])
+
+    async def close(self) -> None:
+        """Nothing is held between calls."""
+
+

@@ -1,0 +1,218 @@
+"""Streams of processes that run for their caller: plain pipes, as asyncio's stream objects."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import termios
+from contextlib import suppress
+from typing import Any
+
+from ..compute import DEVNULL, INHERIT, PIPE, STDOUT, Stdio, Streams
+from ..errors import InvalidSpec
+
+PIPE_SIZE = 1 << 20  # fewer wakeups on a fast stream; the kernel's usual bound for users, too
+CHUNK = 1 << 18
+LIMIT = 1 << 20  # what a reader holds before it lets the pipe fill: the program then waits, nobody else
+
+
+class PipeReader(asyncio.ReadTransport):
+    """Moves what comes out of a pipe into a StreamReader, with its flow control; owns the descriptor.
+
+    asyncio's own pipe transport does the same by protocol calls with 64 KiB of buffer; this one reads larger
+    pieces and can be told that the process has ended, so that a grandchild cannot hold the reader for ever.
+    """
+
+    def __init__(self, fd: int, *, terminal: bool = False) -> None:
+        super().__init__()
+        self._fd = fd
+        self._terminal = terminal
+        self._loop = asyncio.get_running_loop()
+        self.reader = asyncio.StreamReader(limit=LIMIT, loop=self._loop)
+        self.reader.set_transport(self)
+        self._paused = False
+        self._ending = False
+        os.set_blocking(fd, False)
+        self._loop.add_reader(fd, self._ready)
+
+    def _ready(self) -> None:
+        try:
+            data = os.read(self._fd, CHUNK)
+        except BlockingIOError:
+            if self._ending:
+                self._finish()
+            return
+        except OSError:  # EIO: the other side of a terminal is closed
+            data = b""
+        if not data:
+            self._finish()
+        else:
+            self.reader.feed_data(data)
+
+    def _finish(self) -> None:
+        if self._fd < 0:
+            return
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+        self.reader.feed_eof()
+
+    def process_ended(self) -> None:
+        """What the process wrote is in the pipe by now: read that much, then end, whoever else holds the pipe."""
+        self._ending = True
+        if self._fd >= 0 and not self._paused:
+            self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        if self._fd >= 0 and not self._paused:
+            self._ready()
+            if self._fd >= 0:
+                self._loop.call_soon(self._drain)
+
+    def pause_reading(self) -> None:
+        if self._fd >= 0 and not self._paused:
+            self._paused = True
+            self._loop.remove_reader(self._fd)
+
+    def resume_reading(self) -> None:
+        if self._fd >= 0 and self._paused:
+            self._paused = False
+            self._loop.add_reader(self._fd, self._ready)
+            if self._ending:
+                self._loop.call_soon(self._drain)
+
+    def is_reading(self) -> bool:
+        return self._fd >= 0 and not self._paused
+
+    def is_closing(self) -> bool:
+        return self._fd < 0
+
+    def close(self) -> None:
+        self._finish()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._fd if name == "fd" else default
+
+
+async def open_writer(fd: int) -> asyncio.StreamWriter:
+    """A StreamWriter on the write end of a pipe, or on a terminal; owns the descriptor."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(loop=loop)  # only for the protocol: nothing is ever read
+    file = os.fdopen(fd, "wb", buffering=0)
+    try:
+        transport, protocol = await loop.connect_write_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader, loop=loop), file
+        )
+    except BaseException:
+        file.close()
+        raise
+    return asyncio.StreamWriter(transport, protocol, None, loop)
+
+
+def make_pipe() -> tuple[int, int]:
+    """A large pipe, not inheritable."""
+    read, write = os.pipe()
+    with suppress(OSError):  # over the user's pipe quota: the usual size does
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    return read, write
+
+
+def set_terminal_size(fd: int, size: tuple[int, int]) -> None:
+    """Set rows and columns of a terminal (tty_ioctl(4), TIOCSWINSZ)."""
+    import struct
+
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", size[0], size[1], 0, 0))
+
+
+class Wiring:
+    """The descriptors of one process: what its runtime gets, and what the caller keeps. A context manager.
+
+    Leaving it closes the runtime's ends; if `open` was never called, the caller's too.
+    """
+
+    def __init__(self, stdio: Stdio, *, terminal: bool = False, size: tuple[int, int] | None = None) -> None:
+        self.terminal = terminal
+        self.child: list[int] = []
+        self._theirs: list[int] = []
+        self._ours: dict[str, int] = {}
+        self._taken = False
+        self.readers: list[PipeReader] = []
+        self.control: int | None = None  # the terminal's master, for resize
+        try:
+            if terminal:
+                self._make_terminal(size)
+            else:
+                self._make_pipes(stdio)
+        except BaseException:
+            self._close_all()
+            raise
+
+    def _make_terminal(self, size: tuple[int, int] | None) -> None:
+        master, slave = os.openpty()
+        self._ours["stdout"] = master
+        self._theirs.append(slave)
+        if size is not None:
+            set_terminal_size(slave, size)
+        self.child = [slave, slave, slave]
+
+    def _make_pipes(self, stdio: Stdio) -> None:
+        for number, (name, target) in enumerate(
+            (("stdin", stdio.stdin), ("stdout", stdio.stdout), ("stderr", stdio.stderr))
+        ):
+            if target == PIPE:
+                read, write = make_pipe()
+                ours, theirs = (write, read) if number == 0 else (read, write)
+                self._ours[name] = ours
+                self._theirs.append(theirs)
+                self.child.append(theirs)
+            elif target == DEVNULL:
+                theirs = os.open(os.devnull, os.O_RDWR)
+                self._theirs.append(theirs)
+                self.child.append(theirs)
+            elif target == INHERIT:
+                self.child.append(number)
+            elif target == STDOUT and number == 2:
+                self.child.append(self.child[1])
+            elif target >= 0:
+                self.child.append(target)
+            else:
+                raise InvalidSpec(name, f"{target} is not a place for a stream of this process")
+
+    async def open(self) -> Streams:
+        """The caller's streams; from here on they own the descriptors."""
+        streams = Streams()
+        if self.terminal:
+            master = self._ours.pop("stdout")
+            self.control = os.dup(master)
+            reader = PipeReader(master, terminal=True)
+            self.readers.append(reader)
+            streams.stdout = reader.reader
+            streams.stdin = await open_writer(os.dup(master))
+            return streams
+        for name in ("stdout", "stderr"):
+            if name in self._ours:
+                reader = PipeReader(self._ours.pop(name))
+                self.readers.append(reader)
+                setattr(streams, name, reader.reader)
+        if "stdin" in self._ours:
+            streams.stdin = await open_writer(self._ours.pop("stdin"))
+        return streams
+
+    def _close_all(self) -> None:
+        for fd in [*self._theirs, *self._ours.values()]:
+            os.close(fd)
+        self._theirs.clear()
+        self._ours.clear()
+
+    def close_theirs(self) -> None:
+        """Close the runtime's ends: without it the end of a stream is never seen."""
+        for fd in self._theirs:
+            os.close(fd)
+        self._theirs.clear()
+
+    def __enter__(self) -> Wiring:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close_all()

@@ -1,0 +1,392 @@
+"""One container of an OCI runtime: its verbs, after it was made."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..compute import Cause, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd, now
+from ..errors import InvalidState, ServiceError
+from ..inotify import wait_for_file
+from ..spec import ProcessSpec, Resources
+from ..tasks import in_thread, shielded
+from . import conmon, processes, translate
+from .cgroup import Cgroup
+from .launch import Child
+from .runtime import VERB_LIMIT, Runtime
+from .stdio import Wiring
+from .watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, StrangerProcess, ended
+
+if TYPE_CHECKING:
+    from .launch import MountStep
+
+LEAF = "box"  # the container's cgroup is a child of one of its own: its counters outlive it
+START_LIMIT = 60.0
+
+
+class SystemToken(msgspec.Struct):
+    """What finds a container again."""
+
+    runtime: str
+    cgroup: str  # the parent; the container's own is its child LEAF
+    init: ProcessToken
+    monitor: ProcessToken | None = None
+    terminal: bool = False
+    stdin: bool = False
+
+
+async def started_pid(child: Child, pidfile: Path) -> int | None:
+    """Wait until the runtime has written the pid file; None if it ended without."""
+    waiting = asyncio.ensure_future(wait_for_file(pidfile))
+    ending = asyncio.ensure_future(child.wait())
+    try:
+        await asyncio.wait((waiting, ending), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+        ending.cancel()
+        await asyncio.gather(waiting, ending, return_exceptions=True)
+    return read_pid(pidfile)
+
+
+def read_pid(pidfile: Path) -> int | None:
+    """The number in a pid file; None if there is none yet."""
+    try:
+        return int(pidfile.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+async def undo_start(child: Child, pidfile: Path, limit: float = VERB_LIMIT) -> None:
+    """End what a runtime in the foreground has started, or is about to start. The runtime itself is not killed:
+    it removes what it made."""
+    if not child.ended:
+        pid = await _bounded(started_pid(child, pidfile), limit)
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # alive, or a zombie until its runtime, alive, has waited for it
+        if await _bounded(child.wait(), limit) is None and not child.ended:
+            child.kill()
+            await child.wait()
+
+
+async def _bounded(awaitable: Any, limit: float) -> Any:
+    try:
+        async with asyncio.timeout(limit):
+            return await awaitable
+    except TimeoutError:
+        return None
+
+
+async def run_direct(
+    runtime: Runtime,
+    verb: str,
+    arguments: list[str],
+    *,
+    container_id: str,
+    name: str,
+    command: str,
+    directory: Path,
+    cgroup: Cgroup,
+    stdio: Stdio,
+    terminal: bool,
+    size: tuple[int, int] | None,
+    pass_fds: list[int],
+    steps: list[MountStep] | None = None,
+    limit: float = START_LIMIT,
+) -> DirectProcess:
+    """Start `run` or `exec` of a runtime with streams of the caller's; returns when the process has its pid."""
+    pidfile = directory / "pid"
+    log = directory / f"{verb}.log"
+    with Wiring(stdio, terminal=terminal, size=size) as wiring:
+        child = await runtime.start(
+            log, verb, *arguments, stdio=wiring.child, steps=steps or (), pass_fds=pass_fds, cwd=directory
+        )
+        wiring.close_theirs()
+        process: DirectProcess | None = None
+        try:
+            try:
+                async with asyncio.timeout(limit):
+                    pid = await started_pid(child, pidfile)
+            except TimeoutError:
+                raise ServiceError(
+                    f"{runtime.name} {verb}", container_id, f"it did not start the process within {limit:g} s"
+                ) from None
+            if pid is None:
+                raise runtime.failure(verb, log, container_id, command=command, status=child.status)
+            process = DirectProcess(
+                container_id,
+                name,
+                pid,
+                processes.start_time(pid),
+                cgroup,
+                child=child,
+                wiring=wiring,
+                runtime=runtime,
+                log=log,
+                verb=verb,
+                command=command,
+            )
+            process.streams = await wiring.open()
+        except BaseException:
+            await shielded(undo_start(child, pidfile))
+            if process is not None:
+                await process.close()
+            raise
+        process.watch()
+        return process
+
+
+class OciSystem:
+    """One container of an OCI runtime."""
+
+    def __init__(
+        self,
+        id: str,
+        place: Place,
+        runtime: Runtime,
+        cgroup: str,
+        *,
+        root: Path,
+        config: dict[str, Any] | None = None,
+        process: OciProcess | None = None,
+        terminal: bool = False,
+        stdin: bool = False,
+        monitor: ProcessToken | None = None,
+    ) -> None:
+        self.id = id
+        self.place = place
+        self.runtime = runtime
+        self.parent = Cgroup(cgroup, root=root)
+        self.cgroup = Cgroup(f"{cgroup}/{LEAF}", root=root)
+        self.init = process
+        self.monitor = monitor
+        self._config = config
+        self._terminal = terminal
+        self._stdin = stdin
+        self._execs: set[OciProcess] = set()
+        self._oom_watch: Any = None
+
+    @property
+    def token(self) -> bytes:
+        init = self.init
+        assert init is not None
+        return msgspec.json.encode(
+            SystemToken(
+                runtime=self.runtime.path,
+                cgroup=self.parent.path,
+                init=msgspec.json.decode(init.token, type=ProcessToken),
+                monitor=self.monitor,
+                terminal=self._terminal,
+                stdin=self._stdin,
+            )
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The document that the container was made from."""
+        if self._config is None:
+            self._config = msgspec.json.decode((self.place.run / "bundle" / "config.json").read_bytes())
+        return self._config
+
+    def _log(self, verb: str) -> Path:
+        return self.place.run / f"{verb}.log"
+
+    async def start(self) -> OciProcess:
+        init = self.init
+        assert init is not None
+        try:
+            if self._stdin or self._terminal:
+                init.streams.stdin = await conmon.connect_stdin(self.place.run)
+            await self.runtime.verb(self._log("start"), "start", self.id, container_id=self.id)
+        except BaseException:
+            if init.streams.stdin is not None:
+                init.streams.stdin.close()
+                init.streams.stdin = None
+            raise
+        init.started_at = now()
+        return init
+
+    async def exec(self, process: ProcessSpec, stdio: Stdio, name: str, place: Place) -> OciProcess:
+        if await self.paused():
+            raise InvalidState("exec in", self.id, "paused", hint="resume it first")
+        document = translate.process(self.config, process, pid=self.init.pid if self.init else None)
+        path = place.run / "process.json"
+        path.write_bytes(msgspec.json.encode(document))
+        path.chmod(0o600)
+        pass_fds = []
+        entry: Path | None = None
+        if place.lease is not None:
+            pass_fds.append(place.lease.lock_fd)
+            # for the keeper (keeper.sh): whose pid, and in which cgroup it must be
+            entry = place.run.parents[3] / "leases" / place.lease.id / "execs" / f"{self.id}.{name}"
+            entry.write_text(f"{place.run / 'pid'}\n{self.cgroup.path}\n")
+        try:
+            started = await run_direct(
+                self.runtime,
+                "exec",
+                ["--process", str(path), "--pid-file", str(place.run / "pid"), self.id],
+                container_id=self.id,
+                name=name,
+                command=process.args[0],
+                directory=place.run,
+                cgroup=self.cgroup,
+                stdio=stdio,
+                terminal=process.terminal,
+                size=process.size or ((24, 80) if process.terminal else None),
+                pass_fds=pass_fds,
+            )
+        except BaseException:
+            if entry is not None:
+                entry.unlink(missing_ok=True)
+            raise
+        if entry is not None:
+            noted = entry
+            started._exit.add_done_callback(lambda _: noted.unlink(missing_ok=True))
+        self._execs.add(started)
+        started._exit.add_done_callback(lambda _: self._execs.discard(started))
+        return started
+
+    async def open_process(self, token: bytes) -> OciProcess:
+        found = msgspec.json.decode(token, type=ProcessToken)
+        if self.init is not None and found.pid == self.init.pid:
+            return self.init
+        process = StrangerProcess(self.id, "", found.pid, found.start, self.cgroup)
+        process.watch()
+        return process
+
+    async def shutdown(self, signal: int | None = None) -> None:
+        if self.init is not None:
+            with suppress(LookupError):
+                self.init.send(15 if signal is None else signal)
+
+    async def terminate(self) -> None:
+        if self.init is not None:
+            self.init.send(signal.SIGKILL)
+        await in_thread(self.cgroup.thaw)  # cgroup v1: a frozen process dies only when it is thawed
+
+    def can_receive(self, number: int) -> bool:
+        """Whether init can be reached by a signal at all: as pid 1 it gets only what it handles (pid_namespaces(7))."""
+        if self.init is None:
+            return False
+        masks = processes.caught_signals(self.init.pid)
+        return masks is None or bool(masks[0] >> (number - 1) & 1)
+
+    async def settle(self, init: Exit, limit: float) -> SystemEnd:
+        if isinstance(self.init, KeptProcess):
+            # its own counters are there until `delete`
+            await in_thread(self.cgroup.kill)  # nothing can be left in a pid namespace, but a spec may have none
+        peak, cpu = self.parent.peak_memory(), self.parent.cpu_time()
+        oom = self._oom(init)
+        cause = init.cause
+        if oom and init.signal == signal.SIGKILL and cause is Cause.SIGNALLED:
+            cause = Cause.OOM
+        exit = msgspec.structs.replace(init, peak_memory=peak, cpu_time=cpu, cause=cause)
+        return SystemEnd(exit=exit, oom=oom)
+
+    def _oom(self, init: Exit) -> bool:
+        if self._oom_watch is not None:
+            killed = bool(self._oom_watch.killed())
+            self._oom_watch.close()
+            self._oom_watch = None
+            return killed
+        return bool(self.cgroup.oom_kills() or self.parent.oom_kills()) or (
+            self.place.run / "persist" / "oom"
+        ).exists()
+
+    def watch_oom(self) -> None:
+        """Have out-of-memory kills counted also when the runtime removes the container's cgroup at once."""
+        self._oom_watch = self.cgroup.oom_watch()
+
+    async def delete(self) -> None:
+        if isinstance(self.init, DirectProcess):
+            if not self.init.child.ended:
+                self.init.send(signal.SIGKILL)
+                await in_thread(self.cgroup.thaw)
+                try:
+                    async with asyncio.timeout(VERB_LIMIT):
+                        await self.init.child.wait()
+                except TimeoutError:
+                    self.init.child.kill()
+                    await self.init.child.wait()
+        else:
+            await self._delete_kept()
+        if self._oom_watch is not None:
+            self._oom_watch.close()
+            self._oom_watch = None
+        self.parent.remove()
+
+    async def _delete_kept(self) -> None:
+        monitor = None
+        if self.monitor is not None:
+            monitor = processes.open_pidfd(self.monitor.pid, self.monitor.start)
+        try:
+            await delete_state(self.runtime, self.id, self._log("delete"))
+            if monitor is not None:
+                try:
+                    async with asyncio.timeout(VERB_LIMIT):
+                        await ended(monitor)
+                except TimeoutError:
+                    with suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(monitor, signal.SIGKILL)
+        finally:
+            if monitor is not None:
+                os.close(monitor)
+
+    async def pause(self) -> None:
+        try:
+            await in_thread(self.cgroup.freeze)
+        except BaseException:
+            await shielded(in_thread(self.cgroup.thaw))
+            raise
+
+    async def resume(self) -> None:
+        await in_thread(self.cgroup.thaw)
+
+    async def paused(self) -> bool:
+        return self.cgroup.frozen()
+
+    async def stats(self) -> Stats:
+        return self.cgroup.stats(pid=self.init.pid if self.init is not None else None)
+
+    async def processes(self) -> list[ProcessInfo]:
+        found = (processes.info(pid) for pid in self.cgroup.pids())
+        return [info for info in found if info is not None]
+
+    async def update(self, change: Resources) -> None:
+        if not change:
+            return
+        document = translate.resources_update(change)
+        path = self.place.run / "update.json"
+        path.write_bytes(msgspec.json.encode(document))
+        try:
+            await self.runtime.verb(
+                self._log("update"), "update", "--resources", str(path), self.id, container_id=self.id
+            )
+        finally:
+            path.unlink(missing_ok=True)
+
+    async def close(self) -> None:
+        for process in [*self._execs, *([self.init] if self.init is not None else [])]:
+            await process.close()
+        if self._oom_watch is not None:
+            self._oom_watch.close()
+            self._oom_watch = None
+
+
+async def delete_state(runtime: Runtime, id: str, log: Path) -> None:
+    """Have the runtime forget a container, dead or alive. Not known to it is fine."""
+    if not (runtime.root / id).exists():
+        return
+    try:
+        await runtime.verb(log, "delete", "--force", id, container_id=id)
+    except ServiceError:
+        if (runtime.root / id).exists():
+            raise
+
+

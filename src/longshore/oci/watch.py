@@ -1,0 +1,323 @@
+"""Processes of containers: how their end is known, told, and never guessed.
+
+Three ways to be watched: as the child of a runtime that is our own child (`run`, `exec`), through the monitor of
+a kept container, and, where another program started it, by pid and start time alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from ..compute import Cause, Exit, Streams, now
+from ..errors import EngineClosed, InvalidState, LongshoreError, ProcessNotFound
+from . import conmon, processes
+from .cgroup import Cgroup
+from .launch import Child
+from .runtime import Runtime, last_error
+from .stdio import Wiring, set_terminal_size
+
+MONITOR_LIMIT = 10.0  # seconds that a monitor may take to write the status after init has ended
+REAP_LIMIT = 2.0  # seconds until a dead process's new parent has reaped it (pid 1 may take its time)
+
+
+class ProcessToken(msgspec.Struct):
+    """What finds a process again: a pid alone never does."""
+
+    pid: int
+    start: int | None
+
+
+async def ended(pidfd: int) -> None:
+    """Wait until the process behind a pidfd has ended (pidfd_open(2): it becomes readable)."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    copy = os.dup(pidfd)  # each waiter watches a descriptor of its own
+
+    def ready() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    loop.add_reader(copy, ready)
+    try:
+        await future
+    finally:
+        loop.remove_reader(copy)
+        os.close(copy)
+
+
+async def reaped_status(pidfd: int) -> int | None:
+    """The raw wait status of a process that is not our child, once its parent has reaped it; None if unknown."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + REAP_LIMIT
+    pause = 0.0005
+    while True:
+        status = processes.wait_status(pidfd)
+        if status is not None or not processes.STATUS_KNOWN() or loop.time() >= deadline:
+            return status
+        # there is no notification of being reaped by somebody else; this is the path of a lost monitor only
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def from_status(raw: int, at: datetime, pid: int | None, started_at: datetime | None) -> Exit:
+    """The exit record of a raw wait status (wait(2))."""
+    if os.WIFSIGNALED(raw):
+        number = os.WTERMSIG(raw)
+        return Exit(code=128 + number, signal=number, cause=Cause.SIGNALLED, at=at, pid=pid, started_at=started_at)
+    return Exit(code=os.WEXITSTATUS(raw), at=at, pid=pid, started_at=started_at)
+
+
+def from_code(code: int, raw: int | None, at: datetime, pid: int | None, started_at: datetime | None) -> Exit:
+    """The exit record of a code in which runtime and monitor report signal n as 128 + n."""
+    if raw is not None:
+        return from_status(raw, at, pid, started_at)
+    if 128 < code <= 128 + 64:
+        return Exit(
+            code=code,
+            signal=code - 128,
+            cause=Cause.SIGNALLED,
+            at=at,
+            pid=pid,
+            started_at=started_at,
+            signal_inferred=True,
+        )
+    return Exit(code=code, at=at, pid=pid, started_at=started_at)
+
+
+class OciProcess:
+    """One process; `_watch` of each kind tells how its end is known. The watching task is owned here."""
+
+    def __init__(self, container_id: str, name: str, pid: int, start: int | None, cgroup: Cgroup) -> None:
+        self.container_id = container_id
+        self.name = name
+        self.streams = Streams()
+        self.failure: LongshoreError | None = None  # it turned out that it never ran
+        self.started_at: datetime | None = now()
+        self._pid = pid
+        self._start = start
+        self._cgroup = cgroup
+        self._pidfd = processes.open_pidfd(pid, start)
+        self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._pid
+
+    @property
+    def token(self) -> bytes:
+        return msgspec.json.encode(ProcessToken(self._pid, self._start))
+
+    def watch(self) -> None:
+        """Begin to wait for the end."""
+        self._task = asyncio.create_task(self._run(), name=f"watch {self.container_id}/{self.name}")
+
+    async def _run(self) -> None:
+        try:
+            exit = await self._watch()
+        except asyncio.CancelledError:
+            if not self._exit.done():
+                self._exit.set_exception(EngineClosed())
+                self._exit.exception()  # retrieved: nobody has to have waited
+            raise
+        except Exception as error:  # noqa: BLE001 -- every waiter must hear of it
+            self._exit.set_exception(error)
+            self._exit.exception()
+        else:
+            self._exit.set_result(exit)
+        finally:
+            self._close_pidfd()
+
+    async def _watch(self) -> Exit:
+        raise NotImplementedError  # each kind has its own
+
+    def _close_pidfd(self) -> None:
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    async def wait(self) -> Exit:
+        return await asyncio.shield(self._exit)
+
+    async def signal(self, signal: int) -> None:
+        self.send(signal)
+
+    def send(self, number: int) -> None:
+        """Deliver a signal to the very process, never to another that got its pid."""
+        if self._pidfd is not None and not self._exit.done():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+                return
+        if number != signal.SIGKILL:
+            raise ProcessNotFound(self.container_id, self.name)
+
+    async def kill_tree(self) -> None:
+        await asyncio.to_thread(processes.kill_tree, self._pid, self._cgroup)
+
+    async def close_stdin(self) -> None:
+        if self.streams.stdin is not None:
+            self.streams.stdin.close()
+
+    async def resize(self, rows: int, columns: int) -> None:
+        raise InvalidState("resize a terminal of", self.container_id, "one without a terminal")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if self.streams.stdin is not None:
+            self.streams.stdin.close()
+        self._close_pidfd()
+
+
+class DirectProcess(OciProcess):
+    """Started for its caller by a runtime that is our child: its status is the runtime's."""
+
+    def __init__(
+        self,
+        container_id: str,
+        name: str,
+        pid: int,
+        start: int | None,
+        cgroup: Cgroup,
+        *,
+        child: Child,
+        wiring: Wiring,
+        runtime: Runtime,
+        log: Path,
+        verb: str,
+        command: str,
+    ) -> None:
+        super().__init__(container_id, name, pid, start, cgroup)
+        self.child = child
+        self._wiring = wiring
+        self._runtime = runtime
+        self._log = log
+        self._verb = verb
+        self._command = command
+
+    async def _watch(self) -> Exit:
+        status = await self.child.wait()
+        at = now()
+        for reader in self._wiring.readers:
+            reader.process_ended()
+        if status is None or status < 0:  # the runtime was killed, or waited for by somebody else
+            if self._pidfd is None:
+                return self._unknown(at)
+            await ended(self._pidfd)
+            raw = await reaped_status(self._pidfd)
+            return self._unknown(now()) if raw is None else from_status(raw, now(), self._pid, self.started_at)
+        if status != 0 and last_error(self._log):
+            self.failure = self._runtime.failure(
+                self._verb, self._log, self.container_id, command=self._command, status=status
+            )
+            return Exit(code=None, cause=Cause.NEVER_STARTED, at=at)
+        raw = None
+        if status > 128 and self._pidfd is not None:
+            raw = processes.wait_status(self._pidfd)  # the runtime has reaped it: known at once, or never
+        return from_code(status, raw, at, self._pid, self.started_at)
+
+    def _unknown(self, at: datetime) -> Exit:
+        return Exit(code=None, cause=Cause.MONITOR_LOST, at=at, pid=self._pid, started_at=self.started_at)
+
+    async def resize(self, rows: int, columns: int) -> None:
+        if self._wiring.control is None:
+            await super().resize(rows, columns)
+            return
+        set_terminal_size(self._wiring.control, (rows, columns))
+        # a runtime in the foreground copies our terminal's size to the container's on this signal (runc tty.go)
+        self.child.kill(signal.SIGWINCH)
+
+    async def close(self) -> None:
+        await super().close()
+        for reader in self._wiring.readers:
+            reader.close()
+        if self._wiring.control is not None:
+            os.close(self._wiring.control)
+            self._wiring.control = None
+
+
+class KeptProcess(OciProcess):
+    """The init of a container with a monitor: the monitor writes its status."""
+
+    def __init__(
+        self,
+        container_id: str,
+        name: str,
+        pid: int,
+        start: int | None,
+        cgroup: Cgroup,
+        *,
+        run: Path,
+        monitor: ProcessToken,
+        terminal: bool,
+    ) -> None:
+        super().__init__(container_id, name, pid, start, cgroup)
+        self._run = run
+        self._terminal = terminal
+        self._monitor_fd = processes.open_pidfd(monitor.pid, monitor.start)
+
+    async def _watch(self) -> Exit:
+        pidfd = None if self._pidfd is None else os.dup(self._pidfd)
+        try:
+            if pidfd is not None:
+                await ended(pidfd)
+            at = now()
+            if self._monitor_fd is not None:
+                try:
+                    async with asyncio.timeout(MONITOR_LIMIT):
+                        await ended(self._monitor_fd)  # it ends once the status is in its file
+                except TimeoutError:
+                    pass
+            found = conmon.read_exit(self._run, self.container_id)
+            if found is not None and found[0] is not None:
+                code, mtime = found
+                assert code is not None
+                if pidfd is None:  # it ended before we looked
+                    at = datetime.fromtimestamp(mtime, UTC)
+                raw = processes.wait_status(pidfd) if pidfd is not None and code > 128 else None
+                return from_code(code, raw, at, self._pid, self.started_at)
+            raw = await reaped_status(pidfd) if pidfd is not None else None
+            if raw is not None:
+                return from_status(raw, at, self._pid, self.started_at)
+            return Exit(code=None, cause=Cause.MONITOR_LOST, at=at, pid=self._pid, started_at=self.started_at)
+        finally:
+            if pidfd is not None:
+                os.close(pidfd)
+
+    def _close_pidfd(self) -> None:
+        super()._close_pidfd()
+        if self._monitor_fd is not None:
+            os.close(self._monitor_fd)
+            self._monitor_fd = None
+
+    async def resize(self, rows: int, columns: int) -> None:
+        if not self._terminal:
+            await super().resize(rows, columns)
+            return
+        try:
+            await conmon.resize(self._run, rows, columns)
+        except OSError:
+            raise InvalidState("resize the terminal of", self.container_id, "stopped") from None
+
+
+class StrangerProcess(OciProcess):
+    """Started by another program: its end is seen, its status only where the kernel tells it to strangers."""
+
+    async def _watch(self) -> Exit:
+        if self._pidfd is None:
+            return Exit(code=None, cause=Cause.SYSTEM_GONE, pid=self._pid)
+        await ended(self._pidfd)
+        at = now()
+        raw = await reaped_status(self._pidfd)
+        if raw is None:
+            return Exit(code=None, cause=Cause.MONITOR_LOST, at=at, pid=self._pid)
+        return from_status(raw, at, self._pid, None)

@@ -1,0 +1,85 @@
+"""Small tools for async code that must not lose what it made."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def uninterrupted(awaitable: Awaitable[T]) -> T:
+    """Await to the end, come what may; a cancellation meanwhile is delivered at the caller's next await.
+
+    For steps that make something which the caller must then own: a process, a directory. Keep them short.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    inner = asyncio.ensure_future(awaitable)
+    cancels = 0
+    while not inner.done():
+        try:
+            await asyncio.shield(inner)
+        except asyncio.CancelledError:
+            if inner.cancelled():
+                raise
+            task.uncancel()  # so that an enclosing asyncio.timeout still counts right
+            cancels += 1
+        except BaseException:
+            break  # it is the inner one's own: told below
+    for _ in range(cancels):
+        task.cancel()
+    return inner.result()
+
+
+async def shielded(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run cleanup to its end even when cancelled meanwhile; the cancellation is raised after it."""
+    inner = asyncio.ensure_future(coroutine)
+    cancelled: asyncio.CancelledError | None = None
+    while not inner.done():
+        try:
+            await asyncio.shield(inner)
+        except asyncio.CancelledError as error:
+            if inner.cancelled():
+                raise
+            cancelled = error
+        except BaseException:
+            break
+    result = inner.result()
+    if cancelled is not None:
+        raise cancelled
+    return result
+
+
+async def in_thread(function: Callable[[], T], name: str = "longshore") -> T:
+    """Run `function` in a fresh thread of its own: one that may be abandoned, or whose kernel state may be changed.
+
+    Cancelling stops the waiting, not the thread.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]  # None only where T allows it
+
+    def work() -> None:
+        result: T | None = None
+        failure: BaseException | None = None
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001 -- handed to the waiter
+            failure = error
+        try:
+            loop.call_soon_threadsafe(tell, result, failure)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return await future

@@ -1,0 +1,196 @@
+"""The services that the contract is tried on: every one that this machine has. To add one, add a line to STATIONS."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from longshore.compute import ComputeService, Features, Place
+from longshore.simulator import Machine, Process, Simulator, Temperament
+from longshore.spec import HyperV, Spec, WindowsOptions
+
+OWNER = "longshore"
+
+
+@dataclass(frozen=True)
+class Commands:
+    """How each service spells the few commands that the contract needs; the rest are the same words everywhere."""
+
+    exit: Callable[[int], list[str]]  # ends with the code
+    trap: Callable[[int], list[str]]  # says `ready`, ends with the code on TERM
+    spew: Callable[[int], list[str]]  # writes so many bytes
+    both: list[str]  # writes `out` to stdout and `err` to stderr
+    hold: list[str]  # ends with 0, and a child of it holds its streams
+    size: list[str]  # writes rows and columns of its terminal
+
+
+SHELL = Commands(
+    exit=lambda code: ["sh", "-c", f"exit {code}"],
+    trap=lambda code: ["sh", "-c", f"trap 'exit {code}' TERM; echo ready; sleep infinity & wait"],
+    spew=lambda count: ["head", "-c", str(count), "/dev/zero"],
+    both=["sh", "-c", "echo out; echo err >&2"],
+    hold=["sh", "-c", "sleep infinity & exit 0"],
+    size=["stty", "size"],
+)
+SIMULATED = Commands(
+    exit=lambda code: ["exit", str(code)],
+    trap=lambda code: ["trap-exit", str(code)],
+    spew=lambda count: ["spew", str(count)],
+    both=["both"],
+    hold=["hold"],
+    size=["stty", "size"],
+)
+
+
+async def trap_exit(process: Process) -> int:
+    process.signals.catch(15)
+    await process.stdout.write(b"ready\n")
+    await process.signals.get()
+    return int(process.args[1])
+
+
+async def both(process: Process) -> int:
+    await process.stdout.write(b"out\n")
+    await process.stderr.write(b"err\n")
+    return 0
+
+
+@dataclass
+class ALease:
+    """An owner, as a service needs to know it: its directory is as the store makes it."""
+
+    directory: Path
+    lock_fd: int
+
+    @property
+    def id(self) -> str:
+        return self.directory.name
+
+
+@dataclass
+class Station:
+    """One service, the directories that a store would give it, and what its machine calls things."""
+
+    name: str
+    base: Path
+    commands: Commands
+    connect: Callable[[], ComputeService]  # one more program on the same machine
+    abandon: Callable[[ComputeService], None]  # a program dies without closing anything
+    fields: dict[str, Any]  # what every spec needs here
+    pausable: dict[str, Any]  # and one that can be paused
+    services: list[ComputeService] = field(default_factory=list)
+    fds: list[int] = field(default_factory=list)
+
+    @property
+    def service(self) -> ComputeService:
+        return self.services[0]
+
+    def another(self) -> ComputeService:
+        self.services.append(self.connect())
+        return self.services[-1]
+
+    def lose(self, service: ComputeService) -> None:
+        """The program that used `service` dies; what it held breaks, the rest goes on."""
+        self.services.remove(service)
+        self.abandon(service)
+
+    async def features(self) -> Features:
+        return await self.services[-1].probe()
+
+    def spec(self, args: list[str], **fields: Any) -> Spec:
+        return Spec.of(args=args, **(self.fields | fields))
+
+    def place(self, id: str, *, lease: ALease | None = None) -> Place:
+        """The places of a container that is about to be made; what an earlier one of this id left there is gone."""
+        run, data = self.base / "run" / "containers" / id, self.base / "lib" / "containers" / id
+        for path in (run, data):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True, mode=0o700)
+        lock = self._lock(run / "making.lock", fcntl.LOCK_EX)
+        return Place(run=run, data=data, lease=lease, lock_fd=lock)
+
+    def found_place(self, id: str) -> Place:
+        """The places of a container that somebody made."""
+        return Place(run=self.base / "run" / "containers" / id, data=self.base / "lib" / "containers" / id)
+
+    def exec_place(self, id: str, name: str, *, lease: ALease | None = None) -> Place:
+        path = self.base / "run" / "containers" / id / "processes" / name
+        path.mkdir(parents=True, mode=0o700)
+        return Place(run=path, data=path, lease=lease)
+
+    def lease(self) -> ALease:
+        directory = self.base / "run" / "leases" / f"1-{secrets.token_hex(4)}"
+        (directory / "execs").mkdir(parents=True)
+        return ALease(directory, self._lock(directory / "lease.lock", fcntl.LOCK_SH))
+
+    def _lock(self, path: Path, kind: int) -> int:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, kind)
+        self.fds.append(fd)
+        return fd
+
+    async def close(self) -> list[str]:
+        """End all; returns the ids of systems that were left behind."""
+        service = self.another()
+        left = await service.leftovers(OWNER)
+        for id in left:
+            await service.abandon(id, self.found_place(id))
+        for each in self.services:
+            await each.close()
+        for fd in self.fds:
+            os.close(fd)
+        return left
+
+
+def simulated(name: str, base: Path, temperament: Temperament) -> Station:
+    machine = Machine(temperament, programs={"trap-exit": trap_exit, "both": both})
+
+    def die(service: ComputeService) -> None:
+        assert isinstance(service, Simulator)
+        service.caller_died()
+
+    hyperv = {"windows": WindowsOptions(hyperv=HyperV())} if temperament == "hcs" else {}
+    return Station(name, base, SIMULATED, lambda: Simulator(machine=machine), die, {}, hyperv)
+
+
+def real(name: str, base: Path, runtime: str) -> Station:
+    from longshore.oci.service import OciService
+
+    store_id = f"contract-{secrets.token_hex(4)}"
+    (base / "run").mkdir(parents=True, exist_ok=True)
+    (base / "lib").mkdir(parents=True, exist_ok=True)
+    return Station(
+        name,
+        base,
+        SHELL,
+        lambda: OciService(store_id, base / "run", base / "lib", runtime=runtime),
+        lambda service: None,  # its children go on; it is only never used again
+        {"root": "host"},
+        {},
+    )
+
+
+STATIONS: dict[str, Callable[[Path], Station]] = {
+    "simulator-oci": lambda base: simulated("simulator-oci", base, "oci"),
+    "simulator-hcs": lambda base: simulated("simulator-hcs", base, "hcs"),
+}
+"""Every service that can be tried here."""
+
+if os.name == "posix" and os.geteuid() == 0 and shutil.which("conmon"):
+    if shutil.which("runc"):
+        STATIONS["runc"] = lambda base: real("runc", base, "runc")
+    if shutil.which("crun"):
+        STATIONS["crun"] = lambda base: real("crun", base, "crun")
+
+
+async def turns(count: int) -> None:
+    """Let the loop turn so many times."""
+    for _ in range(count):
+        await asyncio.sleep(0)
