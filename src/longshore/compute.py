@@ -277,6 +277,10 @@ class ComputeSystem(Protocol):
         """Find a process again. Its streams may be None; `wait` works, also for one that has ended since."""
         ...
 
+    async def attach_stdin(self) -> asyncio.StreamWriter:
+        """A further writer to init's input. NotSupported where it ends with its maker; InvalidState once stopped."""
+        ...
+
     async def shutdown(self, signal: int | None = None) -> None:
         """Ask it to end, with the platform's way or the signal given; not waited for. Already stopped is success."""
         ...

@@ -281,9 +281,7 @@ class OciService:
             if monitor is not None:
                 os.close(monitor)
         for base in self._runtime_roots():
-            runtime = Runtime(
-                probe.find(base.name) or base.name, base, hide_unified=probe.must_hide_unified(base.name)
-            )
+            runtime = Runtime(probe.find(base.name) or base.name, base, hide_unified=probe.must_hide_unified(base.name))
             await delete_state(runtime, id, place.run / "delete.log")
         for group in groups:
             group.remove()
@@ -349,5 +347,3 @@ class OciService:
 
     async def close(self) -> None:
         """Nothing is held between calls."""
-
-

@@ -13,9 +13,9 @@ import msgspec
 
 from ..compute import Cause, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd, now
 from ..errors import InvalidState, ServiceError
-from ..inotify import wait_for_file
 from ..spec import ProcessSpec, Resources
 from ..tasks import in_thread, shielded
+from ..watching import wait_for_file
 from . import conmon, processes, translate
 from .cgroup import Cgroup
 from .launch import Child
@@ -252,6 +252,12 @@ class OciSystem:
         started._exit.add_done_callback(lambda _: self._execs.discard(started))
         return started
 
+    async def attach_stdin(self) -> asyncio.StreamWriter:
+        try:
+            return await conmon.connect_stdin(self.place.run)
+        except OSError:
+            raise InvalidState("attach to the input of", self.id, "stopped") from None
+
     async def open_process(self, token: bytes) -> OciProcess:
         found = msgspec.json.decode(token, type=ProcessToken)
         if self.init is not None and found.pid == self.init.pid:
@@ -274,8 +280,7 @@ class OciSystem:
         """Whether init can be reached by a signal at all: as pid 1 it gets only what it handles (pid_namespaces(7))."""
         if self.init is None:
             return False
-        masks = processes.caught_signals(self.init.pid)
-        return masks is None or bool(masks[0] >> (number - 1) & 1)
+        return processes.can_receive(self.init.pid, number)
 
     async def settle(self, init: Exit, limit: float) -> SystemEnd:
         if isinstance(self.init, KeptProcess):
@@ -295,9 +300,7 @@ class OciSystem:
             self._oom_watch.close()
             self._oom_watch = None
             return killed
-        return bool(self.cgroup.oom_kills() or self.parent.oom_kills()) or (
-            self.place.run / "persist" / "oom"
-        ).exists()
+        return bool(self.cgroup.oom_kills() or self.parent.oom_kills()) or (self.place.run / "persist" / "oom").exists()
 
     def watch_oom(self) -> None:
         """Have out-of-memory kills counted also when the runtime removes the container's cgroup at once."""
@@ -388,5 +391,3 @@ async def delete_state(runtime: Runtime, id: str, log: Path) -> None:
     except ServiceError:
         if (runtime.root / id).exists():
             raise
-
-

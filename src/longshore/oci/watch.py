@@ -17,6 +17,7 @@ import msgspec
 
 from ..compute import Cause, Exit, Streams, now
 from ..errors import EngineClosed, InvalidState, LongshoreError, ProcessNotFound
+from ..tasks import in_thread
 from . import conmon, processes
 from .cgroup import Cgroup
 from .launch import Child
@@ -59,7 +60,7 @@ async def reaped_status(pidfd: int) -> int | None:
     pause = 0.0005
     while True:
         status = processes.wait_status(pidfd)
-        if status is not None or not processes.STATUS_KNOWN() or loop.time() >= deadline:
+        if status is not None or not processes.status_known() or loop.time() >= deadline:
             return status
         # there is no notification of being reaped by somebody else; this is the path of a lost monitor only
         await asyncio.sleep(pause)
@@ -127,7 +128,7 @@ class OciProcess:
                 self._exit.set_exception(EngineClosed())
                 self._exit.exception()  # retrieved: nobody has to have waited
             raise
-        except Exception as error:  # noqa: BLE001 -- every waiter must hear of it
+        except Exception as error:  # every waiter must hear of it
             self._exit.set_exception(error)
             self._exit.exception()
         else:
@@ -159,7 +160,7 @@ class OciProcess:
             raise ProcessNotFound(self.container_id, self.name)
 
     async def kill_tree(self) -> None:
-        await asyncio.to_thread(processes.kill_tree, self._pid, self._cgroup)
+        await in_thread(lambda: processes.kill_tree(self._pid, self._start, self._cgroup))
 
     async def close_stdin(self) -> None:
         if self.streams.stdin is not None:
@@ -261,7 +262,7 @@ class KeptProcess(OciProcess):
         terminal: bool,
     ) -> None:
         super().__init__(container_id, name, pid, start, cgroup)
-        self._run = run
+        self._files = run
         self._terminal = terminal
         self._monitor_fd = processes.open_pidfd(monitor.pid, monitor.start)
 
@@ -277,7 +278,7 @@ class KeptProcess(OciProcess):
                         await ended(self._monitor_fd)  # it ends once the status is in its file
                 except TimeoutError:
                     pass
-            found = conmon.read_exit(self._run, self.container_id)
+            found = conmon.read_exit(self._files, self.container_id)
             if found is not None and found[0] is not None:
                 code, mtime = found
                 assert code is not None
@@ -304,7 +305,7 @@ class KeptProcess(OciProcess):
             await super().resize(rows, columns)
             return
         try:
-            await conmon.resize(self._run, rows, columns)
+            await conmon.resize(self._files, rows, columns)
         except OSError:
             raise InvalidState("resize the terminal of", self.container_id, "stopped") from None
 

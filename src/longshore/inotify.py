@@ -1,0 +1,101 @@
+"""inotify(7) on an asyncio loop: one instance per loop, shared by all who watch (a user has only 128 of them)."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+IN_MODIFY = 0x2
+IN_MOVED_FROM = 0x40
+IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+IN_DELETE_SELF = 0x400
+IN_MOVE_SELF = 0x800
+IN_IGNORED = 0x8000
+IN_Q_OVERFLOW = 0x4000
+IN_ONLYDIR = 0x1000000
+
+MASK = IN_MODIFY | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR
+_HEADER = struct.Struct("iIII")
+
+try:
+    _libc = ctypes.CDLL(None, use_errno=True)
+    _libc.inotify_init1.restype = ctypes.c_int
+except (AttributeError, OSError, TypeError) as missing:  # another kernel, another C library
+    raise ImportError("inotify is a part of Linux") from missing
+
+
+class _Notifier:
+    """The inotify instance of one loop; it exists while somebody watches."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._fd = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if self._fd < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, f"inotify: {os.strerror(code)} (fs.inotify.max_user_instances may be reached)")
+        self._watchers: dict[int, list[Callable[[], None]]] = {}
+        loop.add_reader(self._fd, self._read)
+
+    def add(self, directory: Path, callback: Callable[[], None]) -> int:
+        watch = _libc.inotify_add_watch(self._fd, os.fsencode(directory), MASK)
+        if watch < 0:
+            code = ctypes.get_errno()
+            self._close_if_unused()
+            raise OSError(code, os.strerror(code), str(directory))
+        self._watchers.setdefault(watch, []).append(callback)
+        return int(watch)
+
+    def remove(self, watch: int, callback: Callable[[], None]) -> None:
+        callbacks = self._watchers.get(watch)
+        if callbacks is not None:
+            if callback in callbacks:
+                callbacks.remove(callback)
+            if not callbacks:
+                del self._watchers[watch]
+                _libc.inotify_rm_watch(self._fd, watch)
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if not self._watchers and self._fd >= 0:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+            _notifiers.pop(self._loop, None)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._fd, 1 << 16)
+        except BlockingIOError:
+            return
+        offset = 0
+        seen: set[int] = set()
+        while offset < len(data):
+            watch, mask, _, length = _HEADER.unpack_from(data, offset)
+            offset += _HEADER.size + length
+            if mask & IN_Q_OVERFLOW:
+                seen.update(self._watchers)
+            elif not mask & IN_IGNORED:
+                seen.add(watch)
+        for watch in seen:
+            for callback in self._watchers.get(watch, ()):
+                callback()
+
+
+_notifiers: dict[asyncio.AbstractEventLoop, _Notifier] = {}
+
+
+def subscribe(directory: Path, callback: Callable[[], None]) -> Callable[[], None]:
+    """Have `callback` called in this loop after each change in `directory`; returns what ends that."""
+    loop = asyncio.get_running_loop()
+    notifier = _notifiers.get(loop)
+    if notifier is None:
+        notifier = _notifiers[loop] = _Notifier(loop)
+    watch = notifier.add(directory, callback)
+    return lambda: notifier.remove(watch, callback)

@@ -1,0 +1,433 @@
+"""Control groups of both versions behind one class: kill, freeze, count. cgroups(7), and the kernel's
+Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
+
+In version 1 (and on "hybrid" hosts) a group is a directory in each controller's hierarchy; in version 2 it is one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from ..compute import NetworkStats, Stats, now
+
+ROOT = Path("/sys/fs/cgroup")
+KILL_LIMIT = 30.0  # seconds; a process in uninterruptible sleep may take its time
+FREEZE_LIMIT = 10.0
+REMOVE_LIMIT = 2.0
+UNLIMITED = 1 << 60  # version 1 writes "no limit" as a number near the largest
+
+Mode = Literal["v1", "hybrid", "v2"]
+
+
+def mode(root: Path = ROOT) -> Mode:
+    """How this host's cgroups are mounted."""
+    if (root / "cgroup.controllers").exists():
+        return "v2"
+    return "hybrid" if (root / "unified" / "cgroup.procs").exists() else "v1"
+
+
+@cache
+def hierarchies(root: Path = ROOT) -> dict[str, Path]:
+    """Where each controller's hierarchy is, by the controller's name; version 2's own is ``."""
+    if mode(root) == "v2":
+        return {"": root}
+    found = {}
+    with suppress(OSError):
+        for name in sorted(os.listdir(root)):
+            path = root / name
+            if (path / "cgroup.procs").exists():
+                for controller in name.split(","):
+                    found["" if controller == "unified" else controller] = path
+    return found
+
+
+def _read(path: Path) -> str | None:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENOTDIR, errno.EOPNOTSUPP):
+            return None  # not there, removed under us, or not of this kernel
+        raise
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path)
+    if text is None or not text.strip().lstrip("-").isdigit():
+        return None  # `max` is no number either
+    return int(text)
+
+
+def _table(path: Path) -> dict[str, int]:
+    """A file of `name number` lines."""
+    found = {}
+    for line in (_read(path) or "").splitlines():
+        name, _, number = line.partition(" ")
+        if number.strip().isdigit():
+            found[name] = int(number)
+    return found
+
+
+class Cgroup:
+    """One control group, by its path; it need not exist (yet, or any more)."""
+
+    def __init__(self, path: str, *, root: Path = ROOT) -> None:
+        self.path = path
+        self.root = root
+        self._relative = path.lstrip("/")
+
+    def __repr__(self) -> str:
+        return f"<Cgroup {self.path}>"
+
+    def directory(self, controller: str) -> Path | None:
+        """The directory of the controller's hierarchy; version 2 has one for all."""
+        where = hierarchies(self.root)
+        base = where.get(controller) or (where.get("") if mode(self.root) == "v2" else None)
+        return None if base is None else base / self._relative
+
+    def directories(self) -> list[Path]:
+        """Those that exist."""
+        every = {base / self._relative for base in hierarchies(self.root).values()}
+        return sorted(path for path in every if path.is_dir())
+
+    def exists(self) -> bool:
+        return bool(self.directories())
+
+    # processes
+
+    def pids(self) -> list[int]:
+        """Every process in it and below; a process that ends meanwhile may be missing."""
+        found: set[int] = set()
+        for directory in self.directories():
+            for procs in _walk(directory):
+                with suppress(OSError):
+                    found.update(int(line) for line in procs.read_text().split())
+        return sorted(found - {0})
+
+    def kill(self, limit: float = KILL_LIMIT) -> bool:
+        """Kill all in it and below, until nothing is left. Blocks; False if something was left after `limit` s."""
+        deadline = time.monotonic() + limit
+        pause = 0.0002
+        while True:
+            for directory in self.directories():
+                with suppress(OSError):
+                    (directory / "cgroup.kill").write_text("1")
+            pids = self.pids()
+            if not pids:
+                return True
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.thaw()
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(pause)  # nobody tells when a version 1 group is empty
+            pause = min(pause * 2, 0.02)
+
+    def remove(self, limit: float = REMOVE_LIMIT) -> bool:
+        """Remove it and its children, which must be empty. Blocks only while the last process leaves."""
+        deadline = time.monotonic() + limit
+        while True:
+            busy = [directory for directory in self.directories() if not _remove(directory)]
+            if not busy or time.monotonic() > deadline:
+                return not busy
+            time.sleep(0.001)
+
+    # freezing
+
+    def freeze(self, limit: float = FREEZE_LIMIT) -> None:
+        """Stop all in it; complete when it returns. Blocks. Raises TimeoutError, and thaws, after `limit` seconds."""
+        deadline = time.monotonic() + limit
+        freezer = self._freezer()
+        if freezer is None:
+            raise FileNotFoundError(errno.ENOENT, "the cgroup has no freezer", self.path)
+        file, value = freezer
+        pause = 0.0002
+        file.write_text(value)
+        while not self.frozen():
+            if time.monotonic() > deadline:
+                self.thaw()
+                raise TimeoutError(f"the cgroup {self.path} did not freeze within {limit:g} s")
+            time.sleep(pause)
+            pause = min(pause * 2, 0.01)
+            if value == "FROZEN":
+                file.write_text(value)  # version 1 may stay in FREEZING while new processes appear: ask again
+
+    def thaw(self) -> None:
+        """Let it go on; not there is fine."""
+        freezer = self._freezer()
+        if freezer is not None:
+            file, value = freezer
+            with suppress(OSError):
+                file.write_text("0" if value == "1" else "THAWED")
+
+    def frozen(self) -> bool:
+        """Whether it is frozen now, completely."""
+        directory = self.directory("freezer")
+        if directory is None:
+            return False
+        if self._unified:
+            return _table(directory / "cgroup.events").get("frozen") == 1
+        return (_read(directory / "freezer.state") or "").strip() == "FROZEN"
+
+    def _freezer(self) -> tuple[Path, str] | None:
+        directory = self.directory("freezer")
+        if directory is None:
+            return None
+        file, value = (directory / "cgroup.freeze", "1") if self._unified else (directory / "freezer.state", "FROZEN")
+        return (file, value) if file.exists() else None
+
+    # counters
+
+    def peak_memory(self) -> int | None:
+        """The most memory it has had, in bytes; its children included."""
+        directory = self.directory("memory")
+        if directory is None:
+            return None
+        return _number(directory / ("memory.peak" if self._unified else "memory.max_usage_in_bytes"))
+
+    def cpu_time(self) -> float | None:
+        """Seconds of processor time, its children included."""
+        if self._unified:
+            directory = self.directory("")
+            usage = None if directory is None else _table(directory / "cpu.stat").get("usage_usec")
+            return None if usage is None else usage / 1e6
+        directory = self.directory("cpuacct")
+        used = None if directory is None else _number(directory / "cpuacct.usage")
+        return None if used is None else used / 1e9
+
+    @property
+    def _unified(self) -> bool:
+        return mode(self.root) == "v2"
+
+    def oom_kills(self) -> int | None:
+        """How many processes the kernel killed here for lack of memory; in version 1 without the children's."""
+        directory = self.directory("memory")
+        if directory is None:
+            return None
+        file = "memory.events" if self._unified else "memory.oom_control"
+        return _table(directory / file).get("oom_kill")
+
+    def oom_watch(self) -> OomWatch | None:
+        """Count out-of-memory kills also if the group is removed before anybody can look (version 1 only)."""
+        directory = self.directory("memory")
+        if directory is None or self._unified:
+            return None  # version 2 counts in the parent, too
+        directory.mkdir(parents=True, exist_ok=True)  # the runtime takes one that is there
+        return OomWatch(directory)
+
+    def stats(self, *, pid: int | None = None) -> Stats:
+        """All counters that this host has; `pid` is a process in it, by whose network namespace the rest is read."""
+        values = self._stats_v2() if self._unified else self._stats_v1()
+        return Stats(at=now(), network=None if pid is None else network_stats(pid), **values)  # type: ignore[arg-type]
+
+    def _stats_v2(self) -> dict[str, int | float | None]:
+        directory = self.directory("")
+        assert directory is not None
+        cpu = _table(directory / "cpu.stat")
+        detail = _table(directory / "memory.stat")
+        used = _number(directory / "memory.current")
+        read, written, reads, writes = 0, 0, 0, 0
+        io = _read(directory / "io.stat")
+        for line in (io or "").splitlines():
+            pairs = dict(pair.split("=", 1) for pair in line.split()[1:] if "=" in pair)
+            read += int(pairs.get("rbytes", 0))
+            written += int(pairs.get("wbytes", 0))
+            reads += int(pairs.get("rios", 0))
+            writes += int(pairs.get("wios", 0))
+        return {
+            "cpu_time": _seconds(cpu.get("usage_usec"), 1e6),
+            "cpu_user": _seconds(cpu.get("user_usec"), 1e6),
+            "cpu_system": _seconds(cpu.get("system_usec"), 1e6),
+            "cpu_throttled": _seconds(cpu.get("throttled_usec"), 1e6),
+            "memory": None if used is None else max(0, used - detail.get("inactive_file", 0)),
+            "memory_cache": detail.get("file"),
+            "memory_peak": _number(directory / "memory.peak"),
+            "memory_limit": _number(directory / "memory.max"),
+            "swap": _number(directory / "memory.swap.current"),
+            "oom_kills": self.oom_kills(),
+            "pids": _number(directory / "pids.current"),
+            "pids_limit": _number(directory / "pids.max"),
+            "read_bytes": None if io is None else read,
+            "written_bytes": None if io is None else written,
+            "read_operations": None if io is None else reads,
+            "write_operations": None if io is None else writes,
+        }
+
+    def _stats_v1(self) -> dict[str, int | float | None]:
+        nowhere = Path("/nonexistent")
+        memory = self.directory("memory") or nowhere
+        cpuacct = self.directory("cpuacct") or nowhere
+        pids = self.directory("pids") or nowhere
+        times = _table(cpuacct / "cpuacct.stat")
+        ticks = os.sysconf("SC_CLK_TCK")
+        detail = _table(memory / "memory.stat")
+        used = _number(memory / "memory.usage_in_bytes")
+        both = _number(memory / "memory.memsw.usage_in_bytes")
+        limit = _number(memory / "memory.limit_in_bytes")
+        size = self._blkio("blkio.throttle.io_service_bytes")
+        count = self._blkio("blkio.throttle.io_serviced")
+        return {
+            "cpu_time": self.cpu_time(),
+            "cpu_user": _seconds(times.get("user"), ticks),
+            "cpu_system": _seconds(times.get("system"), ticks),
+            "cpu_throttled": _seconds(
+                _table((self.directory("cpu") or nowhere) / "cpu.stat").get("throttled_time"), 1e9
+            ),
+            "memory": None if used is None else max(0, used - detail.get("total_inactive_file", 0)),
+            "memory_cache": detail.get("total_cache"),
+            "memory_peak": self.peak_memory(),
+            "memory_limit": None if limit is None or limit > UNLIMITED else limit,
+            "swap": None if both is None or used is None else max(0, both - used),
+            "oom_kills": self.oom_kills(),
+            "pids": _number(pids / "pids.current"),
+            "pids_limit": _number(pids / "pids.max"),
+            "read_bytes": size[0],
+            "written_bytes": size[1],
+            "read_operations": count[0],
+            "write_operations": count[1],
+        }
+
+    def _blkio(self, name: str) -> tuple[int | None, int | None]:
+        directory = self.directory("blkio")
+        text = None
+        if directory is not None:
+            text = _read(directory / f"{name}_recursive")
+            text = _read(directory / name) if text is None else text
+        if text is None:
+            return None, None
+        totals = {"Read": 0, "Write": 0}
+        for line in text.splitlines():
+            words = line.split()
+            if len(words) == 3 and words[1] in totals:
+                totals[words[1]] += int(words[2])
+        return totals["Read"], totals["Write"]
+
+
+def _seconds(value: int | None, per_second: float) -> float | None:
+    return None if value is None else value / per_second
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    """The process lists of a group and its children."""
+    yield directory / "cgroup.procs"
+    try:
+        with os.scandir(directory) as entries:
+            children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return
+    for child in children:
+        yield from _walk(Path(child))
+
+
+def _remove(directory: Path) -> bool:
+    """Remove a group and its children; False if one is in use."""
+    try:
+        os.rmdir(directory)  # mostly there are no children
+    except FileNotFoundError:
+        return True
+    except OSError:
+        try:
+            with os.scandir(directory) as entries:
+                children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            return True
+        removed = [_remove(Path(child)) for child in children]
+        if not removed or not all(removed):
+            return False
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+    return True
+
+
+class OomWatch:
+    """Counts a version 1 group's out-of-memory events by an eventfd (cgroup-v1/memory.rst, section 10).
+
+    The removal of the group signals the eventfd, too. A second one, on a threshold that is never reached, is
+    signalled by the removal alone, and was registered first, so that its signal comes last: once it is there, the
+    first has got one from the removal, and all above one are real.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._removal = self._register("memory.usage_in_bytes", str(1 << 62))
+        try:
+            self._events = self._register("memory.oom_control", "")
+        except BaseException:
+            os.close(self._removal)
+            raise
+
+    def _register(self, name: str, argument: str) -> int:
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            file = os.open(self._directory / name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                line = f"{event} {file} {argument}".strip()
+                (self._directory / "cgroup.event_control").write_text(line)
+            finally:
+                os.close(file)
+        except BaseException:
+            os.close(event)
+            raise
+        return event
+
+    def killed(self) -> bool:
+        """Whether there was an out-of-memory event, so far or until the group was removed."""
+        removed = not self._directory.exists()
+        if removed:
+            poll = select.poll()
+            poll.register(self._removal, select.POLLIN)
+            poll.poll(1000)  # a work item of the kernel: microseconds
+        try:
+            count = os.eventfd_read(self._events)
+        except BlockingIOError:
+            return False
+        return count > (1 if removed else 0)
+
+    def close(self) -> None:
+        """Give the descriptors back. Idempotent."""
+        for fd in (self._events, self._removal):
+            if fd >= 0:
+                os.close(fd)
+        self._events = self._removal = -1
+
+
+def network_stats(pid: int) -> list[NetworkStats] | None:
+    """Counters of the interfaces that a process sees, without the loopback; None if they are the machine's own."""
+    try:
+        if os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+            return None
+        with open(f"/proc/{pid}/net/dev", encoding="ascii") as file:
+            lines = file.read().splitlines()[2:]
+    except OSError:
+        return None
+    found = []
+    for line in lines:
+        name, _, rest = line.partition(":")
+        numbers = [int(word) for word in rest.split()]
+        if name.strip() != "lo" and len(numbers) >= 12:
+            found.append(
+                NetworkStats(
+                    name=name.strip(),
+                    received_bytes=numbers[0],
+                    received_packets=numbers[1],
+                    received_dropped=numbers[3],
+                    sent_bytes=numbers[8],
+                    sent_packets=numbers[9],
+                    sent_dropped=numbers[11],
+                )
+            )
+    return found

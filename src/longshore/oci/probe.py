@@ -1,0 +1,302 @@
+"""What works on this host, found by trying: a real container for the runtime, a look at the kernel for the rest.
+
+The answers are cached by boot and binary: a probe is slow the first time on a machine, and a file read after.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..compute import Feature, Features
+from ..errors import LongshoreError, NotSupported, ServiceError
+from ..files import write_new
+from ..store import boot_id
+from . import seccomp
+from .cgroup import ROOT, Cgroup, hierarchies, mode
+from .processes import status_known
+from .runtime import Runtime, last_error
+
+PREFERENCE = ("crun", "runc")
+TRY_LIMIT = 20.0  # seconds that a runtime may take for an empty container
+VERSION_LIMIT = 10.0
+
+# The holes that are worth a word, and the first upstream version without them; a distribution may have mended them
+# in an older one (security-tracker.debian.org tells).
+HOLES = {
+    "runc": [
+        ("1.1.12", "CVE-2024-21626 (a descriptor of the host leaks into containers)"),
+        ("1.2.8", "CVE-2025-31133, CVE-2025-52565, CVE-2025-52881 (masked paths can be raced)"),
+    ],
+    "crun": [("1.27", "CVE-2026-30892 (`exec --user` may take a wrong user)")],
+}
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """What a runtime made of an empty container."""
+
+    path: str
+    version: str = ""
+    works: bool = False
+    reason: str = ""
+    commands: str = ""  # its --help, for what it can do at all
+
+
+class Cache(msgspec.Struct):
+    """The answers, and what they depend on."""
+
+    boot: str = ""
+    answers: dict[str, Tried] = {}
+
+
+def find(wanted: str) -> str | None:
+    """The path of a runtime that was named, also where PATH lacks the system directories."""
+    if os.sep in wanted:
+        return wanted if os.access(wanted, os.X_OK) else None
+    path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return shutil.which(wanted, path=path)
+
+
+def must_hide_unified(path: str) -> bool:
+    """crun refuses a "hybrid" host whose version 2 hierarchy has a controller left (src/libcrun/cgroup.c)."""
+    if not os.path.basename(path).startswith("crun") or mode() != "hybrid":
+        return False
+    with suppress(OSError):
+        return bool((ROOT / "unified" / "cgroup.controllers").read_text().strip())
+    return False
+
+
+def _key(path: str) -> str:
+    status = os.stat(path)
+    return f"{path}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def _load(cache: Path) -> Cache:
+    try:
+        found = msgspec.json.decode(cache.read_bytes(), type=Cache)
+    except (OSError, msgspec.MsgspecError):
+        found = Cache()
+    boot = boot_id()
+    return found if found.boot == boot else Cache(boot=boot)
+
+
+def _save(cache: Path, found: Cache) -> None:
+    with suppress(OSError):  # only a cache: the next call tries again
+        write_new(cache, msgspec.json.encode(found))
+
+
+async def tried(path: str, cache: Path) -> Tried:
+    """What this binary makes of a container on this boot of the machine."""
+    known = _load(cache)
+    key = _key(path)
+    answer = known.answers.get(key)
+    if answer is None:
+        answer = await _try(path)
+        if answer.works or not answer.reason.startswith("starting"):  # a full process table is not for remembering
+            known.answers[key] = answer
+            _save(cache, known)
+    return answer
+
+
+async def choose_runtime(wanted: str | None, *, cache: Path) -> Tried:
+    """The runtime that was asked for, or the first one that works. NotSupported, with every reason, if none does."""
+    reasons = []
+    for name in (wanted,) if wanted else PREFERENCE:
+        path = find(name)
+        if path is None:
+            reasons.append(f"{name} is not installed" if os.sep not in name else f"{name} is not there")
+            continue
+        answer = await tried(path, cache)
+        if answer.works:
+            return answer
+        reasons.append(f"{name}: {answer.reason}")
+    hint = f"choose another runtime (crun, runc), not {wanted}" if wanted else "apt-get install crun runc"
+    raise NotSupported("running a container", "; ".join(reasons), hint=hint)
+
+
+def _empty_container(root: Path, cgroup: str) -> dict[str, Any]:
+    """A configuration of the least that a container is, over the machine's own programs, read-only."""
+    mounts: list[dict[str, Any]] = [{"destination": "/proc", "type": "proc", "source": "proc"}]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr"):
+        if os.path.isdir(f"/{name}"):
+            (root / name).mkdir()
+            mounts.append({"destination": f"/{name}", "type": "bind", "source": f"/{name}", "options": ["rbind", "ro"]})
+    return {
+        "ociVersion": "1.0.2",
+        "process": {"args": ["true"], "cwd": "/", "env": ["PATH=/usr/bin:/bin"], "user": {"uid": 0, "gid": 0}},
+        "root": {"path": str(root)},
+        "mounts": mounts,
+        "linux": {
+            "cgroupsPath": cgroup,
+            "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")],
+        },
+    }
+
+
+async def _try(path: str) -> Tried:
+    version, commands = await _ask(path, "--version"), await _ask(path, "--help")
+    with tempfile.TemporaryDirectory(prefix="longshore-probe-") as name:
+        base = Path(name)
+        root = base / "root"
+        root.mkdir()
+        id = f"probe-{base.name.rpartition('-')[2]}"
+        group = Cgroup(f"/longshore/probe/{id}")
+        document = _empty_container(root, group.path)
+        (base / "config.json").write_bytes(msgspec.json.encode(document))
+        runtime = Runtime(path, base / "state", hide_unified=must_hide_unified(path))
+        runtime.root.mkdir()
+        log = base / "log"
+        # in a mount namespace of its own whatever the runtime: nothing that it mounts can be left
+        reason = ""
+        try:
+            await runtime.verb(log, "run", "--bundle", str(base), id, container_id=id, limit=TRY_LIMIT)
+        except ServiceError as error:
+            reason = last_error(log) or str(error)
+        except LongshoreError as error:
+            reason = str(error)
+        finally:
+            group.kill(1.0)
+            group.remove()
+            Cgroup("/longshore/probe").remove()
+    return Tried(path, _version_of(version), not reason, reason, commands)
+
+
+async def _ask(path: str, option: str) -> str:
+    """What a program prints when asked; empty if it cannot be started."""
+    from ..tasks import in_thread
+
+    def ask() -> str:
+        import subprocess
+
+        try:
+            done = subprocess.run([path, option], capture_output=True, timeout=VERSION_LIMIT, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return (done.stdout or done.stderr).decode("utf-8", "replace")
+
+    return await in_thread(ask)
+
+
+def _version_of(text: str) -> str:
+    match = re.search(r"version:? +(\S+)", text)
+    return match[1].rstrip(",") if match else ""
+
+
+async def versions(paths: Sequence[str]) -> dict[str, str]:
+    """The versions of programs, by their names."""
+    return {os.path.basename(path): _version_of(await _ask(path, "--version")) or "unknown" for path in paths}
+
+
+def holes(name: str, version: str) -> list[str]:
+    """Known holes of a runtime's upstream version."""
+    have = _numbers(version)
+    return [text for mended, text in HOLES.get(name, []) if have and have < _numbers(mended)]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
+
+
+async def probe(wanted: str | None, *, cache: Path) -> Features:
+    """Every capability of this host, each with its reason and the next step."""
+    items: dict[str, Feature] = {}
+
+    def add(name: str, supported: bool, reason: str = "", hint: str | None = None) -> None:
+        items[name] = Feature(name, supported, reason, hint)
+
+    root = os.geteuid() == 0
+    add("root", root, "runs as root" if root else "longshore needs root for now", None if root else "use sudo")
+    chosen: Tried | None = None
+    for name in dict.fromkeys([*([wanted] if wanted else []), *PREFERENCE]):
+        path = find(name)
+        if path is None:
+            add(os.path.basename(name), False, "not installed", f"apt-get install {os.path.basename(name)}")
+            continue
+        if not root:
+            add(os.path.basename(name), False, "cannot be tried as an ordinary user", "use sudo")
+            continue
+        answer = await tried(path, cache)
+        known = holes(os.path.basename(name), answer.version)
+        words = f"version {answer.version or 'unknown'} at {path}"
+        if known:
+            words += f"; upstream's {answer.version} has {'; '.join(known)}: see whether your package has the fix"
+        add(os.path.basename(name), answer.works, words if answer.works else answer.reason, None)
+        if answer.works and chosen is None and (wanted is None or name == wanted):
+            chosen = answer
+    runs = chosen is not None
+    why = "" if runs else "no runtime works here"
+    add(
+        "run",
+        runs,
+        f"by {chosen.path}" if chosen else why,
+        None if runs else "apt-get install crun runc conmon",
+    )
+    monitor = find("conmon")
+    if monitor is None:
+        add("conmon", False, "not installed: no container can outlive its caller", "apt-get install conmon")
+    else:
+        add("conmon", True, f"version {(await versions([monitor]))['conmon']} at {monitor}")
+    init = find("catatonit")
+    add(
+        "init",
+        init is not None,
+        f"catatonit at {init}" if init else "catatonit is not installed: `run` has no init of its own",
+        None if init else "apt-get install catatonit",
+    )
+    _add_kernel(add, runs, why)
+    _add_checkpoint(add, chosen)
+    add(
+        "rootless",
+        False,
+        "longshore needs root for now",
+        "rootless needs newuidmap, /etc/subuid and a delegated cgroup",
+    )
+    name = os.path.basename(chosen.path) if chosen else "no runtime"
+    return Features(service="oci", version=f"{name} {chosen.version}" if chosen else name, items=items)
+
+
+def _add_kernel(add: Any, runs: bool, why: str) -> None:
+    kind = mode()
+    where = hierarchies()
+    unified = kind == "v2"
+    add("cgroups", bool(where), {"v1": "version 1", "hybrid": "version 1 and 2 (hybrid)", "v2": "version 2"}[kind])
+    add("signals", runs, why)
+    add("attach-stdin", runs, why)
+    freezer = unified or "freezer" in where
+    no_freezer = "the freezer controller is not mounted"
+    add("pause", runs and freezer, why or ("" if freezer else no_freezer))
+    add("update", runs, why)
+    memory = unified or "memory" in where
+    no_memory = "the memory controller is not mounted"
+    add("memory-limit", runs and memory, why or ("" if memory else no_memory))
+    add("oom-events", runs and memory, why or ("" if memory else no_memory))
+    add("exec-deadline", runs and freezer, why or ("by freezing the container" if freezer else no_freezer))
+    add(
+        "wait-status",
+        status_known(),
+        "exit(137) and SIGKILL can be told apart" if status_known() else "this kernel tells strangers no status",
+        None if status_known() else "Linux 6.15 or newer; until then a signal is inferred from codes above 128",
+    )
+    profile = seccomp.source()
+    add("seccomp", Path("/proc/sys/kernel/seccomp").exists(), f"profile: {profile}")
+
+
+def _add_checkpoint(add: Any, chosen: Tried | None) -> None:
+    criu = find("criu")
+    if chosen is None:
+        add("checkpoint", False, "no runtime works here")
+    elif not re.search(r"^\s*checkpoint\b", chosen.commands, re.MULTILINE):
+        add("checkpoint", False, f"this {os.path.basename(chosen.path)} was built without it", "use runc")
+    elif criu is None:
+        add("checkpoint", False, "criu is not installed", "apt-get install criu")
+    else:
+        add("checkpoint", False, "longshore has no checkpoints yet")

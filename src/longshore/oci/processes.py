@@ -1,0 +1,215 @@
+"""Processes as the kernel shows them: identity (pid and start time), end, wait status, signals, trees. proc(5)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING
+
+from ..compute import ProcessInfo
+
+if TYPE_CHECKING:
+    from .cgroup import Cgroup
+
+# linux/pidfd.h, since Linux 6.13; the exit status since 6.15
+PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info of 64 bytes)
+PIDFD_INFO_EXIT = 1 << 3
+_PIDFD_INFO = struct.Struct("=QQ11Ii")
+
+SETTLE_LIMIT = 1.0  # seconds that killed processes of a paused container may take to be gone
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """The fields of /proc/PID/stat from the third (the state) on: the second may hold blanks and brackets."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            data = file.read(4096)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return data[data.rfind(b")") + 2 :].split()
+
+
+def start_time(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot: with its pid it names the process. None if there is none."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[19])
+
+
+def alive(pid: int, start: int | None) -> bool:
+    """Whether the very process runs (a zombie does not)."""
+    fields = _stat(pid)
+    if fields is None or fields[0] in (b"Z", b"X"):
+        return False
+    return start is None or int(fields[19]) == start
+
+
+def open_pidfd(pid: int, start: int | None) -> int | None:
+    """A descriptor of the very process, also if it is a zombie; None if it is gone or its pid is another's now."""
+    try:
+        fd = os.pidfd_open(pid)
+    except (ProcessLookupError, OSError) as error:
+        if isinstance(error, ProcessLookupError):
+            return None
+        raise
+    if start is not None and start_time(pid) != start:
+        os.close(fd)
+        return None
+    return fd
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process behind a descriptor has ended (pidfd_open(2): it polls as readable)."""
+    poll = select.poll()  # select(2) takes no descriptor above 1023
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _get_info(pidfd: int, wanted: int) -> tuple[int, int] | None:
+    """What was answered, and the exit status; None where the kernel does not know the question."""
+    request = bytearray(_PIDFD_INFO.size)
+    struct.pack_into("=Q", request, 0, wanted)
+    try:
+        fcntl.ioctl(pidfd, PIDFD_GET_INFO, request)
+    except OSError:
+        return None
+    fields = _PIDFD_INFO.unpack(request)
+    return fields[0], fields[-1]
+
+
+@cache
+def status_known() -> bool:
+    """Whether this kernel tells the wait status of a process that is not our child (Linux 6.15)."""
+    release = os.uname().release.split(".")
+    with suppress(ValueError, IndexError):
+        if (int(release[0]), int(release[1].split("-")[0])) < (6, 15):
+            return False
+    own = os.pidfd_open(os.getpid())
+    try:
+        return _get_info(own, PIDFD_INFO_EXIT) is not None
+    finally:
+        os.close(own)
+
+
+def wait_status(pidfd: int) -> int | None:
+    """The raw wait status of an ended process, once somebody has reaped it; None until then or where unknown."""
+    if not status_known():
+        return None
+    answer = _get_info(pidfd, PIDFD_INFO_EXIT)
+    if answer is None or not answer[0] & PIDFD_INFO_EXIT:
+        return None
+    return answer[1]
+
+
+def _status(pid: int) -> dict[str, str] | None:
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def can_receive(pid: int, number: int) -> bool:
+    """Whether a signal would do anything to a process.
+
+    The first process of a pid namespace gets only what it handles (pid_namespaces(7)); any other gets what it does
+    not ignore. True where it cannot be known.
+    """
+    found = _status(pid)
+    if found is None:
+        return True
+    bit = 1 << (number - 1)
+    if found.get("NSpid", "").split()[-1:] == ["1"]:
+        return bool(int(found.get("SigCgt", "0"), 16) & bit)
+    return not int(found.get("SigIgn", "0"), 16) & bit
+
+
+def info(pid: int) -> ProcessInfo | None:
+    """What is known of a process; None if it is gone."""
+    fields = _stat(pid)
+    status = _status(pid)
+    if fields is None or status is None:
+        return None
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")[:-1]
+    except OSError:
+        words = []
+    ticks = os.sysconf("SC_CLK_TCK")
+    return ProcessInfo(
+        pid=pid,
+        command=status.get("Name", ""),
+        arguments=[word.decode("utf-8", "replace") for word in words] or None,
+        parent_pid=int(fields[1]),
+        user=status.get("Uid", "").split("\t")[0] or None,
+        started_at=datetime.fromtimestamp(_boot_time() + int(fields[19]) / ticks, UTC),
+        cpu_user=int(fields[11]) / ticks,
+        cpu_system=int(fields[12]) / ticks,
+        memory=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
+    )
+
+
+def _boot_time() -> float:
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def tree(root: int, among: Iterable[int]) -> Iterator[int]:
+    """`root`, what descends from it, and the members of its session, as far as they are `among` the given pids."""
+    facts: dict[int, tuple[int, int]] = {}
+    for pid in among:
+        fields = _stat(pid)
+        if fields is not None:
+            facts[pid] = (int(fields[1]), int(fields[3]))
+    wanted = {root}
+    session = facts.get(root, (0, 0))[1]
+    if session == root:
+        wanted |= {pid for pid, (_, its) in facts.items() if its == session}
+    grown = True
+    while grown:
+        more = {pid for pid, (parent, _) in facts.items() if parent in wanted and pid not in wanted}
+        grown = bool(more)
+        wanted |= more
+    yield from (pid for pid in facts if pid in wanted)
+
+
+def kill_tree(root: int, start: int | None, cgroup: Cgroup) -> None:
+    """Kill a process, its descendants and its session. Blocks for milliseconds.
+
+    The cgroup is frozen meanwhile, so that nothing is started behind our back. What has made itself a daemon (a
+    session and a parent of its own) is not found: it ends with the container.
+    """
+    if not alive(root, start):
+        return
+    was_frozen = cgroup.frozen()
+    if not was_frozen:
+        cgroup.freeze()
+    killed: list[int] = []
+    try:
+        for pid in tree(root, cgroup.pids()):
+            with suppress(ProcessLookupError):
+                killed.append(os.pidfd_open(pid))
+                os.kill(pid, signal.SIGKILL)
+    finally:
+        cgroup.thaw()
+        if was_frozen:  # cgroup v1: the frozen die only when thawed, so everything ran on for this moment
+            _wait_all(killed, SETTLE_LIMIT)
+            with suppress(OSError):
+                cgroup.freeze()
+        for fd in killed:
+            os.close(fd)
+
+
+def _wait_all(pidfds: list[int], limit: float) -> None:
+    deadline = time.monotonic() + limit
+    for fd in pidfds:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
