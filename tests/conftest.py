@@ -1,0 +1,50 @@
+"""Fixtures for all tests: a state directory of one's own, and the proof that nothing was left in it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from longshore.engine import Engine
+
+from .leftovers import leftovers
+
+KEEPER_LIMIT = 15.0  # seconds that the keeper of a dead owner may take
+
+
+def wait_for_nothing_left(state: Path, limit: float = KEEPER_LIMIT) -> list[str]:
+    """What is left once the keepers of dead owners had their time."""
+    deadline = time.monotonic() + limit
+    while (left := leftovers(state)) and time.monotonic() < deadline:
+        time.sleep(0.02)  # a keeper of a dead program tells nobody that it is done
+    return left
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    """A state directory; after the test nothing of longshore's is left of what was made in it."""
+    path = Path(tempfile.mkdtemp(prefix="longshore-test-"))
+    yield path
+    left = wait_for_nothing_left(path)
+    if not any(line.startswith(("process", "mount")) for line in left):
+        shutil.rmtree(path, ignore_errors=True)
+    assert left == []
+
+
+@pytest_asyncio.fixture(params=["crun", "runc"])
+async def engine(request: pytest.FixtureRequest, state: Path) -> AsyncIterator[Engine]:
+    """An engine on real containers, with each runtime."""
+    async with asyncio.timeout(120), Engine(state=state, runtime=request.param) as made:
+        yield made
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The look at what all tests left comes last."""
+    items.sort(key=lambda item: "test_nothing_left" in item.nodeid)
