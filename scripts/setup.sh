@@ -25,7 +25,11 @@ install_packages() {
 
 install_longshore() {
   local extra=${1:-} python=python3 stamp
-  [ -x .venv/bin/python ] || { say "making .venv"; "$python" -m venv .venv; }
+  if [ ! -x .venv/bin/pip ]; then
+    "$python" -c 'import ensurepip' 2>/dev/null || install_packages ensurepip-module=python3-venv
+    say "making .venv"
+    "$python" -m venv .venv
+  fi
   stamp=".venv/.installed${extra:+-$extra}"
   if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
     say "installing longshore into .venv"

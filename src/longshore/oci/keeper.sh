@@ -19,14 +19,37 @@ kill_all() {
     [ -n "$pids" ] && kill -KILL $pids 2>/dev/null
     find "$top" -name freezer.state 2>/dev/null | while read -r file; do echo THAWED >"$file"; done
   done
-  # execs in containers that outlive their owner: their own pid, in the cgroup that it was started in
+  # execs in containers that outlive their owner: in the cgroup and, once known, of the start time that was noted
   for entry in "$lease"/execs/*; do
     [ -f "$entry" ] || continue
-    { read -r pidfile && read -r within; } <"$entry"
-    read -r pid <"$pidfile" || [ -n "$pid" ] || continue
-    grep -qF ":$within" "/proc/$pid/cgroup" || continue
-    kill -KILL -- "-$pid" "$pid"
+    pidfile='' within='' start='' pid=''
+    { read -r pidfile; read -r within; read -r start; } <"$entry"
+    read -r pid <"$pidfile"
+    [ -n "$pid" ] && grep -qF ":$within" "/proc/$pid/cgroup" || continue
+    read -r stat <"/proc/$pid/stat"
+    set -- ${stat##*) }
+    [ -z "$start" ] || [ "$start" = "${20}" ] || continue
+    kill_session "$pid" "$within"
   done
+}
+
+# An exec, its process group and its session. Frozen in version 1, it dies only when thawed; then it is frozen again.
+kill_session() {
+  kill -KILL -- "-$1" "$1"
+  for procs in "/sys/fs/cgroup$2/cgroup.procs" "/sys/fs/cgroup/pids$2/cgroup.procs"; do
+    [ -f "$procs" ] || continue
+    while read -r member; do
+      read -r stat <"/proc/$member/stat" || continue
+      session=$(set -- ${stat##*) }; echo "$4")
+      [ "$session" = "$1" ] && kill -KILL "$member"
+    done <"$procs"
+  done
+  freezer=/sys/fs/cgroup/freezer$2/freezer.state
+  if [ -f "$freezer" ] && grep -q FROZEN "$freezer"; then
+    echo THAWED >"$freezer"
+    while kill -0 "$1"; do sleep 0.005; done
+    echo FROZEN >"$freezer"
+  fi
 }
 
 # Every runtime process of the lease has a shared lock on the file: until the last has ended, a container may

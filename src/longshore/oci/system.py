@@ -247,6 +247,8 @@ class OciSystem:
             raise
         if entry is not None:
             noted = entry
+            with noted.open("a") as file:
+                file.write(f"{started.start or ''}\n")
             started._exit.add_done_callback(lambda _: noted.unlink(missing_ok=True))
         self._execs.add(started)
         started._exit.add_done_callback(lambda _: self._execs.discard(started))

@@ -113,6 +113,11 @@ class OciProcess:
         return self._pid
 
     @property
+    def start(self) -> int | None:
+        """When it began, as the kernel counts: with the pid it names the process."""
+        return self._start
+
+    @property
     def token(self) -> bytes:
         return msgspec.json.encode(ProcessToken(self._pid, self._start))
 

@@ -1,0 +1,326 @@
+"""The engine on real containers, with each runtime: the life of a container from create to delete."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from longshore.logs import LogRecord
+
+from longshore.compute import DEVNULL, PIPE, Cause
+from longshore.engine import Engine
+from longshore.errors import (
+    ContainerExists,
+    ContainerNotFound,
+    InvalidState,
+    OutputLimit,
+    ProcessExists,
+    TimeLimit,
+)
+from longshore.events import Event
+
+from ..leftovers import leftovers
+
+pytestmark = pytest.mark.real
+SLEEP = ["sleep", "infinity"]
+
+
+async def test_run_gives_code_and_both_streams(engine: Engine) -> None:
+    done = await engine.run("host", ["sh", "-c", "echo out; echo err >&2; exit 7"])
+    assert (done.exit_code, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
+    assert done.exit.cause is Cause.EXITED
+    assert done.exit.pid
+    assert done.exit.started_at is not None
+    assert done.exit.at is not None
+    assert done.exit.started_at <= done.exit.at
+    assert done.exit.cpu_time
+    assert done.exit.peak_memory
+
+
+async def test_run_leaves_nothing(engine: Engine, state: Path) -> None:
+    await engine.run("host", ["true"])
+    await engine.close()
+    assert leftovers(state) == []
+
+
+async def test_exit_137_and_sigkill_differ(engine: Engine) -> None:
+    features = await engine.features()
+    left = await engine.run("host", ["sh", "-c", "exit 137"])
+    killed = await engine.run("host", ["sh", "-c", "kill -9 $$"])
+    assert left.exit_code == killed.exit_code == 137
+    if features.items["wait-status"].supported:
+        assert (left.exit.signal, killed.exit.signal) == (None, 9)
+        assert killed.exit.cause is Cause.SIGNALLED
+
+
+async def test_a_python_program_of_the_machine_runs(engine: Engine) -> None:
+    done = await engine.run("host", ["python3", "-c", "print(6*7)"], timeout=30)
+    assert (done.exit_code, done.text) == (0, "42\n"), done.error_text
+
+
+async def test_input_reaches_the_command_and_ends(engine: Engine) -> None:
+    data = os.urandom(3 << 20)
+    done = await engine.run("host", ["cat"], input=data)
+    assert done.stdout == data
+
+
+async def test_run_is_killed_at_its_time_limit_and_tells_what_it_had_said(engine: Engine, state: Path) -> None:
+    begin = time.monotonic()
+    with pytest.raises(TimeLimit) as caught:
+        await engine.run("host", ["sh", "-c", "echo before; sleep 100"], timeout=1)
+    assert time.monotonic() - begin < 10
+    assert isinstance(caught.value, TimeoutError)
+    assert caught.value.result is not None
+    assert caught.value.result.stdout == b"before\n"
+    assert caught.value.result.exit.cause is Cause.TIME_LIMIT
+    assert await engine.list() == []
+
+
+async def test_output_over_the_bound_is_an_error_that_carries_what_there_was(engine: Engine) -> None:
+    with pytest.raises(OutputLimit) as caught:
+        await engine.run("host", ["cat", "/dev/zero"], max_output=100_000)
+    assert caught.value.result is not None
+    assert len(caught.value.result.stdout) <= 100_000
+
+
+async def test_cancelling_run_kills_and_cleans(engine: Engine) -> None:
+    task = asyncio.create_task(engine.run("host", ["sleep", "100"], name="victim"))
+    async with aclosing(engine.events()) as events:
+        async for event in events:
+            if isinstance(event, Event) and event.type == "start-container":
+                break
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await engine.list() == []
+
+
+async def test_the_life_of_a_kept_container(engine: Engine) -> None:
+    box = await engine.create("box", root="host", args=["sh", "-c", "echo up; exec sleep infinity"], labels={"a": "b"})
+    assert (await box.info()).state == "created"
+    with pytest.raises(ContainerExists):
+        await engine.create("box", root="host", args=SLEEP)
+    with pytest.raises(InvalidState):
+        await box.exec(["true"])
+    await box.start()
+    assert (await box.info()).state == "running"
+    with pytest.raises(InvalidState):
+        await box.start()
+    with pytest.raises(InvalidState):
+        await box.delete()
+
+    await box.pause()
+    assert (await box.info()).state == "paused"
+    with pytest.raises(InvalidState):
+        await box.exec(["true"])
+    await box.resume()
+
+    stats = await box.stats()
+    assert stats.memory
+    assert stats.cpu_time
+    assert stats.pids == 1
+    top = await box.top()
+    assert [info.pid for info in top] == await box.pids()
+    assert [info.id for info in await engine.list(labels={"a": "b"}, states=["running"])] == ["box"]
+
+    exit = await box.stop(grace=5)
+    assert exit.cause is Cause.KILLED
+    assert (await box.info()).state == "stopped"
+    assert (await (await engine.get("box")).wait()) == exit
+    await box.delete()
+    with pytest.raises(ContainerNotFound):
+        await engine.get("box")
+
+
+async def test_stop_does_not_wait_for_an_init_that_cannot_receive_the_signal(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=SLEEP)
+    begin = time.monotonic()
+    await box.stop(grace=30)
+    assert time.monotonic() - begin < 10
+
+
+async def test_stop_lets_init_end_by_itself(engine: Engine) -> None:
+    box = await engine.launch(
+        "box", root="host", args=["sh", "-c", "trap 'echo bye; exit 5' TERM; echo up; sleep 100 & wait"]
+    )
+    async for record in box.logs(follow=True):
+        if isinstance(record, LogRecord) and record.data == b"up\n":
+            break
+    exit = await box.stop(grace=30)
+    assert (exit.code, exit.cause) == (5, Cause.EXITED)
+    assert [r.data for r in [r async for r in box.logs()] if isinstance(r, LogRecord)] == [b"up\n", b"bye\n"]
+
+
+@pytest.mark.parametrize("operation", ["stop", "kill", "delete"])
+async def test_a_paused_container_can_be_ended(engine: Engine, operation: str) -> None:
+    box = await engine.launch("box", root="host", args=SLEEP)
+    await box.pause()
+    if operation == "stop":
+        assert (await box.stop(grace=1)).cause is Cause.KILLED
+    elif operation == "kill":
+        await box.kill()
+        assert (await box.wait()).cause is Cause.KILLED
+    else:
+        await box.delete(force=True)
+        with pytest.raises(ContainerNotFound):
+            await engine.get("box")
+
+
+async def test_exec_has_code_streams_environment_and_directory(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=SLEEP, env={"A": "1"}, cwd="/usr")
+    process = await box.exec(["sh", "-c", 'echo "$A$B $PWD"; echo err >&2; exit 9'], env={"B": "2"})
+    assert await process.communicate() == (b"12 /usr\n", b"err\n")
+    assert (await process.wait()).code == 9
+
+
+async def test_a_named_exec_is_found_by_another_program(engine: Engine, state: Path) -> None:
+    box = await engine.launch("box", root="host", args=SLEEP)
+    process = await box.exec(SLEEP, name="work")
+    with pytest.raises(ProcessExists):
+        await box.exec(SLEEP, name="work")
+    async with Engine(state=state) as other:
+        found = await (await other.get("box")).process("work")
+        assert found.pid == process.pid
+        await found.kill()
+        exit = await found.wait()
+    assert (await process.wait()).code == exit.code == 137
+
+
+async def test_an_exec_is_killed_at_its_time_limit_with_its_children(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=SLEEP)
+    process = await box.exec(["sh", "-c", "sleep 1000 & sleep 1000"], timeout=0.5)
+    assert (await process.wait()).cause is Cause.TIME_LIMIT
+    names = [info.command for info in await box.top()]
+    assert names == ["sleep"]  # init alone
+
+
+async def test_a_grandchild_that_keeps_the_pipe_open_does_not_keep_wait(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=SLEEP)
+    process = await box.exec(["sh", "-c", "sleep 1000 & echo done"])
+    assert (await process.communicate(timeout=20))[0] == b"done\n"
+
+
+async def test_a_terminal_has_its_size_from_the_first_byte_and_can_be_resized(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=SLEEP)
+    process = await box.exec(["sh", "-c", "stty size; read x; stty size"], terminal=True, size=(33, 77))
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert await process.stdout.readline() == b"33 77\r\n"
+    await process.resize(40, 100)
+    process.stdin.write(b"\n")
+    rest = await process.stdout.read()
+    assert b"40 100" in rest
+
+
+async def test_update_takes_effect_while_it_lives(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=SLEEP, memory="64m", pids=50)
+    before = await box.stats()
+    assert (before.memory_limit, before.pids_limit) == (64 << 20, 50)
+    await box.update(memory="128m", pids=60, cpus=0.5, cpu_weight=200)
+    after = await box.stats()
+    assert (after.memory_limit, after.pids_limit) == (128 << 20, 60)
+
+
+async def test_out_of_memory_is_told(engine: Engine) -> None:
+    hog = ["python3", "-c", "x = bytearray(200 << 20)"]
+    done = await engine.run("host", hog, memory="32m", memory_swap="32m", init=False)
+    assert (done.exit_code, done.exit.cause) == (137, Cause.OOM)
+    box = await engine.launch("box", root="host", args=hog, memory="32m", memory_swap="32m")
+    assert (await box.wait()).cause is Cause.OOM
+    async with aclosing(engine.events(since=0, follow=False)) as events:
+        types = [event.type async for event in events if isinstance(event, Event) and event.container == "box"]
+    assert types == ["start-container", "oom", "exit"]
+
+
+async def test_events_are_in_order_and_each_is_told_once(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=SLEEP)
+    await box.pause()
+    await box.resume()
+    process = await box.exec(["sh", "-c", "exit 3"], name="three")
+    await process.wait()
+    await box.stop(grace=0)
+    await box.delete()
+    async with aclosing(engine.events(since=0, follow=False)) as stream:
+        events = [event async for event in stream if isinstance(event, Event)]
+    assert [event.type for event in events] == ["start-container", "pause", "resume", "exit-process", "exit", "delete"]
+    assert [event.seq for event in events] == list(range(1, 7))
+    assert events[3].exit is not None
+    assert (events[3].process, events[3].exit.code) == ("three", 3)
+
+
+async def test_logs_can_be_followed_from_another_program(engine: Engine, state: Path) -> None:
+    box = await engine.create("box", root="host", args=["sh", "-c", "for i in 1 2 3; do echo $i; done; echo e >&2"])
+    async with Engine(state=state) as other:
+
+        async def follow() -> list[tuple[str, bytes]]:
+            found = (await other.get("box")).logs(follow=True)
+            return [(record.stream, record.data) async for record in found if isinstance(record, LogRecord)]
+
+        task = asyncio.create_task(follow())
+        await box.start()
+        records = await asyncio.wait_for(task, 20)
+    assert b"".join(data for stream, data in records if stream == "stdout") == b"1\n2\n3\n"
+    assert b"".join(data for stream, data in records if stream == "stderr") == b"e\n"
+
+
+async def test_attach_gives_output_and_takes_input(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=["cat"], stdin=PIPE)
+    async with await box.attach(stdin=True, logs=True) as attached:
+        assert attached.stdin is not None
+        attached.stdin.write(b"x" * 100_000 + b"\nend\n")
+        await attached.stdin.drain()
+        attached.stdin.write_eof()
+        assert await attached.stdout.read() == b"x" * 100_000 + b"\nend\n"
+        assert (await attached.wait()).code == 0
+
+
+async def test_two_starts_at_once_give_one_start(engine: Engine, state: Path) -> None:
+    await engine.create("box", root="host", args=SLEEP)
+    async with Engine(state=state) as other:
+        first, second = await engine.get("box"), await other.get("box")
+        results = await asyncio.gather(first.start(), second.start(), return_exceptions=True)
+    assert sorted(type(result).__name__ for result in results) == ["InvalidState", "Process"]
+
+
+async def test_a_start_here_is_seen_there(engine: Engine, state: Path) -> None:
+    async with Engine(state=state) as other, aclosing(other.events()) as events:
+        waiting = asyncio.create_task(anext(events))
+        await asyncio.sleep(0)
+        await engine.launch("box", root="host", args=SLEEP)
+        event = await asyncio.wait_for(waiting, 20)
+        assert isinstance(event, Event)
+        assert (event.type, event.container) == ("start-container", "box")
+        assert [info.state for info in await other.list()] == ["running"]
+
+
+@pytest.mark.parametrize(("owner", "state_after"), [("keep", "running"), ("stop", "stopped"), ("remove", None)])
+async def test_what_becomes_of_a_container_when_its_engine_is_left(
+    engine: Engine, state: Path, owner: str, state_after: str | None
+) -> None:
+    async with Engine(state=state) as owning:
+        await owning.launch("box", root="host", args=SLEEP, owner=owner)  # type: ignore[arg-type]
+    assert [info.state for info in await engine.list()] == ([state_after] if state_after else [])
+
+
+async def test_many_execs_at_once(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=SLEEP)
+
+    async def one(number: int) -> int | None:
+        process = await box.exec(["sh", "-c", f"exit {number}"], stdout=DEVNULL, stderr=DEVNULL)
+        return (await process.wait()).code
+
+    assert await asyncio.gather(*(one(number) for number in range(20))) == list(range(20))
+
+
+@pytest.fixture(autouse=True)
+async def cleared(engine: Engine) -> AsyncIterator[None]:
+    """What a test leaves running is taken away before the look at what is left."""
+    yield
+    if not engine._closed:
+        for info in await engine.list():
+            await (await engine.get(info.id)).delete(force=True)
