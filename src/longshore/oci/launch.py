@@ -43,6 +43,10 @@ class MountStep(Protocol):
     def flags(self) -> int: ...
     @property
     def data(self) -> str: ...
+    @property
+    def cwd(self) -> str:
+        """The folder that relative paths in it mean; empty if there are none."""
+        ...
 
 
 @cache
@@ -172,6 +176,8 @@ async def spawn(
         if steps or hide_unified:
             enter_private_mounts(hide_unified=hide_unified)
             for step in steps:
+                if step.cwd:
+                    os.chdir(step.cwd)  # this thread's alone: CLONE_FS was unshared
                 mount(step.source, step.target, step.fstype, step.flags, step.data)
         process = subprocess.Popen(
             argv,

@@ -1,0 +1,321 @@
+"""The bundle: `config.json` and the root file system that a runtime is given. Checked whole before anything is made."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..compute import Place
+from ..errors import CommandNotExecutable, CommandNotFound, InvalidSpec, NotSupported
+from ..files import store_error
+from ..spec import Rlimit, Spec
+from . import documents as oci
+from . import given, seccomp, translate
+from .hidden import Hidden, stores
+from .inroot import Inside
+from .layers import Step
+from .mounts import defaults, user_mounts
+from .roots import RootPlan, plan_root
+from .users import Account
+
+INIT_PATH = "/dev/longshore-init"  # /dev is the container's own tmpfs: a mount point there writes to no root
+
+
+class Bundle(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runtime is given: the folder, and the mount calls that come before it."""
+
+    path: Path
+    steps: list[Step]
+    config: dict[str, Any]
+
+
+class _Draft(msgspec.Struct, kw_only=True):
+    config: dict[str, Any]
+    root: RootPlan
+    files: dict[str, str]
+    reasons: dict[str, str]
+
+
+def plan_bundle(
+    place: Place, id: str, spec: Spec, *, cgroup_path: str
+) -> tuple[dict[str, Any], list[Step], dict[str, str]]:
+    """What `prepare` would make: the document, the mount calls, and why each default is what it is.
+
+    Makes nothing. Raises what `prepare` raises for a spec that cannot be met.
+    """
+    draft = _draft(place, id, spec, cgroup_path)
+    draft.root.inside.close()
+    document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(draft.config))
+    return document, draft.root.steps, draft.reasons
+
+
+def prepare(place: Place, id: str, spec: Spec, *, cgroup_path: str) -> Bundle:
+    """Check everything that needs this machine, then make the bundle in `place.run`, and scratch in `place.data`.
+
+    Raises InvalidSpec (naming the field), NotSupported, CommandNotFound before anything is made; StoreError when
+    the making fails (the caller removes the place). Blocks: it reads and writes files.
+    """
+    draft = _draft(place, id, spec, cgroup_path)
+    draft.root.inside.close()
+    path = place.run / "bundle"
+    try:
+        path.mkdir(mode=0o700)
+        (path / "rootfs").mkdir(mode=0o755)
+        draft.root.make(place, draft.files)
+        fd = os.open(path / "config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(fd, "wb") as file:
+            file.write(msgspec.json.encode(draft.config))
+    except OSError as error:
+        raise store_error(f"make the bundle {path}", error) from error
+    return Bundle(path=path, steps=draft.root.steps, config=draft.config)
+
+
+def _draft(place: Place, id: str, spec: Spec, cgroup_path: str) -> _Draft:
+    root = plan_root(place, spec)
+    try:
+        if spec.oci is not None:
+            return _from_document(place, id, spec, cgroup_path, root)
+        return _from_spec(place, id, spec, cgroup_path, root)
+    except BaseException:
+        root.inside.close()
+        raise
+
+
+def _from_spec(place: Place, id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
+    reasons = dict(root.reasons)
+    inside = root.inside
+    account, reasons["user"] = translate.account(spec.user, inside, of_the_machine=root.of_the_machine)
+    sets, reasons["capabilities"] = translate.capabilities(spec.security, account, of_the_machine=root.of_the_machine)
+    name = translate.hostname(id, spec)
+    if spec.hostname is None:
+        reasons["hostname"] = "the container's id"
+
+    asked = user_mounts(spec.mounts, Hidden(stores(place)))
+    unified = translate.is_unified()
+    taken = {mount.destination for mount in asked}
+    mounts = [mount for mount in defaults(cgroup=unified, tty_group=_maps(spec, 5)) if mount.destination not in taken]
+    mounts += [*root.mounts, *asked]
+    covered = [mount.destination for mount in mounts]
+
+    home = "/root" if root.kind == "host" and account.uid == 0 else account.home or "/"
+    if root.kind == "host" and account.uid != 0:
+        home = "/tmp"
+        reasons["env.HOME"] = "no home folder of this machine is seen in the container"
+    env = translate.environment(spec.env, account, home=home, terminal=spec.terminal)
+    cwd = _cwd(spec.cwd, inside, covered)
+    args = spec.command
+    if spec.init:
+        init, mount = _init(root)
+        _find_command(id, args[0], env=env, cwd=cwd, inside=inside, covered=covered)
+        mounts += mount
+        args = [init, "--", *args]
+        reasons["init"] = "catatonit is pid 1: it passes signals on and reaps what is orphaned"
+
+    profile = seccomp.load(spec.security.seccomp, sets.bounding)
+    _, reasons["seccomp"] = seccomp.source(spec.security.seccomp)
+    security = spec.security
+    namespaces = ["pid", "mount", "ipc", "uts"]
+    if spec.network == "none":
+        namespaces.append("network")
+        reasons["network"] = "none: only the loopback interface, unless the host's network is asked for"
+    if unified:
+        namespaces.append("cgroup")
+    mappings = []
+    if security.userns is not None:
+        inner, outer, count = security.userns
+        mappings = [oci.IdMapping(container_id=inner, host_id=outer, size=count)]
+        namespaces.insert(0, "user")
+        _check_mapped(account, security.userns)
+    limits = translate.resources(spec.resources, unified=unified)
+    if spec.resources.memory is not None and spec.resources.memory_swap is None:
+        reasons["memory_swap"] = (
+            "no swap beyond the memory limit, so that the limit is what it says"
+            if limits.memory is not None and limits.memory.swap is not None
+            else "not limited: this machine does not account swap"
+        )
+    limits.devices = [oci.DeviceRule(allow=False, access="rwm")]  # the runtime adds /dev/null and its like
+    reasons["devices"] = "only the usual harmless ones (null, zero, full, random, urandom, tty, ptmx, pts)"
+    if security.no_new_privileges:
+        reasons["no_new_privileges"] = "on unless switched off: setuid programs gain nothing"
+
+    size = spec.size or (24, 80)
+    config = oci.Config(
+        oci_version="1.0.2",
+        process=oci.Process(
+            terminal=spec.terminal,
+            console_size=oci.ConsoleSize(height=size[0], width=size[1]) if spec.terminal else None,
+            user=oci.User(uid=account.uid, gid=account.gid, additional_gids=account.groups),
+            args=args,
+            env=env,
+            cwd=cwd,
+            capabilities=sets,
+            rlimits=_rlimits(spec.rlimits),
+            no_new_privileges=security.no_new_privileges,
+        ),
+        root=oci.Root(path=root.path, readonly=spec.read_only),
+        hostname=name,
+        mounts=mounts,
+        linux=oci.Linux(
+            namespaces=[oci.Namespace(type=kind) for kind in namespaces],
+            uid_mappings=mappings,
+            gid_mappings=mappings,
+            cgroups_path=cgroup_path,
+            resources=limits,
+            seccomp=profile,
+            masked_paths=translate.MASKED_PATHS if security.masked_paths is None else security.masked_paths,
+            readonly_paths=translate.READONLY_PATHS if security.readonly_paths is None else security.readonly_paths,
+        ),
+        annotations={translate.ROOT_KIND: root.kind, **translate.label_annotations(spec.labels)},
+    )
+    return _Draft(
+        config=_as_dict(config),
+        root=root,
+        files=_files(name, spec.network) if root.kind == "host" else {},
+        reasons=reasons,
+    )
+
+
+def _as_dict(config: oci.Config) -> dict[str, Any]:
+    profile, config.linux.seccomp = config.linux.seccomp, None
+    document: dict[str, Any] = msgspec.to_builtins(config)
+    if profile is not None:
+        document["linux"]["seccomp"] = profile  # encoded already, once for all containers of this kind
+    return document
+
+
+def _from_document(place: Place, id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
+    asked = user_mounts(spec.mounts, Hidden(stores(place)))
+    config, reasons = given.build(spec, root, asked, cgroup_path)
+    if spec.init:
+        init, mount = _init(root)
+        config.setdefault("mounts", []).extend(msgspec.to_builtins(mount))
+        config["process"]["args"] = [init, "--", *config["process"]["args"]]
+    if spec.rlimits:
+        config["process"]["rlimits"] = msgspec.to_builtins(_rlimits(spec.rlimits))
+    files = _files(config.get("hostname") or id[:63], spec.network) if root.kind == "host" else {}
+    return _Draft(config=config, root=root, files=files, reasons=reasons)
+
+
+# parts
+
+
+def _files(name: str, network: str) -> dict[str, str]:
+    """What is made up in the `/etc` of the `host` root."""
+    hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n"
+    resolv = "# this container has no network\n"
+    if network == "host":
+        hosts = _host_file("/etc/hosts") or hosts
+        resolv = _host_file("/etc/resolv.conf")
+    return {"etc/hostname": f"{name}\n", "etc/hosts": hosts, "etc/resolv.conf": resolv}
+
+
+def _host_file(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _cwd(asked: str | None, inside: Inside, covered: list[str]) -> str:
+    if asked is None:
+        return "/"
+    if not _under(asked, covered):
+        found = inside.stat(asked)
+        if found is None or not stat.S_ISDIR(found.st_mode):
+            problem = "the container's root has no such folder" if found is None else "is not a folder there"
+            raise InvalidSpec("cwd", f"{asked!r}: {problem}", hint="name a folder of the root, or mount one there")
+    return asked
+
+
+def _under(path: str, folders: list[str]) -> bool:
+    """Whether a path is in a mount, so that the root itself does not tell what is there."""
+    normal = posixpath.normpath(path)
+    return any(normal == folder or normal.startswith(folder + "/") for folder in folders)
+
+
+def _find_command(id: str, command: str, *, env: list[str], cwd: str, inside: Inside, covered: list[str]) -> None:
+    """With an init in between, the runtime does not see that the command is missing: look before the start."""
+    if "/" in command:
+        candidates = [posixpath.join(cwd, command)]
+    else:
+        path = next((item[5:] for item in env if item.startswith("PATH=")), translate.PATH)
+        candidates = [posixpath.join(cwd, folder, command) for folder in path.split(":") if folder]
+    denied = False
+    for candidate in candidates:
+        if _under(candidate, covered):
+            return
+        found = inside.stat(candidate)
+        if found is None:
+            continue
+        if stat.S_ISREG(found.st_mode) and found.st_mode & 0o111:
+            return
+        denied = True
+    if denied:
+        raise CommandNotExecutable(id, command, "it is not an executable file")
+    raise CommandNotFound(id, command)
+
+
+def _init(root: RootPlan) -> tuple[str, list[oci.MountEntry]]:
+    """The path of catatonit in the container, and the mount that brings it there if need be."""
+    found = shutil.which("catatonit", path=translate.PATH)
+    if found is None:
+        raise NotSupported("init", "catatonit is not installed", hint="apt-get install catatonit, or init=False")
+    real = os.path.realpath(found)
+    if root.of_the_machine and root.inside.stat(real) is not None:
+        return real, []
+    options = ["bind", "private", "ro", "nosuid", "nodev"]
+    return INIT_PATH, [oci.MountEntry(destination=INIT_PATH, type="bind", source=real, options=options)]
+
+
+def _rlimits(asked: list[Rlimit]) -> list[oci.RlimitEntry]:
+    """Limits for the process; InvalidSpec for one that this program may not give."""
+    found = []
+    for limit in asked:
+        _check_rlimit(limit)
+        found.append(oci.RlimitEntry(type=f"RLIMIT_{limit.name.upper()}", soft=limit.soft, hard=limit.hard))
+    return found
+
+
+def _check_rlimit(limit: Rlimit) -> None:
+    import resource
+
+    number = getattr(resource, f"RLIMIT_{limit.name.upper()}", None)
+    if number is None:  # Python does not know RLIMIT_LOCKS, which the kernel ignores
+        return
+    hard = resource.getrlimit(number)[1]
+    if hard != resource.RLIM_INFINITY and limit.hard > hard and not _may_raise_limits():
+        raise InvalidSpec(
+            f"rlimits[{limit.name}]",
+            f"the hard limit {limit.hard} is above {hard}, our own, and CAP_SYS_RESOURCE is missing to raise it",
+            hint=f"ask for at most {hard}, or start longshore with a higher limit",
+        )
+
+
+def _may_raise_limits() -> bool:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                number = translate.ALL_CAPABILITIES.index("CAP_SYS_RESOURCE")
+                return bool(int(line.split()[1], 16) >> number & 1)
+    return False
+
+
+def _maps(spec: Spec, number: int) -> bool:
+    """Whether an id of the container exists on the machine."""
+    if spec.security.userns is None:
+        return True
+    inner, _, count = spec.security.userns
+    return inner <= number < inner + count
+
+
+def _check_mapped(account: Account, userns: tuple[int, int, int]) -> None:
+    inner, _, count = userns
+    for number in (account.uid, account.gid):
+        if not inner <= number < inner + count:
+            raise InvalidSpec("security.userns", f"does not map id {number}, which the container's process has")

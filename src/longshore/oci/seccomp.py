@@ -1,0 +1,184 @@
+"""The seccomp profile: from the form that container engines share to the one that an OCI runtime takes.
+
+The shared form (containers/common, moby) has rules that hold only for some capabilities, architectures or kernels
+(`includes`, `excludes`); runtimes know no such conditions, so they are decided here. `seccomp.json` beside this
+file is a copy of containers/common's profile (pkg/seccomp/seccomp.json of v0.50.1, Apache-2.0,
+https://github.com/containers/common), for hosts that have none of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import InvalidSpec
+
+DISTRIBUTION = "/usr/share/containers/seccomp.json"
+SHIPPED = str(Path(__file__).with_name("seccomp.json"))
+
+# uname -m -> (the name in conditions, libseccomp's name)
+_ARCHITECTURES = {
+    "x86_64": ("amd64", "SCMP_ARCH_X86_64"),
+    "aarch64": ("arm64", "SCMP_ARCH_AARCH64"),
+    "armv7l": ("arm", "SCMP_ARCH_ARM"),
+    "i686": ("x86", "SCMP_ARCH_X86"),
+    "ppc64le": ("ppc64le", "SCMP_ARCH_PPC64LE"),
+    "riscv64": ("riscv64", "SCMP_ARCH_RISCV64"),
+    "s390x": ("s390x", "SCMP_ARCH_S390X"),
+    "loongarch64": ("loongarch64", "SCMP_ARCH_LOONGARCH64"),
+}
+
+
+class Condition(msgspec.Struct, kw_only=True, rename="camel"):
+    caps: list[str] | None = None
+    arches: list[str] | None = None
+    min_kernel: str | None = None
+
+
+class Argument(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
+    index: int
+    value: int
+    value_two: int = 0
+    op: str
+
+
+class Rule(msgspec.Struct, kw_only=True, rename="camel"):
+    action: str
+    names: list[str] | None = None
+    name: str | None = None
+    args: list[Argument] | None = None
+    includes: Condition | None = None
+    excludes: Condition | None = None
+    errno_ret: int | None = None
+
+
+class ArchitectureEntry(msgspec.Struct, kw_only=True, rename="camel"):
+    architecture: str
+    sub_architectures: list[str] | None = None
+
+
+class Profile(msgspec.Struct, kw_only=True, rename="camel"):
+    """The shared form; also takes a profile in the runtimes' own form, which has `architectures` and no conditions."""
+
+    default_action: str
+    default_errno_ret: int | None = None
+    arch_map: list[ArchitectureEntry] | None = None
+    architectures: list[str] | None = None
+    syscalls: list[Rule] | None = None
+    flags: list[str] | None = None
+    listener_path: str | None = None
+    listener_metadata: str | None = None
+
+
+class RuntimeRule(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
+    names: list[str]
+    action: str
+    errno_ret: int | None = None
+    args: list[Argument] = []
+
+
+class RuntimeProfile(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
+    """`linux.seccomp` of config.json."""
+
+    default_action: str
+    default_errno_ret: int | None = None
+    architectures: list[str] = []
+    flags: list[str] = []
+    listener_path: str | None = None
+    listener_metadata: str | None = None
+    syscalls: list[RuntimeRule] = []
+
+
+def source(setting: str) -> tuple[str | None, str]:
+    """The file of the profile that a setting means (None for `unconfined`), and why it is that one."""
+    if setting == "unconfined":
+        return None, "no seccomp filter, as asked"
+    if setting != "default":
+        return setting, "the profile asked for"
+    if os.path.exists(DISTRIBUTION):
+        return DISTRIBUTION, f"the distribution's profile for containers, {DISTRIBUTION}"
+    return SHIPPED, "the profile that comes with longshore (containers/common): the distribution has none"
+
+
+def load(setting: str, capabilities: Collection[str]) -> Any:
+    """`linux.seccomp` for a setting and the container's bounding set, ready encoded; None for `unconfined`.
+
+    Raises InvalidSpec, naming `security.seccomp`, if the profile cannot be read.
+    """
+    path, _ = source(setting)
+    if path is None:
+        return None
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise InvalidSpec("security.seccomp", f"cannot read {path}: {error.strerror}") from None
+    return _translated(path, found.st_mtime_ns, found.st_ino, frozenset(capabilities))
+
+
+@lru_cache(maxsize=32)
+def _translated(path: str, _mtime: int, _inode: int, capabilities: frozenset[str]) -> msgspec.Raw:
+    try:
+        profile = msgspec.json.decode(Path(path).read_bytes(), type=Profile)
+    except OSError as error:
+        raise InvalidSpec("security.seccomp", f"cannot read {path}: {error.strerror}") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidSpec("security.seccomp", f"{path} is not a seccomp profile: {error}") from None
+    system = os.uname()
+    return msgspec.Raw(msgspec.json.encode(translate(profile, capabilities, system.machine, system.release)))
+
+
+def translate(profile: Profile, capabilities: Collection[str], machine: str, release: str) -> RuntimeProfile:
+    """Decide every condition of a profile for these capabilities, this processor and this kernel."""
+    short, native = _ARCHITECTURES.get(machine, (machine, ""))
+    architectures = list(profile.architectures or [])
+    if profile.arch_map:
+        architectures = []
+        for entry in profile.arch_map:
+            if entry.architecture == native:
+                architectures = [native, *(entry.sub_architectures or [])]
+    rules = []
+    for rule in profile.syscalls or []:
+        if not _applies(rule, capabilities, short, release):
+            continue
+        names = list(rule.names or []) + ([rule.name] if rule.name else [])
+        rules.append(RuntimeRule(names=names, action=rule.action, errno_ret=rule.errno_ret, args=rule.args or []))
+    return RuntimeProfile(
+        default_action=profile.default_action,
+        default_errno_ret=profile.default_errno_ret,
+        architectures=architectures,
+        flags=profile.flags or [],
+        listener_path=profile.listener_path,
+        listener_metadata=profile.listener_metadata,
+        syscalls=rules,
+    )
+
+
+def _applies(rule: Rule, capabilities: Collection[str], machine: str, release: str) -> bool:
+    """As containers/common does: all capabilities that are included, none that is excluded."""
+    includes, excludes = rule.includes, rule.excludes
+    if excludes is not None:
+        if any(name in capabilities for name in excludes.caps or []):
+            return False
+        if machine in (excludes.arches or []):
+            return False
+        if excludes.min_kernel and _kernel(release) >= _kernel(excludes.min_kernel):
+            return False
+    if includes is not None:
+        if not all(name in capabilities for name in includes.caps or []):
+            return False
+        if includes.arches and machine not in includes.arches:
+            return False
+        if includes.min_kernel and _kernel(release) < _kernel(includes.min_kernel):
+            return False
+    return True
+
+
+def _kernel(release: str) -> tuple[int, int]:
+    major, _, rest = release.partition(".")
+    minor = "".join(character for character in rest.partition(".")[0].partition("-")[0] if character.isdigit())
+    return int(major or 0), int(minor or 0)

@@ -1,0 +1,317 @@
+"""From the words of longshore's specs to the documents of an OCI runtime."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from ..errors import InvalidSpec
+from ..spec import ProcessSpec, Resources, Security, Spec
+from . import documents as oci
+from .inroot import Folder, Inside
+from .users import NOBODY, Account, look_up
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PERIOD = 100_000  # microseconds
+
+# what container engines let a container's root do; docker's list
+USUAL_CAPABILITIES = (
+    "CAP_AUDIT_WRITE CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_FSETID CAP_KILL CAP_MKNOD CAP_NET_BIND_SERVICE"
+    " CAP_NET_RAW CAP_SETFCAP CAP_SETGID CAP_SETPCAP CAP_SETUID CAP_SYS_CHROOT"
+).split()
+
+# in the kernel's order: the number of a capability is its place
+ALL_CAPABILITIES = (
+    "CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL CAP_SETGID CAP_SETUID CAP_SETPCAP"
+    " CAP_LINUX_IMMUTABLE CAP_NET_BIND_SERVICE CAP_NET_BROADCAST CAP_NET_ADMIN CAP_NET_RAW CAP_IPC_LOCK CAP_IPC_OWNER"
+    " CAP_SYS_MODULE CAP_SYS_RAWIO CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_SYS_PACCT CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_NICE"
+    " CAP_SYS_RESOURCE CAP_SYS_TIME CAP_SYS_TTY_CONFIG CAP_MKNOD CAP_LEASE CAP_AUDIT_WRITE CAP_AUDIT_CONTROL"
+    " CAP_SETFCAP CAP_MAC_OVERRIDE CAP_MAC_ADMIN CAP_SYSLOG CAP_WAKE_ALARM CAP_BLOCK_SUSPEND CAP_AUDIT_READ CAP_PERFMON"
+    " CAP_BPF CAP_CHECKPOINT_RESTORE"
+).split()
+
+# docker's and podman's
+MASKED_PATHS = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+    "/sys/fs/selinux",
+]
+READONLY_PATHS = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+
+
+# capabilities
+
+
+def capability_sets(names: Iterable[str], explicit: Iterable[str], uid: int) -> oci.Capabilities:
+    """The five sets for a user. Root has all of its bounding set; others only what was asked for by name.
+
+    A user that is not root loses its capabilities at exec unless they are ambient, so an explicit wish is made so.
+    """
+    bounding = sorted(names)
+    if uid == 0:
+        return oci.Capabilities(bounding=bounding, effective=bounding, inheritable=[], permitted=bounding, ambient=[])
+    own = sorted(set(explicit) & set(bounding))
+    return oci.Capabilities(bounding=bounding, effective=own, inheritable=own, permitted=own, ambient=own)
+
+
+def capabilities(security: Security, account: Account, *, of_the_machine: bool) -> tuple[oci.Capabilities, str]:
+    """The container's capabilities, and why. InvalidSpec if one is asked for that this program has not itself."""
+    usual = [] if of_the_machine and account.uid != 0 else USUAL_CAPABILITIES
+    why = (
+        "none: a user that is not root, on a view of this machine"
+        if not usual
+        else "the usual set of container engines"
+    )
+    known = _known_capabilities()
+    for field, wanted in (("cap_add", security.cap_add), ("cap_drop", security.cap_drop)):
+        for index, name in enumerate(wanted):
+            if name != "ALL" and name not in ALL_CAPABILITIES:
+                raise InvalidSpec(f"security.{field}[{index}]", f"there is no capability {name}")
+            if field == "cap_add" and name != "ALL" and name not in known:
+                raise InvalidSpec(
+                    f"security.{field}[{index}]", f"{name} cannot be given: longshore has not got it here itself"
+                )
+    explicit = set(security.cap_add) - {"ALL"}
+    if "ALL" in security.cap_drop:
+        names = set()
+    elif "ALL" in security.cap_add:
+        names = set(known)
+    else:
+        names = set(usual) & set(known)  # what this program has not, it cannot pass on
+    names = (names - set(security.cap_drop)) | explicit
+    if "ALL" in security.cap_add:
+        explicit = names
+    if security.cap_add or security.cap_drop:
+        why += ", changed as asked"
+    return capability_sets(names, explicit, account.uid), why
+
+
+def _known_capabilities() -> list[str]:
+    """What this program may pass on: its own bounding set."""
+    with suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("CapBnd:"):
+                mask = int(line.split()[1], 16)
+                return [name for number, name in enumerate(ALL_CAPABILITIES) if mask >> number & 1]
+    return list(ALL_CAPABILITIES)
+
+
+# users and environment
+
+
+def account(user: str | None, inside: Inside, *, of_the_machine: bool) -> tuple[Account, str]:
+    """Who the container runs as, and why."""
+    if user is not None:
+        return look_up(user, inside), "as asked, looked up inside the root"
+    if of_the_machine:
+        return NOBODY, "nobody: a view of this machine runs unprivileged unless a user is asked for"
+    return look_up("0", inside), "root, as usual for a root file system of its own"
+
+
+def environment(given: Mapping[str, str], account: Account, *, home: str, terminal: bool) -> list[str]:
+    """The environment of init: a small sane one, then what was asked for."""
+    values = {"PATH": PATH, "HOME": home, "LANG": "C.UTF-8"}
+    if terminal:
+        values["TERM"] = "xterm"
+    if account.name:
+        values["USER"] = account.name
+    return [f"{name}={value}" for name, value in {**values, **given}.items()]
+
+
+def merged_environment(base: Iterable[str], added: Mapping[str, str]) -> list[str]:
+    """An environment with more set; what was there keeps its place."""
+    values: dict[str, str] = {}
+    for item in base:
+        name, _, value = item.partition("=")
+        values[name] = value
+    values.update(added)
+    return [f"{name}={value}" for name, value in values.items()]
+
+
+# resources
+
+
+def resources(
+    asked: Resources, *, unified: bool | None = None, swap: bool | None = None, prefix: str = ""
+) -> oci.Resources:
+    """Limits as runtimes take them. `unified` is whether this is cgroup v2, `swap` whether swap can be limited.
+
+    `memory` without `memory_swap` means no swap beyond it: the limit is what it says. A weight is in the units of
+    cgroup v2 (1 to 10000, 100 is usual); for v1 it becomes shares, where 1024 is usual.
+    """
+    unified = is_unified() if unified is None else unified
+    swap = limits_swap(unified) if swap is None else swap
+    if asked.memory_swap is not None and asked.memory is None:
+        raise InvalidSpec(f"{prefix}memory_swap", "is memory and swap together, so it needs `memory` beside it")
+    found = oci.Resources()
+    if asked.memory is not None or asked.memory_reservation is not None:
+        found.memory = oci.Memory(limit=_int(asked.memory), reservation=_int(asked.memory_reservation))
+        if asked.memory is not None and swap:
+            found.memory.swap = _int(asked.memory if asked.memory_swap is None else asked.memory_swap)
+    cpu = oci.Cpu()
+    if asked.cpus is not None:
+        cpu.quota, cpu.period = max(1000, round(asked.cpus * PERIOD)), PERIOD
+    if asked.cpu_weight is not None:
+        cpu.shares = shares(asked.cpu_weight, unified=unified)
+        if unified:
+            # runtimes disagree on how shares become a weight, and changed it: this is exact
+            found.unified = {"cpu.weight": str(asked.cpu_weight)}
+    if asked.cpuset is not None:
+        cpu.cpus = asked.cpuset
+    if cpu != oci.Cpu():
+        found.cpu = cpu
+    if asked.pids is not None:
+        found.pids = oci.Pids(limit=asked.pids)
+    return found
+
+
+def _int(value: int | str | None) -> int | None:
+    return None if value is None else int(value)  # `Resources` has parsed the text
+
+
+def shares(weight: int, *, unified: bool) -> int:
+    """cgroup v1 shares for a weight: on v1 with 100 being 1024, on v2 what runtimes turn back into the weight."""
+    if unified:
+        return 2 + -(-(weight - 1) * 262142 // 9999)  # the inverse of weight = 1 + (shares - 2) * 9999 / 262142
+    return min(262144, max(2, round(weight * 1024 / 100)))
+
+
+def resources_update(change: Resources) -> dict[str, Any]:
+    """The document of `runtime update --resources` for a change; what is None stays as it is."""
+    document: dict[str, Any] = msgspec.to_builtins(resources(change))
+    return document
+
+
+def is_unified() -> bool:
+    """Whether this host has cgroup v2 alone."""
+    return os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+
+
+def limits_swap(unified: bool) -> bool:
+    """Whether swap is accounted, so that it can be limited."""
+    return unified or os.path.exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+
+
+# processes
+
+
+def process(config: Mapping[str, Any], process: ProcessSpec, pid: int | None) -> dict[str, Any]:
+    """The process that `exec --process` starts in a container: the container's own circumstances, then the asked.
+
+    `pid` is a process of the container: its root is where users are looked up. Raises InvalidSpec for an unknown one.
+    """
+    base = config.get("process") or {}
+    base_user = base.get("user") or {"uid": 0, "gid": 0}
+    env = merged_environment(base.get("env") or [], process.env)
+    user = dict(base_user)
+    if process.user is not None:
+        found = _in_container(process.user, pid)
+        user = msgspec.to_builtins(oci.User(uid=found.uid, gid=found.gid, additional_gids=found.groups))
+        own = {"HOME": _home(found, config)}
+        if found.name:
+            own["USER"] = found.name
+        env = merged_environment(env, {name: text for name, text in own.items() if name not in process.env})
+    if process.terminal and not any(item.startswith("TERM=") for item in env):
+        env.append("TERM=xterm")
+    document: dict[str, Any] = {
+        "terminal": process.terminal,
+        "user": user,
+        "args": process.args,
+        "env": env,
+        "cwd": process.cwd or base.get("cwd") or "/",
+    }
+    if process.terminal:
+        rows, columns = process.size or (24, 80)
+        document["consoleSize"] = {"height": rows, "width": columns}
+    sets = _exec_capabilities(base, process, int(user.get("uid", 0)))
+    if sets is not None:
+        document["capabilities"] = msgspec.to_builtins(sets)
+    for name in ("rlimits", "noNewPrivileges", "apparmorProfile", "selinuxLabel", "oomScoreAdj"):
+        if name in base:
+            document[name] = base[name]
+    return document
+
+
+def _exec_capabilities(base: Mapping[str, Any], process: ProcessSpec, uid: int) -> oci.Capabilities | None:
+    given = base.get("capabilities")
+    bounding = list((given or {}).get("bounding") or [])
+    if process.privileged:
+        return capability_sets(bounding, bounding, uid)
+    added = []
+    for index, text in enumerate(process.cap_add):
+        name = text.upper() if text.upper().startswith("CAP_") else f"CAP_{text.upper()}"
+        if name == "CAP_ALL":
+            added += bounding
+        elif name in bounding:
+            added.append(name)
+        else:
+            raise InvalidSpec(
+                f"cap_add[{index}]",
+                f"{name} is beyond what the container has",
+                hint="create the container with it: an exec gets no more than its container",
+            )
+    if given is None and not added:
+        return None
+    own_uid = int((base.get("user") or {}).get("uid", 0))
+    if uid == own_uid and not added:
+        return msgspec.convert(
+            {name: (given or {}).get(name) or [] for name in oci.Capabilities.__struct_fields__}, oci.Capabilities
+        )
+    return capability_sets(bounding, added, uid)
+
+
+def _in_container(user: str, pid: int | None) -> Account:
+    if pid is None:
+        raise InvalidSpec("user", "cannot be looked up: nothing runs in the container")
+    try:
+        inside = Folder(f"/proc/{pid}/root")
+    except OSError:
+        raise InvalidSpec("user", "cannot be looked up: the container has ended") from None
+    try:
+        return look_up(user, inside)
+    finally:
+        inside.close()
+
+
+def _home(found: Account, config: Mapping[str, Any]) -> str:
+    annotations = config.get("annotations") or {}
+    if annotations.get(ROOT_KIND) == "host":  # no homes are seen there
+        return "/root" if found.uid == 0 else "/tmp"
+    return found.home or "/"
+
+
+ROOT_KIND = "org.longshore.root"  # an annotation of ours: what kind of root the container has
+
+
+# labels
+
+
+def label_annotations(labels: Mapping[str, str]) -> dict[str, str]:
+    """Labels as annotations. Those that a runtime takes for orders are refused: labels only describe."""
+    for name in labels:
+        if name.startswith(
+            ("run.oci.", "org.criu.", "org.opencontainers.runc.", "org.systemd.property.", "org.longshore.")
+        ):
+            raise InvalidSpec(
+                f"labels[{name}]", "is an order to the runtime, not a label", hint="give annotations in an OCI document"
+            )
+    return dict(labels)
+
+
+def hostname(id: str, spec: Spec) -> str:
+    """The container's host name: as asked, or its id as far as the kernel takes it."""
+    return spec.hostname or posixpath.basename(id)[:63]
