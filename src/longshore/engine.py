@@ -51,7 +51,7 @@ from .errors import (
 )
 from .events import Event, Gap, JournalReader
 from .lease import OwnerLease, end_dead_leases
-from .logs import LogGap, LogReader, LogRecord
+from .logs import LogGap, LogReader, LogRecord, mark_first
 from .spec import ProcessSpec, Spec, SpecFields, check_id
 from .store import Entry, Owner, Record, Store, process_record, write_spec
 from .tasks import shielded
@@ -316,8 +316,7 @@ class Engine:
             undo.push_async_callback(self._discard, system)
 
             record.token = system.token
-            with suppress(OSError):
-                record.log_inode = place.log.stat().st_ino
+            record.log_inode = mark_first(place.log)
             if process is not None:
                 record.process, record.pid, record.started_at = process.token, process.pid, now()
                 self._store.journal.append("start-container", id, record.uid, at=record.started_at)

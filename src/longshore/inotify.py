@@ -9,6 +9,9 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+# told of changes: the names that something was renamed to, in order; None if the kernel dropped some of them
+Told = Callable[[list[bytes] | None], None]
+
 IN_MODIFY = 0x2
 IN_MOVED_FROM = 0x40
 IN_MOVED_TO = 0x80
@@ -39,10 +42,10 @@ class _Notifier:
         if self._fd < 0:
             code = ctypes.get_errno()
             raise OSError(code, f"inotify: {os.strerror(code)} (fs.inotify.max_user_instances may be reached)")
-        self._watchers: dict[int, list[Callable[[], None]]] = {}
+        self._watchers: dict[int, list[Told]] = {}
         loop.add_reader(self._fd, self._read)
 
-    def add(self, directory: Path, callback: Callable[[], None]) -> int:
+    def add(self, directory: Path, callback: Told) -> int:
         watch = _libc.inotify_add_watch(self._fd, os.fsencode(directory), MASK)
         if watch < 0:
             code = ctypes.get_errno()
@@ -51,7 +54,7 @@ class _Notifier:
         self._watchers.setdefault(watch, []).append(callback)
         return int(watch)
 
-    def remove(self, watch: int, callback: Callable[[], None]) -> None:
+    def remove(self, watch: int, callback: Told) -> None:
         callbacks = self._watchers.get(watch)
         if callbacks is not None:
             if callback in callbacks:
@@ -69,33 +72,51 @@ class _Notifier:
             self._fd = -1
             _notifiers.pop(self._loop, None)
 
-    def _read(self) -> None:
+    def drain(self) -> None:
+        """Tell of all that has happened up to now, without waiting for the loop."""
+        while self._read():
+            pass
+
+    def _read(self) -> bool:
         try:
             data = os.read(self._fd, 1 << 16)
         except BlockingIOError:
-            return
+            return False
         offset = 0
-        seen: set[int] = set()
+        overflow = False
+        seen: dict[int, list[bytes]] = {}
         while offset < len(data):
             watch, mask, _, length = _HEADER.unpack_from(data, offset)
-            offset += _HEADER.size + length
+            offset += _HEADER.size
             if mask & IN_Q_OVERFLOW:
-                seen.update(self._watchers)
+                overflow = True
             elif not mask & IN_IGNORED:
-                seen.add(watch)
-        for watch in seen:
+                moved = seen.setdefault(watch, [])
+                if mask & IN_MOVED_TO:
+                    moved.append(data[offset : offset + length].rstrip(b"\0"))
+            offset += length
+        for watch in list(self._watchers) if overflow else seen:
             for callback in self._watchers.get(watch, ()):
-                callback()
+                callback(None if overflow else seen[watch])
+        return True
 
 
 _notifiers: dict[asyncio.AbstractEventLoop, _Notifier] = {}
 
 
-def subscribe(directory: Path, callback: Callable[[], None]) -> Callable[[], None]:
-    """Have `callback` called in this loop after each change in `directory`; returns what ends that."""
+def subscribe(directory: Path, callback: Told) -> Callable[[], None]:
+    """Have `callback` called in this loop after changes in `directory`; returns what ends that."""
     loop = asyncio.get_running_loop()
     notifier = _notifiers.get(loop)
     if notifier is None:
         notifier = _notifiers[loop] = _Notifier(loop)
+    notifier.drain()  # the directory may be watched already: what happened before this is not for `callback`
     watch = notifier.add(directory, callback)
     return lambda: notifier.remove(watch, callback)
+
+
+def drain() -> None:
+    """Call the callbacks of this loop for all that has happened up to now, without waiting for the loop."""
+    notifier = _notifiers.get(asyncio.get_running_loop())
+    if notifier is not None:
+        notifier.drain()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 try:
-    from .inotify import subscribe
+    from .inotify import drain, subscribe
 except ImportError:  # no inotify on this platform
     subscribe = None  # type: ignore[assignment]
 
@@ -21,16 +22,42 @@ class DirectoryWatch:
 
     What happens after the constructor returns is never missed: `changed` returns at once if something did since
     its last call. Raises OSError (FileNotFoundError) if the directory cannot be watched.
+
+    With `moves_to`, it also counts how many times something was renamed to that name (`moves`).
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, moves_to: str | None = None) -> None:
         self._event = asyncio.Event()
+        self._name = None if moves_to is None else os.fsencode(moves_to)
+        self._moves = 0
+        self._dropped = False
         self._closed = False
         self._unsubscribe: Callable[[], None] | None = None
         if subscribe is not None:
-            self._unsubscribe = subscribe(directory, self._event.set)
+            self._unsubscribe = subscribe(directory, self._told)
         else:
             directory.stat()
+
+    def _told(self, moved: list[bytes] | None) -> None:
+        self._event.set()
+        if moved is None:
+            self._dropped = True
+        elif self._name is not None:
+            self._moves += moved.count(self._name)
+
+    def moves(self) -> int | None:
+        """How many renames to the name there were since the watch began, up to this moment.
+
+        None if that is not known: on platforms that do not tell, and once after the kernel has dropped events.
+        """
+        if subscribe is None:
+            return None
+        if not self._closed:
+            drain()
+        if self._dropped:
+            self._dropped = False
+            return None
+        return self._moves
 
     async def changed(self) -> None:
         """Return when something has changed since the last call, or when the watch is closed."""
