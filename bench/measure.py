@@ -154,8 +154,8 @@ async def measure(maker: RowMaker, row: Row) -> RowResult:
             try:
                 value = await subject.sample()
             except Exception as error:  # the other subjects are worth their numbers all the same
-                errors[subject.name] = f"{type(error).__name__}: {error}"
-                print(f"{maker.name}: {subject.name}: {errors[subject.name]}", file=sys.stderr)
+                errors[subject.name] = f"{type(error).__name__}: {error}".strip().rpartition("\n")[2]
+                print(f"{maker.name}: {subject.name}: {error}", file=sys.stderr)
                 continue
             if number >= 0:
                 samples[subject.name].append(value)

@@ -42,8 +42,13 @@ def call(argv: Sequence[str], *, input: bytes | None = None, environment: dict[s
     return done.stdout
 
 
-def timed(argv: Sequence[str], *, input: bytes | None = None, environment: dict[str, str] | None = None) -> float:
-    """Milliseconds from the start of a command to its end; its output is dropped as it comes, or, with `input`, kept."""
+def timed(
+    argv: Sequence[str],
+    *,
+    input: bytes | None = None,
+    environment: dict[str, str] | None = None,
+) -> float:
+    """Milliseconds from the start of a command to its end; its output is dropped as it comes, with `input` kept."""
     begin = time.perf_counter()
     if input is not None:
         call(argv, input=input, environment=environment)
@@ -134,6 +139,10 @@ class Engine:
         """Pids of the processes that stay beside containers, and of no daemon."""
         raise NotImplementedError
 
+    def daemons(self) -> list[int]:
+        """Pids of what must run for any container to be."""
+        return []
+
     def close(self) -> None:
         """End what runs for it."""
 
@@ -172,7 +181,6 @@ class Docker(Engine):
             self.close()
             self.why_not = str(error)
 
-    @property
     def daemons(self) -> list[int]:
         """dockerd and its containerd."""
         if self._daemon is None:

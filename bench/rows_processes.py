@@ -101,7 +101,9 @@ async def life(bench: Bench) -> AsyncIterator[Row]:
         bare, engine = bench.bare(runtime), bench.engine(runtime)
         id, bundle = bare.bundle(Spec(args=["true"]))
         subjects += [
-            Subject(f"bare conmon + {runtime}", blocking(lambda bare=bare, id=id, bundle=bundle: bare.life(id, bundle))),
+            Subject(
+                f"bare conmon + {runtime}", blocking(lambda bare=bare, id=id, bundle=bundle: bare.life(id, bundle))
+            ),
             Subject(
                 f"API, {runtime}",
                 lambda engine=engine: milliseconds(_life(engine)),
@@ -111,14 +113,14 @@ async def life(bench: Bench) -> AsyncIterator[Row]:
         ]
     runtime = bench.preferred
     subjects.append(
-        Subject(f"CLI, {runtime} (4 commands)", blocking(lambda: _cli_life(bench, runtime)), against="docker (4 commands)")
+        Subject(
+            f"CLI, {runtime} (4 commands)", blocking(lambda: _cli_life(bench, runtime)), against="docker (4 commands)"
+        )
     )
     for engine in (bench.docker, bench.podman):
         name = f"{engine.name} (4 commands)"
         subjects.append(peer(engine, lambda engine=engine: engine.life("bench-life", ["true"]), name))
     yield Row(subjects, rounds=bench.rounds(21))
-
-
 
 
 @asynccontextmanager
@@ -140,7 +142,9 @@ async def exec_true(bench: Bench) -> AsyncIterator[Row]:
             return (time.perf_counter() - begin) * MILLI
 
         subjects += [
-            Subject(f"bare {runtime}", blocking(lambda bare=bare, id=id, document=document: bare.exec(id, document)[0])),
+            Subject(
+                f"bare {runtime}", blocking(lambda bare=bare, id=id, document=document: bare.exec(id, document)[0])
+            ),
             Subject(f"API, {runtime}", api, against=f"bare {runtime}", aim=Aim(factor=1.1, plus=2)),
         ]
     for runtime in bench.runtimes:
@@ -221,7 +225,10 @@ async def exit_event(bench: Bench) -> AsyncIterator[Row]:
     async with Engine(state=bench.state(runtime), runtime=runtime) as stranger:
         yield Row(
             [
-                Subject("bare conmon: kill to its exit file", blocking(_bare_exit_delay(bench.bare(runtime), Spec(args=SLEEP)))),
+                Subject(
+                    "bare conmon: kill to its exit file",
+                    blocking(_bare_exit_delay(bench.bare(runtime), Spec(args=SLEEP))),
+                ),
                 Subject("kept, its own program", lambda: _event_delay(engine, engine, kept=True), aim=Aim(at_most=5)),
                 Subject("kept, another program", lambda: _event_delay(engine, stranger, kept=True), aim=Aim(at_most=5)),
                 Subject("run for its caller", lambda: _event_delay(engine, engine, kept=False), aim=Aim(at_most=5)),
