@@ -17,7 +17,6 @@ from ..files import store_error
 from ..spec import Rlimit, Spec
 from . import documents as oci
 from . import given, seccomp, translate
-from .hidden import Hidden, stores
 from .inroot import Inside
 from .layers import Step
 from .mounts import defaults, user_mounts
@@ -80,14 +79,14 @@ def _draft(place: Place, id: str, spec: Spec, cgroup_path: str) -> _Draft:
     root = plan_root(place, spec)
     try:
         if spec.oci is not None:
-            return _from_document(place, id, spec, cgroup_path, root)
-        return _from_spec(place, id, spec, cgroup_path, root)
+            return _from_document(id, spec, cgroup_path, root)
+        return _from_spec(id, spec, cgroup_path, root)
     except BaseException:
         root.inside.close()
         raise
 
 
-def _from_spec(place: Place, id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
+def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
     reasons = dict(root.reasons)
     inside = root.inside
     account, reasons["user"] = translate.account(spec.user, inside, of_the_machine=root.of_the_machine)
@@ -96,7 +95,7 @@ def _from_spec(place: Place, id: str, spec: Spec, cgroup_path: str, root: RootPl
     if spec.hostname is None:
         reasons["hostname"] = "the container's id"
 
-    asked = user_mounts(spec.mounts, Hidden(stores(place)))
+    asked = user_mounts(spec.mounts, root.hidden)
     unified = translate.is_unified()
     taken = {mount.destination for mount in asked}
     mounts = [mount for mount in defaults(cgroup=unified, tty_group=_maps(spec, 5)) if mount.destination not in taken]
@@ -189,8 +188,8 @@ def _as_dict(config: oci.Config) -> dict[str, Any]:
     return document
 
 
-def _from_document(place: Place, id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
-    asked = user_mounts(spec.mounts, Hidden(stores(place)))
+def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
+    asked = user_mounts(spec.mounts, root.hidden)
     config, reasons = given.build(spec, root, asked, cgroup_path)
     if spec.init:
         init, mount = _init(root)
@@ -208,11 +207,10 @@ def _from_document(place: Place, id: str, spec: Spec, cgroup_path: str, root: Ro
 def _files(name: str, network: str) -> dict[str, str]:
     """What is made up in the `/etc` of the `host` root."""
     hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n"
-    resolv = "# this container has no network\n"
     if network == "host":
         hosts = _host_file("/etc/hosts") or hosts
-        resolv = _host_file("/etc/resolv.conf")
-    return {"etc/hostname": f"{name}\n", "etc/hosts": hosts, "etc/resolv.conf": resolv}
+        return {"hostname": f"{name}\n", "hosts": hosts, "resolv.conf": _host_file("/etc/resolv.conf")}
+    return {"hostname": f"{name}\n", "hosts": hosts}
 
 
 def _host_file(path: str) -> str:

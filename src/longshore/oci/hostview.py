@@ -1,30 +1,40 @@
 """The `host` root: an allow-list, copy-on-write view of this machine that needs nothing downloaded.
 
 Its frame is a *skeleton*: a small folder with empty `/home`, `/root`, `/var` and so on, and an `/etc` of copies of
-what programs need. It is made once per state of the machine and shared, read-only, by every container. Over it
-lies one overlay; `/usr` and `/opt` of the machine are overlays of their own within. What is not listed here is not
-there: no shadow, no keys, no sudoers, no home.
+what programs need. It is made once per state of the machine and shared, read-only, by every container, under an
+overlay. `/usr`, `/opt` and their like come from a second overlay, of the machine's `/`, mounted where the container
+cannot see it; only these folders of it are bound into the view. (One overlay for each would cost a dozen files per
+container more. One for all is refused by the kernel: a lower folder may not be inside another.) What is not listed
+here is not there: no shadow, no keys, no sudoers, no home.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import hashlib
 import os
 import posixpath
+import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+
+import msgspec
 
 from ..trees import remove_tree
 from .hidden import Hidden, MountPoint, is_folder
 from .inroot import Folder
-from .layers import MS_NODEV, MS_NOSUID, Overlay
+from .layers import MS_BIND, MS_NODEV, MS_NOSUID, Overlay, Step
 
 VERSION = "1"  # of what a skeleton is made of
+ASIDE = "host"  # beside the skeletons: where the overlay of the machine is mounted, in each container's own namespace
+AGE_LIMIT = 600  # seconds since its last use, after which a skeleton may be looked at for removal
 
 SHOWN = ("/usr", "/opt")
 # a link into /usr on most machines, a folder of its own on some
@@ -123,16 +133,25 @@ ETC = (
     "magic",
     "magic.mime",
 )
+_MANY = 40  # files in a folder of /etc, from which on it is bound, not copied: a mount costs about as much as one file
 _FILE_LIMIT = 16 << 20  # bytes; nothing in the list is near
 
 
 def _etc_entries() -> list[str]:
-    """What of the list is there, relative to /etc."""
+    """What of the list is there, relative to /etc. Looked up again when an entry of /etc came or went."""
+    return _etc_entries_at(os.stat("/etc").st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _etc_entries_at(_mtime: int) -> list[str]:
+    there = sorted(os.listdir("/etc"))
     found = []
     for pattern in ETC:
         if "*" in pattern:
-            found += [os.path.relpath(path, "/etc") for path in sorted(glob.glob(f"/etc/{pattern}"))]
-        elif os.path.lexists(f"/etc/{pattern}"):
+            found += fnmatch.filter(there, pattern)
+        elif "/" in pattern:
+            found += [pattern] if os.path.lexists(f"/etc/{pattern}") else []
+        elif pattern in there:
             found.append(pattern)
     return found
 
@@ -146,39 +165,52 @@ def _fingerprint() -> str:
     for path in paths:
         with suppress(FileNotFoundError):
             found = os.stat(path, follow_symlinks=not path.startswith("/lib") and path not in ("/bin", "/sbin"))
-            digest.update(f"{path}\0{found.st_ino}\0{found.st_mtime_ns}\0{found.st_mode}\n".encode())
+            digest.update(f"{path}\0{found.st_dev}:{found.st_ino}\0{found.st_mtime_ns}\0{found.st_mode}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def skeleton_path(views: Path) -> Path:
-    """Where the skeleton for this state of the machine is, or would be."""
-    return views / _fingerprint()
+class Skeleton(msgspec.Struct, frozen=True):
+    """One state of the frame: where it is, and the folders of /etc that are bound over it instead of copied."""
+
+    path: Path
+
+    @property
+    def root(self) -> str:
+        return f"{self.path}/root"
+
+    @property
+    def aside(self) -> str:
+        """Where each container, in its own mount namespace, has the overlay of the machine's `/`."""
+        return str(self.path.parent / ASIDE)
+
+    def bound(self, points: Sequence[MountPoint]) -> list[str]:
+        """Paths of /etc with so many public files that one mount is cheaper than copies of them."""
+        try:
+            text = (self.path / "bound").read_text()
+        except FileNotFoundError:  # not made yet
+            return _large_and_public(points)
+        return text.splitlines()
 
 
-def make_skeleton(path: Path) -> None:
+def skeleton(views: Path) -> Skeleton:
+    """The skeleton for this state of the machine, made or not."""
+    return Skeleton(views / _fingerprint())
+
+
+def make_skeleton(skeleton: Skeleton, points: Sequence[MountPoint]) -> None:
     """Make the skeleton, unless it is there: whole or not at all, whoever else does the same. Raises OSError."""
-    if path.is_dir():
+    path = skeleton.path
+    with suppress(FileNotFoundError):
+        os.utime(path)  # in use: `prune` looks at it
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (path.parent / ASIDE).mkdir(mode=0o700, exist_ok=True)
     building = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        building.mkdir(mode=0o755)
-        building.chmod(0o755)
-        for name, mode in FOLDERS.items():
-            folder = building / name
-            folder.mkdir()
-            folder.chmod(mode)
-        for name, target in LINKS.items():
-            (building / name).symlink_to(target)
-        for name in BINARIES:
-            host = f"/{name}"
-            if os.path.islink(host):
-                (building / name).symlink_to(os.readlink(host))
-            elif os.path.isdir(host):
-                (building / name).mkdir()
-                (building / name).chmod(0o755)
-        for name in _etc_entries():
-            _copy(f"/etc/{name}", building / "etc" / name)
+        building.mkdir(mode=0o700)
+        bound = _large_and_public(points)
+        (building / "bound").write_text("\n".join(bound))
+        _fill(building / "root", bound)
         try:
             building.rename(path)
         except OSError:
@@ -186,6 +218,52 @@ def make_skeleton(path: Path) -> None:
                 raise
     finally:
         remove_tree(building)
+    prune(path)
+
+
+def _fill(root: Path, bound: Sequence[str]) -> None:
+    _make_folder(root, 0o755)
+    for name, mode in FOLDERS.items():
+        _make_folder(root / name, mode)
+    for name, target in LINKS.items():
+        (root / name).symlink_to(target)
+    for name in BINARIES:
+        if os.path.islink(f"/{name}"):
+            (root / name).symlink_to(os.readlink(f"/{name}"))
+        elif os.path.isdir(f"/{name}"):
+            _make_folder(root / name, 0o755)
+    (root / "etc" / "resolv.conf").write_text("# this container has no network\n")
+    (root / "etc" / "resolv.conf").chmod(0o644)
+    for name in _etc_entries():
+        copied = root / "etc" / name
+        if f"/etc/{name}" in bound:
+            _make_parents(copied)
+            _make_folder(copied, 0o755)
+        else:
+            _copy(f"/etc/{name}", copied)
+
+
+def _make_folder(path: Path, mode: int) -> None:
+    path.mkdir()
+    path.chmod(mode)  # whatever the caller's umask is
+
+
+def _large_and_public(points: Sequence[MountPoint]) -> list[str]:
+    """Folders of the list with many files, all of which everybody may read, with no mount above, at or below."""
+    found = []
+    for name in _etc_entries():
+        path = f"/etc/{name}"
+        if os.path.islink(path) or not os.path.isdir(path):
+            continue
+        if any(f"{point.path}/".startswith(f"{path}/") or point.path == "/etc" for point in points):
+            continue
+        modes = [os.lstat(path).st_mode]
+        for folder, folders, files in os.walk(path):
+            modes += [os.lstat(os.path.join(folder, entry)).st_mode for entry in (*folders, *files)]
+        public = all(mode & 0o004 and (not stat.S_ISDIR(mode) or mode & 0o001) for mode in modes)
+        if public and len(modes) > _MANY:
+            found.append(path)
+    return found
 
 
 def _copy(source: str, target: Path) -> None:
@@ -216,8 +294,7 @@ def _copy(source: str, target: Path) -> None:
 def _make_parents(path: Path) -> None:
     if not path.parent.exists():
         _make_parents(path.parent)
-        path.parent.mkdir()
-        path.parent.chmod(0o755)  # whatever the caller's umask is
+        _make_folder(path.parent, 0o755)
 
 
 def _copy_entry(entry: os.DirEntry[str], target: Path) -> None:
@@ -227,29 +304,23 @@ def _copy_entry(entry: os.DirEntry[str], target: Path) -> None:
         _copy(entry.path, target)
 
 
-def prune(views: Path, containers: Path, current: Path) -> None:
-    """Remove skeletons that no container uses. A container names its own by a link, before it looks whether it is
-    there; so one that was taken away between the two is missed, and made again."""
-    for path in views.iterdir():
-        if path == current or path.name.startswith("."):
-            continue
-        trash = path.with_name(f".old.{path.name}.{secrets.token_hex(4)}")
-        if path.name in _used(containers):
-            continue
-        with suppress(OSError):
-            path.rename(trash)
-            if path.name in _used(containers):
-                trash.rename(path)
-            else:
-                remove_tree(trash)
+def prune(current: Path) -> None:
+    """Remove the skeletons of earlier states of the machine that no container has mounted.
 
-
-def _used(containers: Path) -> set[str]:
-    used = set()
-    for link in containers.glob("*/bundle/view"):
-        with suppress(OSError):
-            used.add(os.path.basename(os.readlink(link)))
-    return used
+    Done when a new one was made, so seldom. One that was used lately may be about to be mounted: it stays.
+    """
+    before = time.time() - AGE_LIMIT
+    others = (path for path in current.parent.iterdir() if path not in (current, current.with_name(ASIDE)))
+    old = [path for path in others if path.stat().st_mtime < before]
+    if not old:
+        return
+    mounted = set()
+    for table in glob.glob("/proc/[0-9]*/mountinfo"):
+        with suppress(OSError):  # the process has ended
+            mounted.update(re.findall(r"lowerdir=([^,: ]+)", Path(table).read_text(errors="replace")))
+    for path in old:
+        if f"{path}/root" not in mounted:
+            remove_tree(path)
 
 
 def shown_folders() -> list[str]:
@@ -258,28 +329,40 @@ def shown_folders() -> list[str]:
     return found + [f"/{name}" for name in BINARIES if os.path.isdir(f"/{name}") and not os.path.islink(f"/{name}")]
 
 
-def overlays(
-    rootfs: str, scratch: str, skeleton: str, hidden: Hidden, points: Sequence[MountPoint], *, no_suid: bool
-) -> list[Overlay]:
-    """The mounts of the view, in order."""
+def mounts(
+    rootfs: str, scratch: str, skeleton: Skeleton, hidden: Hidden, points: Sequence[MountPoint], *, no_suid: bool
+) -> list[Overlay | Step]:
+    """The mounts of the view, in order. What is written goes to folders whose paths begin with `scratch`."""
     flags = MS_NODEV | (MS_NOSUID if no_suid else 0)
-    found = [Overlay(target=rootfs, lowers=[skeleton], scratch=f"{scratch}/root", flags=flags)]
+    shown = shown_folders()
+    mounted = {point.path for point in points}
+    bound = [folder for folder in shown if folder not in mounted]
+    aside = skeleton.aside
+    found: list[Overlay | Step] = [Overlay(target=rootfs, lowers=[skeleton.root], scratch=scratch, flags=flags)]
+    if bound:
+        secret = [f"{folder}/{path}" for folder in bound for path in hidden.below(folder)]
+        found.append(Overlay(target=aside, lowers=["/"], scratch=f"{scratch}-host", flags=flags, hidden=secret))
+        found += [
+            Step(source=f"{aside}{path}", target=f"{rootfs}{path}", fstype="", flags=MS_BIND)
+            for path in (*bound, *skeleton.bound(points))
+        ]
     found += [
         Overlay(
             target=f"{rootfs}{folder}",
             lowers=[folder],
-            scratch=f"{scratch}/{scratch_name(folder)}",
+            scratch=f"{scratch}-{scratch_name(folder)}",
             flags=flags,
             hidden=hidden.below(folder),
         )
-        for folder in with_mounts(shown_folders(), points, hidden)
+        for folder in with_mounts(shown, points, hidden)
+        if folder not in bound
     ]
     return found
 
 
 def scratch_name(folder: str) -> str:
     """A file name for a folder's path, one for each."""
-    return folder.strip("/").replace("%", "%25").replace("/", "%2F") or "root"
+    return folder.strip("/").replace("%", "%25").replace("/", "%2F")
 
 
 # file systems that may be the lower layer of an overlay, and hold files rather than the kernel's own tables

@@ -17,7 +17,7 @@ import msgspec
 
 from ..errors import InvalidSpec
 
-MS_NOSUID, MS_NODEV = 2, 4
+MS_NOSUID, MS_NODEV, MS_BIND = 2, 4, 4096
 LAYERS_LIMIT = 500  # OVL_MAX_STACK of the kernel
 _OPTIONS_LIMIT = 4000  # mount(2) takes a page; some is left for the options after the folders
 _SPECIAL = frozenset(',:\\" \t\n')
@@ -35,7 +35,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Overlay(msgspec.Struct, frozen=True, kw_only=True):
-    """One overlay mount: `scratch` is where its upper and work folders are, unless `upper` names another one.
+    """One overlay mount: `scratch` is its upper folder, unless `upper` names another one; beside it is what it needs.
 
     `hidden` are paths, relative to it, that its lower folders may have and that must never be seen.
     """
@@ -51,15 +51,15 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def upper_path(self) -> str:
-        return self.upper or f"{self.scratch}/upper"
+        return self.upper or self.scratch
 
     @property
     def work_path(self) -> str:
-        return self.work or f"{self.scratch}/work"
+        return self.work or f"{self.scratch}.work"
 
     @property
     def _links_path(self) -> str:
-        return f"{self.scratch}/links"
+        return f"{self.scratch}.links"
 
     def _options(self, lowers: Sequence[str], upper: str, work: str) -> str:
         text = f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work}"
@@ -83,14 +83,14 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
 
     def make(self) -> None:
         """Make the folders that the mount needs, and hide what must not be seen. Raises OSError."""
-        os.makedirs(self.scratch, mode=0o700, exist_ok=True)
         # the overlay's own root has the mode and owner of the upper folder
         like(self.lowers[0], self.upper_path)
-        os.makedirs(self.work_path, mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            os.mkdir(self.work_path, 0o700)
         for path in self.hidden:
             hide(self.lowers[0], self.upper_path, path)
         if not self._plain:
-            os.makedirs(self._links_path, mode=0o700, exist_ok=True)
+            os.mkdir(self._links_path, 0o700)
             names = {str(number): path for number, path in enumerate(self.lowers)}
             for name, path in {**names, "u": self.upper_path, "w": self.work_path}.items():
                 os.symlink(os.path.abspath(path), f"{self._links_path}/{name}")

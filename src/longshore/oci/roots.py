@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 
@@ -27,15 +25,16 @@ class RootPlan(msgspec.Struct, kw_only=True):
     kind: str  # host, host:full, rootfs, layers
     path: str
     inside: Inside
-    overlays: Sequence[Overlay] = ()
+    hidden: Hidden
+    before: Sequence[Overlay | Step] = ()  # mounted before the runtime starts; the first is the root itself
     mounts: list[MountEntry] = []  # that belong to the root: shown folders, and what hides the store
-    skeleton: Path | None = None
+    skeleton: hostview.Skeleton | None = None
     reasons: dict[str, str] = {}
 
     @property
     def steps(self) -> list[Step]:
         """The mount calls before the runtime starts."""
-        return [overlay.step() for overlay in self.overlays]
+        return [item.step() if isinstance(item, Overlay) else item for item in self.before]
 
     @property
     def of_the_machine(self) -> bool:
@@ -43,25 +42,19 @@ class RootPlan(msgspec.Struct, kw_only=True):
         return self.kind in ("host", "host:full")
 
     def make(self, place: Place, files: dict[str, str]) -> None:
-        """Make what the mounts need. `files` are written over those of the `host` root. Raises OSError."""
-        bundle = place.run / "bundle"
+        """Make what the mounts need. `files` go to the `/etc` of the `host` root. Raises OSError."""
         if self.skeleton is not None:
-            (bundle / "view").symlink_to(self.skeleton)
-            fresh = not self.skeleton.is_dir()
-            hostview.make_skeleton(self.skeleton)
-            if fresh:
-                hostview.prune(self.skeleton.parent, place.run.parent, self.skeleton)
-        for overlay in self.overlays:
-            overlay.make()
-        if self.overlays and files:
-            upper = self.overlays[0].upper_path
-            like(f"{self.overlays[0].lowers[0]}/etc", f"{upper}/etc")
+            hostview.make_skeleton(self.skeleton, mount_points())
+        for item in self.before:
+            if isinstance(item, Overlay):
+                item.make()
+        if self.skeleton is not None:
+            etc = str(place.data / "scratch" / "etc")
+            like(f"{self.skeleton.root}/etc", etc)
             for name, text in files.items():
-                path = Path(f"{upper}/{name}")
-                with suppress(FileNotFoundError):
-                    path.unlink()
-                path.write_text(text)
-                path.chmod(0o644)
+                with open(os.open(f"{etc}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+                    os.fchmod(file.fileno(), 0o644)  # whatever the caller's umask is
+                    file.write(text.encode("utf-8", "surrogateescape"))
 
 
 def plan_root(place: Place, spec: Spec) -> RootPlan:
@@ -92,21 +85,33 @@ def _folder(path: str, field: str, hidden: Hidden) -> RootPlan:
     check_folder(path, field)
     hidden.check(path, field)
     real = os.path.realpath(path)  # runtimes want a path without links
+    if os.path.samestat(os.stat(real), os.stat("/")):
+        raise InvalidSpec(
+            field, "the machine's own root cannot be a container's in place", hint="root='host' or 'host:full'"
+        )
     masks = masks_below(real, "/", hidden, mount_points())
-    return RootPlan(kind="rootfs", path=real, inside=Folder(real), mounts=masks, reasons={"root": "used in place"})
+    return RootPlan(
+        kind="rootfs",
+        path=real,
+        inside=Folder(real),
+        hidden=hidden,
+        mounts=masks,
+        reasons={"root": "used in place"},
+    )
 
 
 def _host(place: Place, spec: Spec, hidden: Hidden, *, no_suid: bool) -> RootPlan:
     rootfs = str(place.run / "bundle" / "rootfs")
     mounts = shown(spec.show, hidden)
-    skeleton = hostview.skeleton_path(place.run.parents[1] / "views")
+    skeleton = hostview.skeleton(place.run.parents[1] / "views")
     points = mount_points()
-    overlays = hostview.overlays(rootfs, str(place.data / "scratch"), str(skeleton), hidden, points, no_suid=no_suid)
+    before = hostview.mounts(rootfs, str(place.data / "scratch"), skeleton, hidden, points, no_suid=no_suid)
     return RootPlan(
         kind="host",
+        hidden=hidden,
         path=rootfs,
         inside=HostInside(spec.show),
-        overlays=overlays,
+        before=before,
         mounts=mounts,
         skeleton=skeleton,
         reasons={"root": "this machine's programs and what they need, copy-on-write; no homes, keys or secrets"},
@@ -121,7 +126,7 @@ def _full(place: Place, hidden: Hidden, *, no_suid: bool) -> RootPlan:
         Overlay(
             target=rootfs if folder == "/" else f"{rootfs}{folder}",
             lowers=[folder],
-            scratch=f"{scratch}/{hostview.scratch_name(folder)}",
+            scratch=scratch if folder == "/" else f"{scratch}-{hostview.scratch_name(folder)}",
             flags=flags,
             hidden=hidden.below(folder),
         )
@@ -129,9 +134,10 @@ def _full(place: Place, hidden: Hidden, *, no_suid: bool) -> RootPlan:
     ]
     return RootPlan(
         kind="host:full",
+        hidden=hidden,
         path=rootfs,
         inside=Folder("/"),
-        overlays=overlays,
+        before=overlays,
         reasons={"root": "all of this machine but longshore's own state, copy-on-write: for trusted code only"},
     )
 
@@ -142,7 +148,7 @@ def _layers(place: Place, spec: Spec, hidden: Hidden, *, no_suid: bool) -> RootP
     check_parents(layers.parents)
     for index, path in enumerate(layers.parents):
         hidden.check(path, f"layers.parents[{index}]")
-    scratch = str(place.data / "scratch" / "root")
+    scratch = str(place.data / "scratch")
     upper = work = None
     if layers.scratch is not None:
         check_folder(layers.scratch, "layers.scratch")
@@ -162,9 +168,10 @@ def _layers(place: Place, spec: Spec, hidden: Hidden, *, no_suid: bool) -> RootP
     )
     return RootPlan(
         kind="layers",
+        hidden=hidden,
         path=overlay.target,
         inside=Stack([overlay.upper_path, *overlay.lowers]),
-        overlays=[overlay],
+        before=[overlay],
         reasons={
             "root": f"{len(layers.parents)} layers under "
             + ("the scratch folder given" if upper else "a scratch folder that goes with the container")
