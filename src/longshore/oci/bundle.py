@@ -89,7 +89,7 @@ def _draft(place: Place, id: str, spec: Spec, cgroup_path: str) -> _Draft:
 def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
     reasons = dict(root.reasons)
     inside = root.inside
-    account, reasons["user"] = translate.account(spec.user, inside, of_the_machine=root.of_the_machine)
+    account, reasons["user"] = translate.account(spec.user, inside, root.kind)
     sets, reasons["capabilities"] = translate.capabilities(spec.security, account, of_the_machine=root.of_the_machine)
     name = translate.hostname(id, spec)
     if spec.hostname is None:
@@ -98,8 +98,19 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
     asked = user_mounts(spec.mounts, root.hidden)
     unified = translate.is_unified()
     taken = {mount.destination for mount in asked}
-    mounts = [mount for mount in defaults(cgroup=unified, tty_group=_maps(spec, 5)) if mount.destination not in taken]
+    mounts = [
+        mount
+        for mount in defaults(
+            cgroup=unified,
+            tty_group=_maps(spec, 5),
+            own_sys=spec.security.userns is None or spec.network == "none",
+        )
+        if mount.destination not in taken
+    ]
     mounts += [*root.mounts, *asked]
+    if spec.network == "host" and not root.of_the_machine:
+        mounts += _resolver(root, [mount.destination for mount in mounts])
+        reasons["network"] = "the host's, as asked; its resolv.conf and hosts are bound where the root has such files"
     covered = [mount.destination for mount in mounts]
 
     home = "/root" if root.kind == "host" and account.uid == 0 else account.home or "/"
@@ -211,6 +222,18 @@ def _files(name: str, network: str) -> dict[str, str]:
         hosts = _host_file("/etc/hosts") or hosts
         return {"hostname": f"{name}\n", "hosts": hosts, "resolv.conf": _host_file("/etc/resolv.conf")}
     return {"hostname": f"{name}\n", "hosts": hosts}
+
+
+def _resolver(root: RootPlan, covered: list[str]) -> list[oci.MountEntry]:
+    """The host's resolv.conf and hosts over the root's. A folder used in place is not written to for a mount point."""
+    options = ["bind", "private", "ro", "nosuid", "nodev", "noexec"]
+    return [
+        oci.MountEntry(destination=path, type="bind", source=path, options=options)
+        for path in ("/etc/resolv.conf", "/etc/hosts")
+        if os.path.isfile(path)
+        and not _under(path, covered)
+        and (root.kind == "layers" or root.inside.stat(path) is not None)
+    ]
 
 
 def _host_file(path: str) -> str:

@@ -52,7 +52,7 @@ def build(
     if spec.cwd is not None:
         process["cwd"] = spec.cwd
     if spec.user is not None:
-        found, _ = translate.account(spec.user, root.inside, of_the_machine=root.of_the_machine)
+        found, _ = translate.account(spec.user, root.inside, root.kind)
         user = oci.User(uid=found.uid, gid=found.gid, additional_gids=found.groups)
         process["user"] = msgspec.to_builtins(user)
     process.setdefault("user", {"uid": 0, "gid": 0})

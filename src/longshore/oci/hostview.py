@@ -365,8 +365,8 @@ def scratch_name(folder: str) -> str:
     return folder.strip("/").replace("%", "%25").replace("/", "%2F")
 
 
-# file systems that may be the lower layer of an overlay, and hold files rather than the kernel's own tables
-_FILE_SYSTEMS = frozenset("ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs tmpfs nfs nfs4 squashfs erofs".split())
+# file systems of this machine that may be the lower layer of an overlay, and hold files, not the kernel's own tables
+_FILE_SYSTEMS = frozenset("ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs tmpfs squashfs erofs".split())
 
 
 def with_mounts(folders: Sequence[str], points: Sequence[MountPoint], hidden: Hidden) -> Iterator[str]:
@@ -374,7 +374,7 @@ def with_mounts(folders: Sequence[str], points: Sequence[MountPoint], hidden: Hi
     for folder in folders:
         yield folder
         prefix = folder.rstrip("/") + "/"
-        seen = set()
+        seen = {folder}
         for point in points:
             path = point.path
             if (

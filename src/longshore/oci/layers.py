@@ -17,7 +17,7 @@ import msgspec
 
 from ..errors import InvalidSpec
 
-MS_NOSUID, MS_NODEV, MS_BIND = 2, 4, 4096
+MS_NOSUID, MS_NODEV, MS_BIND, MS_REC = 2, 4, 0x1000, 0x4000
 LAYERS_LIMIT = 500  # OVL_MAX_STACK of the kernel
 _OPTIONS_LIMIT = 4000  # mount(2) takes a page; some is left for the options after the folders
 _SPECIAL = frozenset(',:\\" \t\n')

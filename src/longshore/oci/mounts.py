@@ -30,8 +30,12 @@ def kernel() -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def defaults(*, cgroup: bool, tty_group: bool = True) -> list[MountEntry]:
-    """What every container has: /proc, /dev and /sys."""
+def defaults(*, cgroup: bool, tty_group: bool = True, own_sys: bool = True) -> list[MountEntry]:
+    """What every container has: /proc, /dev and /sys.
+
+    `tty_group` is whether group 5 (tty) exists in it; `own_sys` whether it may mount sysfs, which the kernel grants
+    only to the user namespace that owns the network namespace: otherwise it sees the machine's.
+    """
     pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"] + (["gid=5"] if tty_group else [])
     safe = ["nosuid", "noexec", "nodev"]
     found = [
@@ -45,8 +49,13 @@ def defaults(*, cgroup: bool, tty_group: bool = True) -> list[MountEntry]:
         MountEntry(destination="/dev/pts", type="devpts", source="devpts", options=pts),
         MountEntry(destination="/dev/shm", type="tmpfs", source="shm", options=[*safe, "mode=1777", "size=65536k"]),
         MountEntry(destination="/dev/mqueue", type="mqueue", source="mqueue", options=safe),
-        MountEntry(destination="/sys", type="sysfs", source="sysfs", options=[*safe, "ro"]),
     ]
+    if own_sys:
+        found.append(MountEntry(destination="/sys", type="sysfs", source="sysfs", options=[*safe, "ro"]))
+    else:
+        options = ["rbind", "rprivate", *safe]
+        _read_only(options)
+        found.append(MountEntry(destination="/sys", type="bind", source="/sys", options=options))
     if cgroup:
         found.append(
             MountEntry(destination="/sys/fs/cgroup", type="cgroup", source="cgroup", options=[*safe, "relatime", "ro"])

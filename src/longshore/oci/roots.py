@@ -15,7 +15,7 @@ from .documents import MountEntry
 from .hidden import Hidden, mount_points, stores
 from .hostview import HostInside
 from .inroot import Folder, Inside, Stack
-from .layers import MS_NODEV, MS_NOSUID, Overlay, Step, check_folder, check_parents, like
+from .layers import MS_BIND, MS_NODEV, MS_NOSUID, MS_REC, Overlay, Step, check_folder, check_parents, like
 from .mounts import masks_below, shown
 
 
@@ -59,6 +59,32 @@ class RootPlan(msgspec.Struct, kw_only=True):
 
 def plan_root(place: Place, spec: Spec) -> RootPlan:
     """What the spec's root is. Raises InvalidSpec, naming the field, if it cannot be used."""
+    root = _plan(place, spec)
+    if spec.security.userns is not None:
+        _within_reach(root, [mount.source or "" for mount in spec.mounts] + spec.show)
+    return root
+
+
+_CROSSINGS = ("/mnt", "/media", "/srv", "/opt", "/boot", "/home")
+
+
+def _within_reach(root: RootPlan, used: Sequence[str]) -> None:
+    """Have the root mounted, for its runtime only, where every user may go.
+
+    A runtime enters the user namespace before it goes to the root, and is then nobody special on the way there: the
+    state directory is closed to it. So the root is bound over a folder that every machine has, and that nothing of
+    this container comes from; in the runtime's own mount namespace, like all mounts of ours.
+    """
+    used = [root.path, *used]
+    for folder in _CROSSINGS:
+        if os.path.isdir(folder) and not any(f"{os.path.realpath(path)}/".startswith(f"{folder}/") for path in used):
+            root.before = [*root.before, Step(source=root.path, target=folder, fstype="", flags=MS_BIND | MS_REC)]
+            root.path = folder
+            return
+    raise InvalidSpec("security.userns", f"needs one of {', '.join(_CROSSINGS)} that the container does not use")
+
+
+def _plan(place: Place, spec: Spec) -> RootPlan:
     hidden = Hidden(stores(place))
     no_suid = spec.security.no_new_privileges
     if spec.layers is not None:

@@ -18,6 +18,7 @@ from .users import NOBODY, Account, look_up
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PERIOD = 100_000  # microseconds
+PIDS_LIMIT = 1 << 22  # PID_MAX_LIMIT of the kernel: there can be no more in the whole machine
 
 # what container engines let a container's root do; docker's list
 USUAL_CAPABILITIES = (
@@ -113,13 +114,13 @@ def _known_capabilities() -> list[str]:
 # users and environment
 
 
-def account(user: str | None, inside: Inside, *, of_the_machine: bool) -> tuple[Account, str]:
-    """Who the container runs as, and why."""
+def account(user: str | None, inside: Inside, kind: str) -> tuple[Account, str]:
+    """Who the container runs as, and why. `kind` is that of the root."""
     if user is not None:
         return look_up(user, inside), "as asked, looked up inside the root"
-    if of_the_machine:
+    if kind == "host":
         return NOBODY, "nobody: a view of this machine runs unprivileged unless a user is asked for"
-    return look_up("0", inside), "root, as usual for a root file system of its own"
+    return look_up("0", inside), "root, as usual for every root but `host`"
 
 
 def environment(given: Mapping[str, str], account: Account, *, home: str, terminal: bool) -> list[str]:
@@ -175,7 +176,8 @@ def resources(
     if cpu != oci.Cpu():
         found.cpu = cpu
     if asked.pids is not None:
-        found.pids = oci.Pids(limit=asked.pids)
+        # -1 would mean "no limit", but crun 1.8 writes it as a number, which the kernel refuses
+        found.pids = oci.Pids(limit=PIDS_LIMIT if asked.pids == -1 else asked.pids)
     return found
 
 
