@@ -169,22 +169,20 @@ class Trail:
         self._files.append(file)
         return True
 
-    def look(self) -> bool:
+    def look(self, entering: _File | None = None) -> bool:
         """Find what has replaced the log since the last look, and whether something came and went unseen.
 
-        True if there is a file that was not there before.
+        True if there is a file that was not there before. `entering` is a file of which nothing was told yet.
         """
-        if self.closed or self._watch is None:
-            return False
+        if self.closed or self._watch is None or len(self._files) >= HELD:
+            return False  # what comes meanwhile is counted, and told with the next that is opened
         fresh: list[_File] = []
         first = not self._begun
         while True:
-            while len(self._files) < HELD and self._open_new():
+            while self._open_new():
                 fresh.append(self._files[-1])
                 self._moves += self._begun  # by a rename; only the very first is made in place
                 self._begun = True
-            if len(self._files) >= HELD:
-                break  # what comes meanwhile is counted, and told with the next that is opened
             moves = self._watch.moves()
             if moves is None:  # nobody counts: whether a file came between is seen at the seam, if at all
                 for file in fresh[1:] if first else fresh:
@@ -193,16 +191,18 @@ class Trail:
                 break
             if moves <= self._moves:
                 break  # less: a rename that we saw before we heard of it
-            if self._open_new():
-                fresh.append(self._files[-1])
-                self._moves += 1
-                continue
-            # the newest is the newest, and yet there were more renames than files that we saw
-            self._moves = moves
-            if fresh:
-                fresh[0].before = "gap"
-            else:
-                self._gap = BOUND
+            if not self._open_new():
+                # the newest is the newest, and yet there were more renames than files that we saw
+                self._moves = moves
+                for file in fresh:  # before which of them, if there are several, nobody knows
+                    file.before = "gap"
+                if not fresh and entering is not None:
+                    entering.before = "gap"
+                elif not fresh:
+                    self._gap = BOUND
+                break
+            fresh.append(self._files[-1])
+            self._moves += 1
         if first and fresh and self._expected is not None and not is_first(fresh[0].found, self._expected):
             fresh[0].before = "gap"
         return bool(fresh)
@@ -218,6 +218,9 @@ class Trail:
             data = read_at(file.fd, want, file.offset) if want > 0 else b""
             whole = data.rfind(b"\n") + 1
             if whole:
+                if file.offset == 0:
+                    # a rename can be seen a moment before it is told of; one that is written to has been told of
+                    self.look(file)
                 if file.before:
                     certain = file.before == "doubt" and data[:64].partition(b" ")[0] == self._stamp
                     file.before = ""

@@ -375,6 +375,61 @@ async def test_a_follower_that_was_too_slow_is_told_that_something_is_missing(
     assert found[:2] == [b"seen\n", "gap"] or found.index("gap") < 60  # the rest of the first file, then the gap
 
 
+@given(st.lists(st.sampled_from(["write", "replace", "look", "read"]), max_size=60), st.integers(2, 4), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_a_follower_gets_all_in_order_or_a_gap_just_where_something_is_missing(
+    steps: list[str], held: int, torn: bool
+) -> None:
+    async def follow(path: Path) -> None:
+        path.write_bytes(line(0, b"0"))
+        trail = log_trail.Trail(path, mark_first(path), follow=True)
+        written, seen = 1, 0
+        told = False
+
+        def read() -> bool:
+            nonlocal seen, told
+            block = trail.read()
+            if isinstance(block, LogGap):
+                assert not told
+                told = True
+            elif block is not None:
+                for run in log_format.runs(block):
+                    assert run is not None
+                    for record in run.records():
+                        assert (int(record.data) != seen) == told
+                        seen, told = int(record.data) + 1, False
+            return block is not None
+
+        for step in [*steps, "write"]:
+            if step == "replace":
+                path.with_name("log.tmp").write_bytes(b"")
+                path.with_name("log.tmp").rename(path)
+            if step in ("write", "replace"):
+                with open(path, "ab", buffering=0) as file:
+                    text = line(written, b"%d" % written)
+                    file.write(text[:20])
+                    if torn:
+                        trail.look()
+                    file.write(text[20:])
+                written += 1
+            elif step == "look":
+                trail.look()
+            else:
+                read()
+        while read() or trail.look():
+            trail.look()
+        trail.close()
+        assert seen == written
+
+    before = log_trail.HELD
+    with tempfile.TemporaryDirectory(prefix="longshore-test-log-") as directory:
+        try:
+            log_trail.HELD = held
+            asyncio.run(follow(Path(directory) / "log"))
+        finally:
+            log_trail.HELD = before
+
+
 async def test_a_file_that_came_and_went_is_told_whatever_its_inode_is(log: Path) -> None:
     log.write_bytes(line(1, b"first"))
     follower = Follower(log, mark_first(log))
