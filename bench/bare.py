@@ -5,7 +5,7 @@ config.json (seccomp and all) and the overlays are the same. What is counted of 
 
 - fresh scratch folders for the overlays (a used one cannot be mounted again), and their removal;
 - a thread with a mount namespace of its own, the overlays' mount(2) calls in it, and, for crun on a host with a
-  hybrid cgroup tree, the umount of the empty cgroup v2 that crun refuses to work beside;
+  hybrid cgroup tree, a mount that covers the empty cgroup v2 which crun refuses to work beside;
 - posix_spawn (a vfork: what this program weighs does not matter) of runtime or monitor, and waiting for it.
 
 What is not counted, because a person with one fixed container would do it once: config.json, the folder of the
@@ -40,7 +40,6 @@ CLONE_FS = 0x200
 CLONE_NEWNS = 0x20000
 MS_REC = 0x4000
 MS_SLAVE = 0x80000
-MNT_DETACH = 2
 UNIFIED = "/sys/fs/cgroup/unified"
 CGROUPS = Path("/sys/fs/cgroup")
 PIPE_SIZE = 1 << 20  # a stream's pipe, as large as longshore's
@@ -83,7 +82,8 @@ def spawn(
             _check(_libc.unshare(CLONE_FS | CLONE_NEWNS), "unshare")
             _mount("", "/", "", MS_REC | MS_SLAVE, "")
             if hide_unified:
-                _check(_libc.umount2(UNIFIED.encode(), MNT_DETACH), "umount")
+                # covered, not unmounted: crun would make folders below it, on the host's own file system
+                _mount("tmpfs", UNIFIED, "tmpfs", 0, "")
             for step in steps:
                 if step.cwd:
                     os.chdir(step.cwd)  # this thread's own, since CLONE_FS

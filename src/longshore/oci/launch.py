@@ -22,9 +22,9 @@ from ..tasks import in_thread, uninterrupted
 
 CLONE_FS = 0x200
 CLONE_NEWNS = 0x20000
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 MS_REC = 0x4000
 MS_SLAVE = 0x80000
-MNT_DETACH = 2
 
 UNIFIED = "/sys/fs/cgroup/unified"
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -85,9 +85,9 @@ def enter_private_mounts(*, hide_unified: bool) -> None:
             error.errno, "the root directory is not a mount point (a bare chroot?): bind it onto itself first"
         ) from None
     if hide_unified:
-        result = libc().umount2(UNIFIED.encode(), MNT_DETACH)
-        if result != 0 and ctypes.get_errno() not in (errno.EINVAL, errno.ENOENT):
-            _check(result, f"hide {UNIFIED}")
+        # covered, not unmounted: crun makes a folder for each container where the hierarchy was, which would then be
+        # on the file system below, the host's own, and stay
+        mount("tmpfs", UNIFIED, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=1m,mode=700")
 
 
 class Child:
