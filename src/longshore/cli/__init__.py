@@ -1,0 +1,135 @@
+"""The command line: one file per verb; arguments, one call into the engine, one answer.
+
+Start-up counts here, so this file imports next to nothing: a table says which module a verb is in, and only that
+one is loaded. docs/decisions/ says why the arguments are read by parser.py and not by a library.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .parser import Verb
+
+ENGINE_FAILED = 125
+"""The exit code that tells: it was longshore that failed, not the command."""
+
+VERBS: dict[str, tuple[str, str]] = {
+    # verb: (module, what it does); in the order in which `--help` lists them
+    "run": ("run", "run a command in a container of its own"),
+    "create": ("create", "make a container without starting it"),
+    "start": ("start", "start created containers"),
+    "exec": ("exec", "run a further command in a running container"),
+    "attach": ("attach", "connect this terminal to a running container"),
+    "logs": ("logs", "show what a container wrote"),
+    "wait": ("wait", "wait until containers have ended; print their exit codes"),
+    "stop": ("stop", "ask containers to end, and kill them after a grace"),
+    "kill": ("kill", "kill containers, or send them a signal"),
+    "signal": ("signal", "send a signal to a container or to one of its processes"),
+    "pause": ("pause", "freeze containers"),
+    "resume": ("resume", "let paused containers go on"),
+    "resize": ("resize", "set the size of a container's terminal"),
+    "rm": ("rm", "remove containers"),
+    "ps": ("ps", "list containers"),
+    "inspect": ("inspect", "show all that is known of containers, as JSON"),
+    "stats": ("stats", "show what containers use"),
+    "top": ("top", "list the processes in a container"),
+    "pids": ("pids", "print the pids of the processes in a container"),
+    "update": ("update", "change the limits of living containers"),
+    "events": ("events", "follow what happens to containers"),
+    "restore": ("restore", "take up containers again after a crash"),
+    "explain": ("explain", "show what `run` or `create` would do, and why"),
+    "doctor": ("doctor", "show what works on this machine, and why the rest does not"),
+    "version": ("version", "show the versions of longshore and its parts"),
+    "completion": ("completion", "print a completion script for a shell"),
+    "help": ("help", "show help about longshore or a verb"),
+}
+ALIASES = {"unpause": "resume", "ls": "ps", "list": "ps", "delete": "rm"}
+HIDDEN = {"__complete": "complete"}
+
+
+def load(name: str) -> Verb:
+    """The verb of this name. KeyError if there is none."""
+    name = ALIASES.get(name, name)
+    module = HIDDEN.get(name) or VERBS[name][0]
+    __import__(f"{__name__}.{module}")
+    verb: Verb = sys.modules[f"{__name__}.{module}"].VERB
+    return verb
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (None: that of this program) and return its exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        code = _main(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # whoever read our output has gone: nothing more to say, as other programs do
+        import os
+
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        code = 141
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        from .output import complain
+
+        complain(f"cannot write to standard output: {error.strerror}")
+        code = ENGINE_FAILED
+    if argv is None:
+        # what the interpreter would still do costs milliseconds, and threads that read our input would hold it up
+        import os
+
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _main(words: list[str]) -> int:
+    from .parser import HelpWanted, UsageError, parse, parse_global
+
+    try:
+        common, rest = parse_global(words)
+        if not rest or common.help:
+            if rest and common.help and (rest[0] in VERBS or rest[0] in ALIASES):
+                raise HelpWanted(load(rest[0]))
+            return _overview(asked=common.help or not words)
+        name = rest[0]
+        if name not in VERBS and name not in ALIASES and name not in HIDDEN:
+            from .parser import close_match
+
+            known = [*VERBS, *ALIASES]
+            raise UsageError(f"there is no verb `{name}`", hint=close_match(name, known) or "see `longshore --help`")
+        verb = load(name)
+        args = parse(verb, rest[1:], common)
+        if verb.simple is not None:
+            return verb.simple(args)
+        if verb.before is not None and (code := verb.before(args)) is not None:
+            return code
+    except HelpWanted as wanted:
+        from .help import verb_help
+
+        print(verb_help(wanted.verb), end="")
+        return 0
+    except UsageError as error:
+        from .output import complain
+
+        complain(str(error), hint=error.hint)
+        return ENGINE_FAILED
+    from .running import run_with_engine
+
+    return run_with_engine(verb, args)
+
+
+def _overview(*, asked: bool) -> int:
+    from .help import overview
+
+    print(overview(), end="", file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else ENGINE_FAILED

@@ -1,0 +1,113 @@
+"""`longshore exec`: a further command in a running container."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from . import settings
+from .output import note
+from .parser import Arguments, Option, UsageError, Verb
+
+if TYPE_CHECKING:
+    from ..container import Process
+    from ..engine import Engine
+
+
+def before(args: Arguments) -> int | None:
+    """With --detach: a child of this program goes on to hold the command; this one tells its name and leaves."""
+    if not args.detach:
+        return None
+    if args.interactive or args.tty:
+        raise UsageError("-d and -i or -t: nobody would be there to type")
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(write)
+        with os.fdopen(read) as told:
+            name = told.read()
+        if not name:  # it failed, and has said why
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(name, end="")
+        return 0
+    os.close(read)
+    os.setsid()
+    args.tell = write
+    args.name = args.name or f"exec-{os.urandom(5).hex()}"
+    return None
+
+
+async def run(engine: Engine, args: Arguments) -> int:
+    from . import attached, terminal
+
+    if not args.command:
+        raise UsageError("there is no command to run", hint="usage: longshore exec CONTAINER -- COMMAND")
+    attached.check_terminal(interactive=args.interactive, tty=args.tty)
+    container = await engine.get(args.container)
+
+    async def start(*, stdin: int, stdout: int, stderr: int) -> Process:
+        return await container.exec(
+            args.command,
+            name=args.name,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            timeout=args.timeout,
+            env=settings.environment(args),
+            cwd=args.workdir,
+            user=args.user,
+            terminal=args.tty,
+            size=terminal.size() if args.tty else None,
+        )
+
+    if args.detach:
+        process = await start(stdin=attached.DEVNULL, stdout=attached.DEVNULL, stderr=attached.DEVNULL)
+        os.write(args.tell, f"{process.name}\n".encode())
+        os.close(args.tell)
+        _let_go_of_streams()
+        exit = await process.wait()
+    elif args.tty:
+        process = await start(stdin=attached.PIPE, stdout=attached.PIPE, stderr=attached.STDOUT)
+        exit = await attached.with_terminal(process, stdin=args.interactive)
+    else:
+        # our pipes are not shared: what it leaves running in the container would hold them open
+        process, exit = await attached.plain(start, stdin=args.interactive, share=False, timeout=None)
+    code = attached.exit_code(exit, f"process `{process.name}` of container `{container.id}`", process)
+    if exit.cause == "time_limit":
+        note(f"`{args.command[0]}` did not end within {args.timeout:g} s, and was killed")
+    return code
+
+
+def _let_go_of_streams() -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(nowhere, fd)
+    os.close(nowhere)
+
+
+VERB = Verb(
+    "exec",
+    "Run a further command in a running container.",
+    arguments=["CONTAINER"],
+    command=True,
+    options=[
+        *settings.PROCESS,
+        Option("-d", "--detach", help="let it run on by itself; prints its name"),
+        Option("--name", kind="value", metavar="NAME",
+               help="name of the process, by which `signal` and others find it"),
+        Option("--timeout", kind="value", metavar="TIME", convert=settings.seconds,
+               help="kill it, and what it started, after this time; the exit code is then 124"),
+    ],
+    before=before,
+    run=run,
+    text="""\
+The exit code is the command's own; 128+n if signal n ended it, 127 if there is no such
+command, 126 if it cannot be executed, 124 after --timeout, 125 if longshore failed.
+The command ends with this program, however that ends.""",
+    examples=[
+        ("longshore exec web -- ls -l /", "`--` may be left away"),
+        ("longshore exec -it web -- bash", "a shell in the container"),
+        ("longshore exec -i web -- sh -c 'cat > /tmp/copy' < file", "copy a file into it"),
+        ("longshore exec -u 0 -e LEVEL=3 -w /tmp web -- ./check", "as another user, with a variable"),
+    ],
+)  # fmt: skip

@@ -1,0 +1,45 @@
+"""`longshore kill`: containers end at once, or get a signal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .output import write
+from .parser import Arguments, Option, Verb
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+
+async def run(engine: Engine, args: Arguments) -> int:
+    from ..errors import InvalidState
+    from ..spec import parse_signal
+    from .running import for_each
+
+    number = parse_signal(args.signal)
+
+    async def kill(id: str) -> None:
+        container = await engine.get(id)
+        info = await container.info()
+        if info.state not in ("running", "paused"):
+            raise InvalidState("kill", id, info.state)
+        await container.signal(number)
+        write(f"{id}\n")
+
+    return await for_each(args.containers, kill)
+
+
+VERB = Verb(
+    "kill",
+    "Kill containers, or send their commands another signal. Does not wait for their end.",
+    arguments=["CONTAINER..."],
+    options=[
+        Option("-s", "--signal", kind="value", metavar="SIGNAL", default="KILL", complete="signal",
+               help="name or number (default: KILL)"),
+    ],
+    run=run,
+    examples=[
+        ("longshore kill web", "at once"),
+        ("longshore kill -s HUP web", "have it read its configuration again"),
+    ],
+)  # fmt: skip

@@ -1,0 +1,35 @@
+"""`longshore rm`: containers and all that they have go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .output import write
+from .parser import Arguments, Option, Verb
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+
+async def run(engine: Engine, args: Arguments) -> int:
+    from .running import for_each
+
+    async def remove(id: str) -> None:
+        await (await engine.get(id)).delete(force=args.force)
+        write(f"{id}\n")
+
+    return await for_each(args.containers, remove)
+
+
+VERB = Verb(
+    "rm",
+    "Remove containers: their files, logs and records.",
+    arguments=["CONTAINER..."],
+    options=[Option("-f", "--force", help="also if it runs: kill it first")],
+    run=run,
+    examples=[
+        ("longshore rm web", "one that has ended, or was never started"),
+        ("longshore rm -f web db", "whatever they do"),
+        ("longshore ps -aq --filter state=stopped | xargs -r longshore rm", "all that have ended"),
+    ],
+)

@@ -1,0 +1,127 @@
+"""`longshore run`: a command in a container of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import settings
+from .output import note, write
+from .parser import Arguments, Option, UsageError, Verb
+
+if TYPE_CHECKING:
+    from ..container import Process
+    from ..engine import Engine
+    from ..spec import Spec
+
+RUNNING = (
+    Option("-d", "--detach", help="let it run on by itself, print its id; its output goes to its log"),
+    Option("--rm", help="remove it when it ends: what `run` does in any case, unless -d is given"),
+    Option("--timeout", kind="value", metavar="TIME", convert=settings.seconds,
+           help="kill it after this time (30, 90s, 5m); the exit code is then 124"),
+    Option("--detach-keys", kind="value", metavar="KEYS", default="ctrl-p,ctrl-q",
+           help="with -it: leave, and let it run on (default: ctrl-p,ctrl-q)"),
+    Option("--sig-proxy", default=True, help="pass signals on to the command (default: yes; --sig-proxy=false)"),
+)  # fmt: skip
+
+
+async def run(engine: Engine, args: Arguments) -> int:
+    import os
+
+    from . import attached, terminal
+
+    id = args.name or settings.made_up_name()
+    if args.detach:
+        return await _detached(engine, id, args)
+    attached.check_terminal(interactive=args.interactive, tty=args.tty)
+    size = terminal.size() if args.tty else None
+    spec = settings.spec(args, size=size)
+    if args.tty and args.interactive and os.isatty(0):
+        return await _at_terminal(engine, id, spec, args)
+
+    async def start(*, stdin: int, stdout: int, stderr: int) -> Process:
+        container = await engine.launch(id, spec, stdin=stdin, stdout=stdout, stderr=stderr)
+        assert container.init is not None
+        return container.init
+
+    if args.tty:
+        process = await start(stdin=attached.PIPE, stdout=attached.PIPE, stderr=attached.STDOUT)
+        exit = await attached.with_terminal(process, stdin=args.interactive, timeout=args.timeout)
+    else:
+        process, exit = await attached.plain(
+            start, stdin=args.interactive, share=True, timeout=args.timeout, sig_proxy=args.sig_proxy
+        )
+    code = attached.exit_code(exit, f"container `{id}`", process)
+    if code == 124 and exit.cause == "time_limit":
+        note(f"container `{id}` did not end within {args.timeout:g} s, and was killed")
+    return code
+
+
+async def _detached(engine: Engine, id: str, args: Arguments) -> int:
+    from ..compute import DEVNULL, PIPE
+
+    if args.rm:
+        raise UsageError("-d and --rm: nobody would be there to remove it", hint="`longshore rm` it once it has ended")
+    if args.timeout is not None:
+        raise UsageError("-d and --timeout: nobody would be there to end it", hint="`stop` it, or leave -d away")
+    spec = settings.spec(args, size=(24, 80) if args.tty else None)
+    await engine.launch(id, spec, stdin=PIPE if args.interactive or args.tty else DEVNULL)
+    write(f"{id}\n")
+    return 0
+
+
+async def _at_terminal(engine: Engine, id: str, spec: Spec, args: Arguments) -> int:
+    """With a monitor, so that one can leave it and come back; else as if it ran for its caller alone."""
+    from ..compute import PIPE
+    from ..tasks import shielded
+    from . import attached, terminal
+
+    keys = terminal.parse_keys(args.detach_keys)
+    container = await engine.create(id, spec, stdin=PIPE)
+    try:
+        attachment = await container.attach(stdin=True, logs=True)
+        exit = await attached.with_attachment(
+            container,
+            attachment,
+            tty=True,
+            keys=keys,
+            start=container.start,
+            timeout=args.timeout,
+            sig_proxy=args.sig_proxy,
+        )
+    except attached.Detached:
+        note(f"left container `{id}`, which runs on; `longshore attach {id}` comes back to it")
+        return 0
+    except BaseException:
+        await shielded(container.delete(force=True))
+        raise
+    await shielded(container.delete(force=True))
+    return attached.exit_code(exit, f"container `{id}`", container.init)
+
+
+VERB = Verb(
+    "run",
+    "Run a command in a container of its own, and remove the container when it ends.",
+    arguments=["ROOT"],
+    command=True,
+    options=(*RUNNING, *settings.CONTAINER),
+    rootless=settings.rootless,
+    run=run,
+    text=settings.ROOTS
+    + """
+
+The exit code is the command's own; 128+n if signal n ended it, 127 if there is no such
+command, 126 if it cannot be executed, 124 after --timeout, 125 if longshore failed.
+Options may stand before or after ROOT; what follows the command is the command's.""",
+    examples=[
+        ("longshore run host -- echo hi", "a program of this machine, walled in"),
+        ("longshore run host python3 -c 'print(6 * 7)'", "`--` may be left away"),
+        ("echo hi | longshore run -i host -- tr a-z A-Z", "with input"),
+        ("longshore run -it host -- bash", "a shell; ctrl-p ctrl-q leaves it running"),
+        ("longshore run -m 256m --pids-limit 64 --timeout 10 host -- ./untrusted", "with limits"),
+        ("longshore run -d --name web -v /srv/www:/www:ro --network host host -- python3 -m http.server -d /www",
+         "one that stays; then: longshore logs web"),
+        ("longshore run rootfs:/srv/alpine -- cat /etc/os-release", "with a root file system of its own"),
+        ("longshore run --layer /srv/app --layer /srv/base -- /app/start", "folders laid over each other"),
+        ("longshore run --spec config.json", "an OCI runtime specification as it is"),
+    ],
+)  # fmt: skip

@@ -1,0 +1,69 @@
+"""`longshore start`: the command of a created container runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .output import note, write
+from .parser import Arguments, Option, UsageError, Verb
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+
+async def run(engine: Engine, args: Arguments) -> int:
+    from .running import for_each
+
+    if args.attach or args.interactive:
+        if len(args.containers) != 1:
+            raise UsageError("one can attach to one container at a time")
+        return await _attached(engine, args)
+
+    async def start(id: str) -> None:
+        await (await engine.get(id)).start()
+        write(f"{id}\n")
+
+    return await for_each(args.containers, start)
+
+
+async def _attached(engine: Engine, args: Arguments) -> int:
+    from . import attached, terminal
+    from .attach import wants_terminal
+
+    [id] = args.containers
+    container = await engine.get(id)
+    tty = await wants_terminal(container)
+    attached.check_terminal(interactive=args.interactive, tty=tty)
+    attachment = await container.attach(stdin=args.interactive, logs=True)
+    try:
+        exit = await attached.with_attachment(
+            container,
+            attachment,
+            tty=tty,
+            keys=terminal.parse_keys(args.detach_keys),
+            start=container.start,
+            sig_proxy=args.sig_proxy,
+        )
+    except attached.Detached:
+        note(f"left container `{id}`, which runs on; `longshore attach {id}` comes back to it")
+        return 0
+    return attached.exit_code(exit, f"container `{id}`", container.init)
+
+
+VERB = Verb(
+    "start",
+    "Start created containers, and print their ids. A container is started once: its command runs once.",
+    arguments=["CONTAINER..."],
+    options=[
+        Option("-a", "--attach", help="show what it writes until it ends; the exit code is then the command's"),
+        Option("-i", "--interactive", help="the same, and give it this program's standard input"),
+        Option("--detach-keys", kind="value", metavar="KEYS", default="ctrl-p,ctrl-q",
+               help="keys that leave it running (default: ctrl-p,ctrl-q)"),
+        Option("--sig-proxy", default=True, help="pass signals on to the command (default: yes; --sig-proxy=false)"),
+    ],
+    run=run,
+    examples=[
+        ("longshore start web", "start the container `web`"),
+        ("longshore start -a job", "start `job`, and see it through"),
+    ],
+)  # fmt: skip
