@@ -22,30 +22,14 @@ make_engine: Callable[[Arguments], Engine] | None = None
 
 def run_with_engine(verb: Verb, args: Arguments) -> int:
     """Open an engine, run the verb, and return the exit code; errors become lines on stderr."""
-    collecting = gc.isenabled()
-    gc.disable()  # what is imported stays: collecting meanwhile costs milliseconds and frees nothing
     try:
-        if sys.modules.get("ssl") is None:
-            sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without it, and starts 4 ms sooner
-        try:
-            import asyncio
-        finally:
-            if sys.modules.get("ssl") is None:
-                sys.modules.pop("ssl", None)
+        _import_engine()
+        set_up_logging(args)
+        import asyncio
+
         from . import signals
 
-        if make_engine is None:
-            from .. import engine  # noqa: F401  # here, where it costs least
-
-        set_up_logging(args)
-        gc.freeze()
-    finally:
-        if collecting:
-            gc.enable()
-    try:
         return asyncio.run(signals.interruptible(_run(verb, args)))
-    except KeyboardInterrupt:
-        raise
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -54,6 +38,26 @@ def run_with_engine(verb: Verb, args: Arguments) -> int:
 
             traceback.print_exc()
         return told(error)
+
+
+def _import_engine() -> None:
+    """Import what is large, as quickly as it can be done."""
+    collecting = gc.isenabled()
+    gc.disable()  # what is imported stays: collecting meanwhile costs milliseconds and frees nothing
+    without_ssl = "ssl" not in sys.modules
+    if without_ssl:
+        sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without it, and starts 4 ms sooner
+    try:
+        import asyncio  # noqa: F401
+
+        if make_engine is None:
+            from .. import engine  # noqa: F401
+    finally:
+        if without_ssl:
+            del sys.modules["ssl"]
+        gc.freeze()
+        if collecting:
+            gc.enable()
 
 
 async def _run(verb: Verb, args: Arguments) -> int:
@@ -84,6 +88,9 @@ def told(error: Exception) -> int:
         return ENGINE_FAILED
     if isinstance(error, OSError):
         complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        return ENGINE_FAILED
+    if isinstance(error, ImportError) and error.name and not error.name.startswith("longshore"):
+        complain(f"a part of longshore is missing: {error}", hint=f"pip install {error.name.partition('.')[0]}")
         return ENGINE_FAILED
     complain(
         f"this should not happen: {type(error).__name__}: {error}",

@@ -1,0 +1,5 @@
+"""`python -m longshore.cli`: the same as `longshore`."""
+
+from . import main
+
+main()

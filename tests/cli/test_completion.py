@@ -1,0 +1,102 @@
+"""Completion: scripts for shells, and what they ask."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from longshore.cli.complete import candidates
+
+from .command import ARGV, Longshore
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store with the containers `web`, `web-2` and `job`, as far as completion looks."""
+    for place, name in (("run", "job"), ("run", "web"), ("lib", "web"), ("lib", "web-2")):
+        (tmp_path / place / "containers" / name).mkdir(parents=True)
+    monkeypatch.setenv("LONGSHORE_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def values(*words: str) -> list[str]:
+    return [value for value, _ in candidates(list(words))]
+
+
+def test_verbs_are_completed() -> None:
+    assert values("re") == ["resume", "resize", "restore"]
+    assert "run" in values("")
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("verb", ["exec", "logs", "stop", "rm", "attach", "inspect", "stats", "wait", "start", "top"])
+def test_names_of_containers_are_completed(verb: str) -> None:
+    assert values(verb, "") == ["job", "web", "web-2"]
+    assert values(verb, "w") == ["web", "web-2"]
+
+
+@pytest.mark.usefixtures("store")
+def test_further_names_are_completed_only_where_more_can_be_given() -> None:
+    assert values("stop", "web", "j") == ["job"]
+    assert values("attach", "web", "j") == []
+    assert values("exec", "web", "j") == []
+    assert values("exec", "web", "--", "-") == []
+
+
+def test_another_store_is_asked_if_the_line_says_so(store: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "lib" / "containers" / "elsewhere").mkdir(parents=True)
+    assert values("--root", str(other), "stop", "") == ["elsewhere"]
+    assert values("stop", "--root", str(other), "") == ["elsewhere"]
+    assert "web" in values("--root", str(store), "stop", "")
+
+
+def test_options_and_their_values_are_completed() -> None:
+    assert values("run", "--net") == ["--network", "--net"]
+    assert values("run", "--network", "") == ["none", "host"]
+    assert values("run", "--network=h") == ["--network=host"]
+    assert values("kill", "-s", "US") == ["USR1", "USR2"]
+    assert "-m" in values("run", "-")
+    assert values("run", "ho") == ["host", "host:full"]
+    assert values("events", "--container", "") == values("stop", "")
+    assert values("explain", "") == ["run", "create"]
+    assert values("explain", "run", "--read") == ["--read-only"]
+    assert values("completion", "") == list(SHELLS)
+
+
+def test_lines_that_make_no_sense_complete_to_nothing() -> None:
+    assert values("frobnicate", "x") == []
+    assert values("run", "--nonsense", "ho") == ["host", "host:full"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_scripts_are_printed(tmp_path: Path, shell: str) -> None:
+    assert "__complete" in Longshore(tmp_path).ok("completion", shell)
+
+
+@pytest.mark.usefixtures("store")
+def test_bash_completes_names_by_the_script(store: Path, tmp_path: Path) -> None:
+    longshore = Longshore(store)
+    (tmp_path / "longshore").write_text(f'#!/bin/sh\nexec {" ".join(ARGV)} "$@"\n')
+    (tmp_path / "longshore").chmod(0o755)
+    script = longshore.ok("completion", "bash") + (
+        'COMP_WORDS=(longshore stop web) COMP_CWORD=2; _longshore; echo "${COMPREPLY[@]}"\n'
+        'COMP_WORDS=(longshore run --network "") COMP_CWORD=3; _longshore; echo "${COMPREPLY[@]}"\n'
+    )
+    env = longshore.environment | {"PATH": f"{tmp_path}:{longshore.environment['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=env, timeout=30, check=False)
+    assert (done.stdout.splitlines(), done.stderr) == (["web web-2", "none host"], "")
+
+
+@pytest.mark.parametrize(("shell", "check"), [("zsh", ["zsh", "-n"]), ("fish", ["fish", "--no-execute"])])
+def test_scripts_are_legal_in_their_shell(tmp_path: Path, shell: str, check: list[str]) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    script = tmp_path / f"script.{shell}"
+    script.write_text(Longshore(tmp_path).ok("completion", shell))
+    subprocess.run([*check, str(script)], check=True, timeout=30)

@@ -1,0 +1,63 @@
+"""Help teaches by example, and is there for every verb."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from longshore.cli import VERBS, load
+from longshore.cli.help import GROUPS, overview, verb_help
+from longshore.cli.parser import HelpWanted, parse, parse_global
+
+from .command import ARGV, Longshore
+
+SHELL_WORDS = re.compile(r"\s\d?[|<>]|[$;&]")
+
+
+def examples() -> list[tuple[str, str]]:
+    return [(verb, command) for verb in VERBS for command, _ in load(verb).examples]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_shows_usage_and_an_example(verb: str) -> None:
+    text = verb_help(load(verb))
+    assert text.startswith(f"Usage: longshore {verb}")
+    assert "Examples:\n" in text
+    assert text.count("\n  $ ") >= 1
+    assert all(len(line) <= 110 for line in text.splitlines())
+
+
+@pytest.mark.parametrize(("verb", "command"), examples())
+def test_examples_are_command_lines_that_can_be_read(verb: str, command: str) -> None:
+    simple = SHELL_WORDS.split(command)[0]
+    words = shlex.split(simple) if simple.count("'") % 2 == 0 and simple.count('"') % 2 == 0 else []
+    if not words or words[0] != "longshore":
+        return
+    common, rest = parse_global(words[1:])
+    try:
+        parse(load(rest[0]), rest[1:], common)
+    except HelpWanted:
+        assert verb == "help"
+
+
+def test_the_overview_lists_every_verb_once() -> None:
+    assert sorted(name for _, names in GROUPS for name in names) == sorted(VERBS)
+    text = overview()
+    for verb in VERBS:
+        assert re.search(rf"^  {verb} ", text, re.MULTILINE), verb
+
+
+def test_help_goes_to_standard_output_and_succeeds(tmp_path: object) -> None:
+    longshore = Longshore(tmp_path)  # type: ignore[arg-type]
+    for words in (["--help"], ["-h"], ["help"], [], ["run", "--help"], ["help", "run"], ["run", "host", "-h"]):
+        done = longshore(*words)
+        assert (done.returncode, done.stderr) == (0, b""), words
+        assert done.stdout.startswith(b"Usage: longshore")
+    assert ARGV
+
+
+def test_help_after_the_command_belongs_to_the_command() -> None:
+    common, rest = parse_global(["run", "host", "--", "ls", "--help"])
+    assert parse(load("run"), rest[1:], common).command == ["ls", "--help"]
