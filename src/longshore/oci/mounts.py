@@ -54,7 +54,7 @@ def defaults(*, cgroup: bool, tty_group: bool = True, own_sys: bool = True) -> l
         found.append(MountEntry(destination="/sys", type="sysfs", source="sysfs", options=[*safe, "ro"]))
     else:
         options = ["rbind", "rprivate", *safe]
-        _read_only(options)
+        _read_only(options, folder=True)
         found.append(MountEntry(destination="/sys", type="bind", source="/sys", options=options))
     if cgroup:
         found.append(
@@ -86,12 +86,12 @@ def _options(mount: Mount, field: str) -> list[str]:
     return found
 
 
-def _read_only(options: list[str]) -> None:
+def _read_only(options: list[str], *, folder: bool) -> None:
     for option in ("rw", "rrw", "ro", "rro"):
         while option in options:
             options.remove(option)
     options.append("ro")
-    if kernel() >= _READ_ONLY_RECURSIVE:
+    if folder and kernel() >= _READ_ONLY_RECURSIVE:
         options.append("rro")  # `ro` alone leaves what is mounted below it writable
 
 
@@ -116,10 +116,11 @@ def user_mounts(mounts: Sequence[Mount], hidden: Hidden) -> list[MountEntry]:
             options.append("rbind")
         if not {"private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable"} & set(options):
             options.append("rprivate")
+        folder = os.path.isdir(source)
         if mount.read_only or "ro" in options:
-            _read_only(options)
+            _read_only(options, folder=folder)
         found.append(MountEntry(destination=at, type="bind", source=source, options=options))
-        if os.path.isdir(source):
+        if folder:
             points = mount_points() if points is None else points
             masks += masks_below(source, at, hidden, points)
     return found + masks
@@ -136,7 +137,7 @@ def shown(paths: Sequence[str], hidden: Hidden) -> list[MountEntry]:
         if at in ("/dev", "/sys") or at.startswith(("/dev/", "/sys/")):
             raise InvalidSpec(field, f"{at} is the container's own", hint="use a mount")
         options = ["rbind", "rprivate", "nosuid", "nodev"]
-        _read_only(options)
+        _read_only(options, folder=os.path.isdir(source))
         found.append(MountEntry(destination=at, type="bind", source=source, options=options))
         if os.path.isdir(source):
             masks += masks_below(source, at, hidden, points)
