@@ -1,1 +1,162 @@
-"""The container engine that you import."""
+"""The container engine that you import: containers from Python, with no daemon.
+
+    async with longshore.Engine() as engine:
+        done = await engine.run("host", ["python3", "-c", "print(6*7)"], timeout=10)
+
+`longshore.run` and `longshore.sync` are the blocking form. Every public name is here, and is loaded when it is
+first used: the import itself loads neither asyncio nor anything of a platform.
+"""
+
+# Neither `typing` nor `__future__` annotations: this module is loaded by each start of the command line.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import sync as sync
+    from .compute import DEVNULL as DEVNULL
+    from .compute import INHERIT as INHERIT
+    from .compute import INIT as INIT
+    from .compute import LOG as LOG
+    from .compute import PIPE as PIPE
+    from .compute import STDOUT as STDOUT
+    from .compute import Cause as Cause
+    from .compute import Exit as Exit
+    from .compute import Feature as Feature
+    from .compute import Features as Features
+    from .compute import NetworkStats as NetworkStats
+    from .compute import Plan as Plan
+    from .compute import ProcessInfo as ProcessInfo
+    from .compute import Stats as Stats
+    from .container import Attachment as Attachment
+    from .container import Completed as Completed
+    from .container import Container as Container
+    from .container import ContainerInfo as ContainerInfo
+    from .container import Process as Process
+    from .engine import Engine as Engine
+    from .engine import Restored as Restored
+    from .errors import CommandFailed as CommandFailed
+    from .errors import CommandNotExecutable as CommandNotExecutable
+    from .errors import CommandNotFound as CommandNotFound
+    from .errors import ContainerExists as ContainerExists
+    from .errors import ContainerNotFound as ContainerNotFound
+    from .errors import EngineClosed as EngineClosed
+    from .errors import InvalidSpec as InvalidSpec
+    from .errors import InvalidState as InvalidState
+    from .errors import LongshoreError as LongshoreError
+    from .errors import MonitorLost as MonitorLost
+    from .errors import NotSupported as NotSupported
+    from .errors import OutputLimit as OutputLimit
+    from .errors import ProcessExists as ProcessExists
+    from .errors import ProcessNotFound as ProcessNotFound
+    from .errors import ServiceError as ServiceError
+    from .errors import StoreError as StoreError
+    from .errors import TimeLimit as TimeLimit
+    from .events import Event as Event
+    from .events import Gap as Gap
+    from .logs import LogGap as LogGap
+    from .logs import LogRecord as LogRecord
+    from .spec import Endpoints as Endpoints
+    from .spec import HyperV as HyperV
+    from .spec import Layers as Layers
+    from .spec import Mount as Mount
+    from .spec import ProcessSpec as ProcessSpec
+    from .spec import Resources as Resources
+    from .spec import Rlimit as Rlimit
+    from .spec import Security as Security
+    from .spec import Spec as Spec
+    from .spec import WindowsOptions as WindowsOptions
+    from .sync import run as run
+
+    __version__: str
+
+_NAMES = {
+    "compute": "DEVNULL INHERIT INIT LOG PIPE STDOUT Cause Exit Feature Features NetworkStats Plan ProcessInfo Stats",
+    "container": "Attachment Completed Container ContainerInfo Process",
+    "engine": "Engine Restored",
+    "errors": "CommandFailed CommandNotExecutable CommandNotFound ContainerExists ContainerNotFound EngineClosed"
+    " InvalidSpec InvalidState LongshoreError MonitorLost NotSupported OutputLimit ProcessExists ProcessNotFound"
+    " ServiceError StoreError TimeLimit",
+    "events": "Event Gap",
+    "logs": "LogGap LogRecord",
+    "spec": "Endpoints HyperV Layers Mount ProcessSpec Resources Rlimit Security Spec WindowsOptions",
+    "sync": "run",
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+_MODULES = ("sync", "simulator")
+
+__all__ = [
+    "DEVNULL",
+    "INHERIT",
+    "INIT",
+    "LOG",
+    "PIPE",
+    "STDOUT",
+    "Attachment",
+    "Cause",
+    "CommandFailed",
+    "CommandNotExecutable",
+    "CommandNotFound",
+    "Completed",
+    "Container",
+    "ContainerExists",
+    "ContainerInfo",
+    "ContainerNotFound",
+    "Endpoints",
+    "Engine",
+    "EngineClosed",
+    "Event",
+    "Exit",
+    "Feature",
+    "Features",
+    "Gap",
+    "HyperV",
+    "InvalidSpec",
+    "InvalidState",
+    "Layers",
+    "LogGap",
+    "LogRecord",
+    "LongshoreError",
+    "MonitorLost",
+    "Mount",
+    "NetworkStats",
+    "NotSupported",
+    "OutputLimit",
+    "Plan",
+    "Process",
+    "ProcessExists",
+    "ProcessInfo",
+    "ProcessNotFound",
+    "ProcessSpec",
+    "Resources",
+    "Restored",
+    "Rlimit",
+    "Security",
+    "ServiceError",
+    "Spec",
+    "Stats",
+    "StoreError",
+    "TimeLimit",
+    "WindowsOptions",
+    "run",
+    "sync",
+]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    found: object
+    if name in _HOME:
+        found = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    elif name in _MODULES:
+        found = import_module(f".{name}", __name__)
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        found = version(__name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found  # found at once from now on
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES, "__version__"})

@@ -1,0 +1,521 @@
+"""The blocking twin of the asyncio API: the same names, parameters and errors, without `await`.
+
+    with longshore.sync.Engine() as engine:
+        done = engine.run("host", ["echo", "hi"])
+        box = engine.launch("web-1", root="rootfs:/srv/web", args=["httpd"])
+        for record in box.logs(follow=True): ...
+
+An engine has a thread with an event loop of its own; so it works from any thread, also where a loop runs already
+(notebooks). Any number of threads may use one engine at once. Ctrl-C in a call cancels it: it undoes what it did,
+as its docstring says of "cancelled", and then KeyboardInterrupt is raised. Streams are binary files. An engine
+left open is closed at the end of the program; in a forked child it raises EngineClosed.
+
+Made by scripts/make_sync.py: do not edit. What is made by hand is in blocking.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Unpack
+
+from . import container as _container
+from . import engine as _engine
+from .blocking import AHEAD, ClosingIterator, EngineTwin, Reader, Twin, Writer
+from .compute import DEVNULL, LOG, PIPE
+from .container import MAX_OUTPUT
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
+    from typing import Any, Self
+
+    from .compute import ComputeService, Exit, Features, Plan, ProcessInfo, Stats
+    from .container import Completed, ContainerInfo
+    from .engine import Restored
+    from .events import Event, Gap
+    from .logs import LogGap, LogRecord
+    from .spec import Spec, SpecFields
+    from .store import Owner
+
+
+class Process(Twin[_container.Process]):
+    """A process in a container: its streams, as in `asyncio.subprocess`, and its end."""
+
+    @property
+    def container_id(self) -> str:
+        """The id of its container."""
+        return self._inner.container_id
+
+    @property
+    def name(self) -> str:
+        """Its name in the container; `init` for the first process."""
+        return self._inner.name
+
+    @property
+    def args(self) -> list[str]:
+        """Its command."""
+        return self._inner.args
+
+    @property
+    def exit(self) -> Exit | None:
+        """How it ended; None while it runs."""
+        return self._inner.exit
+
+    @property
+    def pid(self) -> int:
+        """The pid on this machine."""
+        return self._inner.pid
+
+    @property
+    def stdin(self) -> Writer | None:
+        """Its standard input; None if there is none here."""
+        return self._writer(self._inner.stdin, self._inner.close_stdin)
+
+    @property
+    def stdout(self) -> Reader | None:
+        """Its standard output."""
+        return self._reader("stdout", self._inner.stdout)
+
+    @property
+    def stderr(self) -> Reader | None:
+        """Its standard error."""
+        return self._reader("stderr", self._inner.stderr)
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, 128 + n for signal n; None while it runs, or if nobody saw it."""
+        return self._inner.returncode
+
+    def wait(self, *, timeout: float | None = None) -> Exit:
+        """Wait for its end; any number of waiters get the same record. Cancelling only stops waiting.
+
+        It does not wait for the streams: what a grandchild holds open holds nobody.
+
+        Raises TimeLimit after `timeout` seconds; what was waited for goes on.
+        """
+        return self._call_limited(self._inner.wait(), timeout, self._inner._what())
+
+    def communicate(
+        self, input: bytes | None = None, *, timeout: float | None = None, max_output: int = MAX_OUTPUT
+    ) -> tuple[bytes, bytes]:
+        """Send `input` and the end of input, read both streams to their end, wait for the process.
+
+        Raises TimeLimit after `timeout` seconds and OutputLimit when a stream grows past `max_output` bytes; the
+        process is then killed, with what it started, and the error carries what was read. Cancelled: not killed.
+        """
+        return self._communicate(self._inner.communicate(input, timeout=timeout, max_output=max_output))
+
+    def signal(self, signal: str | int) -> None:
+        """Deliver a signal: `"TERM"`, `15`. ProcessNotFound if it has ended (not for KILL)."""
+        self._call(self._inner.signal(signal))
+
+    def kill(self) -> None:
+        """End it at once; asked, not waited for. Already ended is fine."""
+        self._call(self._inner.kill())
+
+    def terminate(self) -> None:
+        """Ask it to end, by TERM."""
+        self._call(self._inner.terminate())
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the size of its terminal. InvalidState if it has none."""
+        self._call(self._inner.resize(rows, columns))
+
+    def close_stdin(self) -> None:
+        """Give it the end of input. Already ended is fine."""
+        self._call(self._inner.close_stdin())
+
+
+class Attachment(Twin[_container.Attachment]):
+    """A view of a kept container's output from now (or a cursor) on, and perhaps its standard input.
+
+    A slow reader stalls nobody: the output comes from the log. Closing it lets go; the container goes on.
+    """
+
+    @property
+    def stdin(self) -> Writer | None:
+        """Its standard input; None if there is none here."""
+        return self._writer(self._inner.stdin)
+
+    @property
+    def stdout(self) -> Reader:
+        """Its standard output."""
+        return self._open_reader("stdout", self._inner.stdout)
+
+    @property
+    def stderr(self) -> Reader:
+        """Its standard error."""
+        return self._open_reader("stderr", self._inner.stderr)
+
+    def wait(self, *, timeout: float | None = None) -> Exit:
+        """Wait for the container's end.
+
+        Raises TimeLimit after `timeout` seconds; what was waited for goes on.
+        """
+        return self._call_limited(self._inner.wait(), timeout, f"container `{self._inner._container.id}`")
+
+    def close(self) -> None:
+        """Let go; the container goes on. Its input ends, unless it has a terminal."""
+        self._call(self._inner.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Container(Twin[_container.Container]):
+    """One container, known by its id. Many of these may stand for the same one, in many programs."""
+
+    @property
+    def init(self) -> Process | None:
+        """The first process, where this engine started it; else None."""
+        return None if self._inner.init is None else Process._of(self._loop, self._inner.init)
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self._inner.id
+
+    def start(self) -> Process:
+        """Run its init; its streams go to the log. InvalidState unless it is created.
+
+        Failed or cancelled: what was started is ended, and the container is stopped.
+        """
+        return Process._of(self._loop, self._call(self._inner.start()))
+
+    def info(self) -> ContainerInfo:
+        """What a listing says of it, now."""
+        return self._call(self._inner.info())
+
+    def inspect(self) -> dict[str, Any]:
+        """All that is known of it, as plain data; without the values of its environment."""
+        return self._call(self._inner.inspect())
+
+    def wait(self, *, timeout: float | None = None) -> Exit:
+        """Wait for the end of init; any number of waiters, in any program. Cancelling only stops waiting.
+
+        InvalidState if it was not started. ContainerNotFound if it is deleted before it is started.
+
+        Raises TimeLimit after `timeout` seconds; what was waited for goes on.
+        """
+        return self._call_limited(self._inner.wait(), timeout, f"container `{self.id}`")
+
+    def exec(
+        self,
+        args: Sequence[str],
+        *,
+        name: str | None = None,
+        stdin: int = DEVNULL,
+        stdout: int = PIPE,
+        stderr: int = PIPE,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        terminal: bool = False,
+        size: tuple[int, int] | None = None,
+    ) -> Process:
+        """Start a further process, with streams of its own.
+
+        `env` adds to the container's environment; `cwd` and `user` fall back to the container's. `timeout` seconds
+        after its start it is killed, with its children and its session; its record then says `time_limit`. It ends
+        with this engine, however that ends. Raises InvalidState unless running, CommandNotFound,
+        CommandNotExecutable, ProcessExists. Cancelled: nothing of it runs.
+        """
+        return Process._of(
+            self._loop,
+            self._call(
+                self._inner.exec(
+                    args,
+                    name=name,
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    timeout=timeout,
+                    env=env,
+                    cwd=cwd,
+                    user=user,
+                    terminal=terminal,
+                    size=size,
+                )
+            ),
+        )
+
+    def process(self, name: str) -> Process:
+        """A process by its name, also one that another program started (its streams are that program's)."""
+        return Process._of(self._loop, self._call(self._inner.process(name)))
+
+    def processes(self) -> list[str]:
+        """Names of the execs that run here, or ran with a name of their own."""
+        return self._call(self._inner.processes())
+
+    def logs(
+        self, *, follow: bool = False, tail: int | None = None, since: datetime | None = None
+    ) -> ClosingIterator[LogRecord | LogGap]:
+        """What it wrote, from its log. With `follow`, until it has ended. `tail`: the last n lines."""
+        return self._iterate(self._inner.logs(follow=follow, tail=tail, since=since), ahead=AHEAD)
+
+    def attach(self, *, stdin: bool = False, logs: bool = False) -> Attachment:
+        """Its streams from now on (with `logs`: from the first byte on), and its standard input if asked for."""
+        return Attachment._of(self._loop, self._call(self._inner.attach(stdin=stdin, logs=logs)))
+
+    def signal(self, signal: str | int) -> None:
+        """Deliver a signal to init. InvalidState unless it runs."""
+        self._call(self._inner.signal(signal))
+
+    def kill(self) -> None:
+        """End it at once, also when paused; asked, not waited for. Already ended is fine."""
+        self._call(self._inner.kill())
+
+    def stop(self, grace: float = 10, signal: str | int | None = None) -> Exit:
+        """Ask it to end (its stop signal, or `signal`), and kill it after `grace` seconds. Returns how it ended.
+
+        If init cannot receive the signal at all, it is killed at once. Cancelled in the grace: the signal is sent
+        and the container runs on.
+        """
+        return self._call(self._inner.stop(grace, signal))
+
+    def pause(self) -> None:
+        """Freeze it. InvalidState unless running. Cancelled: resumed."""
+        self._call(self._inner.pause())
+
+    def resume(self) -> None:
+        """Let it go on. InvalidState unless paused."""
+        self._call(self._inner.resume())
+
+    def stats(self) -> Stats:
+        """What it uses now. InvalidState unless it runs."""
+        return self._call(self._inner.stats())
+
+    def watch_stats(self, interval: float = 1.0) -> ClosingIterator[Stats]:
+        """What it uses, every `interval` seconds, until it ends."""
+        return self._iterate(self._inner.watch_stats(interval))
+
+    def top(self) -> list[ProcessInfo]:
+        """The processes that run in it."""
+        return self._call(self._inner.top())
+
+    def pids(self) -> list[int]:
+        """Their pids on this machine."""
+        return self._call(self._inner.pids())
+
+    def update(
+        self,
+        *,
+        memory: int | str | None = None,
+        memory_swap: int | str | None = None,
+        memory_reservation: int | str | None = None,
+        cpus: float | None = None,
+        cpu_weight: int | None = None,
+        cpuset: str | None = None,
+        pids: int | None = None,
+    ) -> None:
+        """Change its limits while it lives; None leaves one as it is."""
+        self._call(
+            self._inner.update(
+                memory=memory,
+                memory_swap=memory_swap,
+                memory_reservation=memory_reservation,
+                cpus=cpus,
+                cpu_weight=cpu_weight,
+                cpuset=cpuset,
+                pids=pids,
+            )
+        )
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the size of init's terminal."""
+        self._call(self._inner.resize(rows, columns))
+
+    def delete(self, *, force: bool = False) -> None:
+        """Remove it and all that it has. InvalidState if it runs, unless `force`: then it is killed first.
+
+        Once begun it completes, also when cancelled.
+        """
+        self._call(self._inner.delete(force=force))
+
+
+class Engine(EngineTwin):
+    """Finds, creates and lists the containers of this machine. `with` it, or `close` it.
+
+    `service` is the compute service (None: this machine's); `state` the state directory (None: $LONGSHORE_ROOT,
+    else the machine's own); `runtime` is for Linux: `crun`, `runc` or a path (None: $LONGSHORE_RUNTIME, else the
+    first that works). Leaving it kills what `run` and `exec` started here, does to each container what its owner
+    setting says, and ends what still waits with EngineClosed. It must not be used in a forked child.
+    """
+
+    def __init__(
+        self,
+        service: ComputeService | None = None,
+        *,
+        state: str | os.PathLike[str] | None = None,
+        runtime: str | None = None,
+    ) -> None:
+        super().__init__(_engine.Engine(service, state=state, runtime=runtime))
+
+    def close(self, grace: float = 10) -> None:
+        """End what is this engine's to end, within `grace` seconds of asking; shielded, idempotent."""
+        self._close(grace)
+
+    def create(
+        self,
+        id: str,
+        spec: Spec | None = None,
+        *,
+        owner: Owner = "keep",
+        stdin: int = DEVNULL,
+        **fields: Unpack[SpecFields],
+    ) -> Container:
+        """Make a container; no code of it has run. What it will write goes to its log.
+
+        `owner` says what becomes of it when this engine ends: `keep`, `stop` or `remove`. With `stdin=PIPE` it has
+        an input that `attach` reaches. Raises ContainerExists, InvalidSpec, CommandNotFound; failed or cancelled:
+        nothing of it is left and the id is free.
+        """
+        return Container._of(self._loop, self._call(self._inner.create(id, spec, owner=owner, stdin=stdin, **fields)))
+
+    def launch(
+        self,
+        id: str,
+        spec: Spec | None = None,
+        *,
+        owner: Owner = "keep",
+        stdin: int = DEVNULL,
+        stdout: int = LOG,
+        stderr: int = LOG,
+        **fields: Unpack[SpecFields],
+    ) -> Container:
+        """Create and start. With streams other than LOG it runs for its caller: they are `container.init`'s."""
+        return Container._of(
+            self._loop,
+            self._call(self._inner.launch(id, spec, owner=owner, stdin=stdin, stdout=stdout, stderr=stderr, **fields)),
+        )
+
+    def run(
+        self,
+        root: str | os.PathLike[str],
+        args: Sequence[str],
+        *,
+        input: bytes | None = None,
+        stdin: int = DEVNULL,
+        stdout: int = PIPE,
+        stderr: int = PIPE,
+        timeout: float | None = None,
+        check: bool = False,
+        max_output: int = MAX_OUTPUT,
+        name: str | None = None,
+        **fields: Unpack[SpecFields],
+    ) -> Completed:
+        """Run a command in a container of its own, collect what it writes, remove the container.
+
+        Like `subprocess.run`: `input` goes to its standard input; after `timeout` seconds it is killed and TimeLimit
+        raised with what there was; `check` raises CommandFailed unless it ended with 0; `max_output` bounds each
+        stream (OutputLimit). Cancelled, or when this program dies: the container is killed and removed.
+        """
+        return self._call(
+            self._inner.run(
+                root,
+                args,
+                input=input,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                timeout=timeout,
+                check=check,
+                max_output=max_output,
+                name=name,
+                **fields,
+            )
+        )
+
+    def get(self, id: str) -> Container:
+        """The container of this id, also one that another program made. ContainerNotFound."""
+        return Container._of(self._loop, self._call(self._inner.get(id)))
+
+    def list(
+        self, *, labels: Mapping[str, str] | None = None, states: Collection[str] | None = None
+    ) -> list[ContainerInfo]:
+        """All containers, oldest first; only those with all of `labels` and one of `states` where given.
+
+        Reads the store; asks no runtime.
+        """
+        return self._call(self._inner.list(labels=labels, states=states))
+
+    def close_lease(self, lease: str) -> None:
+        """Close the records of a lease whose owner died and whose processes were killed: exits, events, files."""
+        self._call(self._inner.close_lease(lease))
+
+    def events(
+        self, *, since: int | None = None, follow: bool = True, container: str | None = None
+    ) -> ClosingIterator[Event | Gap]:
+        """What happens to containers, in order, each once: from now on, or after the event numbered `since`.
+
+        Without `follow`, ends at the last there is. A Gap tells of events that were dropped by age.
+        """
+        return self._iterate(self._inner.events(since=since, follow=follow, container=container), ahead=AHEAD)
+
+    def restore(self) -> Restored:
+        """Take up all containers again: watch those that run, record how others ended, undo half-made ones.
+
+        Every call does so by itself for the container that it is about.
+        """
+        return self._call(self._inner.restore())
+
+    def version(self) -> dict[str, str]:
+        """Versions of longshore and of the parts that do the work."""
+        return self._call(self._inner.version())
+
+    def features(self) -> Features:
+        """What works on this host, and why the rest does not."""
+        return self._call(self._inner.features())
+
+    def plan(self, spec: Spec | None = None, *, id: str = "example", **fields: Unpack[SpecFields]) -> Plan:
+        """What `create` or `run` would do: documents, mounts, command lines, defaults with their reasons."""
+        return self._call(self._inner.plan(spec, id=id, **fields))
+
+
+def run(
+    root: str | os.PathLike[str],
+    args: Sequence[str],
+    *,
+    input: bytes | None = None,
+    stdin: int = DEVNULL,
+    stdout: int = PIPE,
+    stderr: int = PIPE,
+    timeout: float | None = None,
+    check: bool = False,
+    max_output: int = MAX_OUTPUT,
+    name: str | None = None,
+    service: ComputeService | None = None,
+    state: str | os.PathLike[str] | None = None,
+    runtime: str | None = None,
+    **fields: Unpack[SpecFields],
+) -> Completed:
+    """Run a command in a container of its own, collect what it writes, remove the container.
+
+    Like `subprocess.run`: `input` goes to its standard input; after `timeout` seconds it is killed and TimeLimit
+    raised with what there was; `check` raises CommandFailed unless it ended with 0; `max_output` bounds each
+    stream (OutputLimit). Cancelled, or when this program dies: the container is killed and removed.
+
+    This is `Engine.run` in an engine of its own, which `service`, `state` and `runtime` are for; to run
+    many, open one Engine. It blocks, and works where an event loop runs already. Ctrl-C is the cancelling.
+    """
+    with Engine(service, state=state, runtime=runtime) as engine:
+        return engine.run(
+            root,
+            args,
+            input=input,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            timeout=timeout,
+            check=check,
+            max_output=max_output,
+            name=name,
+            **fields,
+        )
+
+
+__all__ = ["Attachment", "ClosingIterator", "Container", "Engine", "Process", "Reader", "Writer", "run"]
