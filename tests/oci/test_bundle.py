@@ -59,6 +59,7 @@ BAD: list[tuple[str, Callable[[Path], dict[str, Any]]]] = [
     ("mounts[0].target", lambda tmp: {"mounts": [Mount(source=str(tmp), target="/proc/sys")]}),
     ("mounts[0].options", lambda tmp: {"mounts": [Mount(source=str(tmp), target="/x", options=["exploit"])]}),
     ("mounts[0].options", lambda tmp: {"mounts": [Mount(type="tmpfs", target="/x", options=["size=1x"])]}),
+    ("mounts[1].target", lambda tmp: {"mounts": [Mount(source=str(tmp), target=at) for at in ("/x", "/y/../x/")]}),
     ("show[0]", lambda tmp: {"show": [f"{tmp}/nowhere"]}),
     ("show[0]", lambda tmp: {"show": ["/"]}),
     ("show[0]", lambda tmp: {"show": ["/proc"]}),
@@ -157,6 +158,12 @@ def test_a_bind_that_would_show_the_store_has_it_masked(place: Place, tmp_path: 
     masks = [entry for entry in entries if entry["type"] == "tmpfs" and entry["destination"].startswith("/all/")]
     assert {entry["destination"] for entry in masks} == {"/all/store/run", "/all/store/lib"}
     assert all("ro" in entry["options"] for entry in masks)
+
+
+def test_an_outer_mount_does_not_hide_an_inner_one_that_was_named_before_it(place: Place) -> None:
+    mounts = [Mount(type="tmpfs", target="/a/b"), Mount(type="tmpfs", target="/a")]
+    found = [entry["destination"] for entry in config(place, mounts=mounts)["mounts"]]
+    assert found.index("/a") < found.index("/a/b")
 
 
 def test_a_link_to_the_store_is_the_store(place: Place, tmp_path: Path) -> None:

@@ -112,6 +112,13 @@ async def test_what_is_written_stays_in_the_container_and_goes_with_it(engine: E
     assert list((state / "run" / "containers").iterdir()) == []
 
 
+async def test_a_read_only_view_cannot_be_written_anywhere(engine: Engine) -> None:
+    script = "for path in / /usr /opt /etc /etc/ssl/certs /tmp /var/tmp; do touch $path/x && echo $path; done"
+    done = await engine.run("host", ["sh", "-c", script], user="root", read_only=True)
+    assert done.text == ""
+    assert done.stderr.count(b"Read-only file system") == 7, done.stderr
+
+
 async def test_its_names_are_its_own(engine: Engine) -> None:
     script = "cat /etc/hostname; hostname; getent hosts inner"
     done = await engine.run("host", ["sh", "-c", script], hostname="inner")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ..errors import CommandNotExecutable, CommandNotFound, InvalidSpec, NotSupp
 from ..files import store_error
 from ..spec import Rlimit, Spec
 from . import documents as oci
-from . import given, seccomp, translate
+from . import seccomp, translate
 from .inroot import Inside
 from .layers import Step
 from .mounts import defaults, user_mounts
@@ -200,6 +199,8 @@ def _as_dict(config: oci.Config) -> dict[str, Any]:
 
 
 def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
+    from . import given  # seldom needed, and a dozen classes
+
     asked = user_mounts(spec.mounts, root.hidden)
     config, reasons = given.build(spec, root, asked, cgroup_path)
     if spec.init:
@@ -284,7 +285,8 @@ def _find_command(id: str, command: str, *, env: list[str], cwd: str, inside: In
 
 def _init(root: RootPlan) -> tuple[str, list[oci.MountEntry]]:
     """The path of catatonit in the container, and the mount that brings it there if need be."""
-    found = shutil.which("catatonit", path=translate.PATH)
+    candidates = (f"{folder}/catatonit" for folder in translate.PATH.split(":"))
+    found = next((path for path in candidates if os.access(path, os.X_OK)), None)
     if found is None:
         raise NotSupported("init", "catatonit is not installed", hint="apt-get install catatonit, or init=False")
     real = os.path.realpath(found)

@@ -6,18 +6,83 @@ import copy
 from typing import Any
 
 import msgspec
+from msgspec import field as renamed
 
 from ..errors import InvalidSpec
 from ..spec import Resources, Security, Spec
 from . import documents as oci
 from . import seccomp, translate
+from .hidden import mount_points
+from .mounts import masks_below
 from .roots import RootPlan
+
+# What is checked of a document that somebody else wrote. Fields that are not named here pass unseen and unharmed.
+
+
+class _GivenUser(oci.Document, kw_only=True):
+    uid: int = 0
+    gid: int = 0
+    additional_gids: list[int] = []
+
+
+class _GivenCapabilities(oci.Document, kw_only=True):
+    bounding: list[str] | None = None
+    effective: list[str] | None = None
+    inheritable: list[str] | None = None
+    permitted: list[str] | None = None
+    ambient: list[str] | None = None
+
+
+class _GivenProcess(oci.Document, kw_only=True):
+    terminal: bool = False
+    user: _GivenUser | None = None
+    args: list[str] | None = None
+    env: list[str] | None = None
+    cwd: str
+    capabilities: _GivenCapabilities | None = None
+    no_new_privileges: bool = False
+
+
+class _GivenRoot(oci.Document, kw_only=True):
+    path: str
+    readonly: bool = False
+
+
+class _GivenMount(oci.Document, kw_only=True):
+    destination: str
+    type: str | None = None
+    source: str | None = None
+    options: list[str] | None = None
+
+
+class _GivenNamespace(oci.Document, kw_only=True):
+    type: str
+    path: str | None = None
+
+
+class _GivenLinux(oci.Document, kw_only=True):
+    namespaces: list[_GivenNamespace] | None = None
+    resources: dict[str, Any] | None = None
+    seccomp: dict[str, Any] | None = None
+    masked_paths: list[str] | None = None
+    readonly_paths: list[str] | None = None
+    cgroups_path: str | None = None
+
+
+class _GivenConfig(oci.Document, kw_only=True):
+    oci_version: str = renamed(name="ociVersion")
+    process: _GivenProcess
+    root: _GivenRoot | None = None
+    hostname: str | None = None
+    mounts: list[_GivenMount] | None = None
+    linux: _GivenLinux | None = None
+    annotations: dict[str, str] | None = None
 
 
 def check(document: dict[str, Any]) -> None:
     """InvalidSpec, naming the field by its path, where a field that longshore reads has the wrong type."""
     try:
-        msgspec.convert(document, oci.GivenConfig)
+        msgspec.convert(document, _GivenConfig)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
         field = "oci" + path.rstrip("`")
@@ -69,7 +134,8 @@ def build(
         config["root"]["readonly"] = True
     if spec.network == "host":
         linux["namespaces"] = [entry for entry in linux.get("namespaces") or [] if entry["type"] != "network"]
-    added = msgspec.to_builtins([*root.mounts, *mounts])
+    theirs = _hide_store(config, root)
+    added = msgspec.to_builtins([*root.mounts, *mounts, *theirs])
     if added:
         taken = {entry["destination"] for entry in added}
         kept = [entry for entry in config.get("mounts") or [] if entry["destination"] not in taken]
@@ -82,6 +148,18 @@ def build(
     if spec.security != Security():
         _secure(config, spec)
     return config, reasons
+
+
+def _hide_store(config: dict[str, Any], root: RootPlan) -> list[oci.MountEntry]:
+    """What keeps the store out of the document's own bind mounts. InvalidSpec for one that is of the store itself."""
+    masks = []
+    for index, mount in enumerate(config.get("mounts") or []):
+        source = mount.get("source") or ""
+        bind = mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options") or [])
+        if bind and source.startswith("/"):
+            root.hidden.check(source, f"oci.mounts[{index}].source")
+            masks += masks_below(source, mount["destination"], root.hidden, mount_points())
+    return masks
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

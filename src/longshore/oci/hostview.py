@@ -11,13 +11,11 @@ here is not there: no shadow, no keys, no sudoers, no home.
 from __future__ import annotations
 
 import fnmatch
-import glob
 import hashlib
 import os
 import posixpath
 import re
 import secrets
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -27,10 +25,11 @@ from pathlib import Path
 
 import msgspec
 
+from ..store import boot_id
 from ..trees import remove_tree
 from .hidden import Hidden, MountPoint, is_folder
 from .inroot import Folder
-from .layers import MS_BIND, MS_NODEV, MS_NOSUID, Overlay, Step
+from .layers import MS_BIND, MS_RDONLY, Overlay, Step
 
 VERSION = "1"  # of what a skeleton is made of
 ASIDE = "host"  # beside the skeletons: where the overlay of the machine is mounted, in each container's own namespace
@@ -158,7 +157,7 @@ def _etc_entries_at(_mtime: int) -> list[str]:
 
 def _fingerprint() -> str:
     """Changes when something that a skeleton was made from does."""
-    digest = hashlib.sha256(VERSION.encode())
+    digest = hashlib.sha256(f"{VERSION} {boot_id()}".encode())  # what a crash left half-written is not used again
     paths = [f"/etc/{name}" for name in _etc_entries()]
     # a folder's time tells of new and removed entries; the one file that is known to be rewritten is looked at, too
     paths += ["/etc/ssl/certs/ca-certificates.crt", *(f"/{name}" for name in BINARIES)]
@@ -287,8 +286,15 @@ def _copy(source: str, target: Path) -> None:
         for entry in os.scandir(source):
             _copy_entry(entry, target / entry.name)
     elif stat.S_ISREG(found.st_mode) and found.st_mode & 0o004 and found.st_size <= _FILE_LIMIT:
-        shutil.copyfile(source, target)
+        data = Path(source).read_bytes()
+        target.write_bytes(_without_passwords(data) if source in ("/etc/passwd", "/etc/group") else data)
         target.chmod(0o755 if found.st_mode & 0o001 else 0o644)
+
+
+def _without_passwords(data: bytes) -> bytes:
+    """passwd or group without the hashes that a machine without shadow files keeps in them."""
+    lines = [line.split(b":") for line in data.split(b"\n")]
+    return b"\n".join(b":".join([line[0], b"x", *line[2:]]) if len(line) > 2 else b":".join(line) for line in lines)
 
 
 def _make_parents(path: Path) -> None:
@@ -310,14 +316,18 @@ def prune(current: Path) -> None:
     Done when a new one was made, so seldom. One that was used lately may be about to be mounted: it stays.
     """
     before = time.time() - AGE_LIMIT
-    others = (path for path in current.parent.iterdir() if path not in (current, current.with_name(ASIDE)))
-    old = [path for path in others if path.stat().st_mtime < before]
+    old = []
+    for path in current.parent.iterdir():
+        with suppress(FileNotFoundError):  # somebody else removes it just now
+            if path not in (current, current.with_name(ASIDE)) and path.stat().st_mtime < before:
+                old.append(path)
     if not old:
         return
     mounted = set()
-    for table in glob.glob("/proc/[0-9]*/mountinfo"):
-        with suppress(OSError):  # the process has ended
-            mounted.update(re.findall(r"lowerdir=([^,: ]+)", Path(table).read_text(errors="replace")))
+    for process in os.listdir("/proc"):
+        with suppress(OSError):  # not one, or it has ended
+            table = Path("/proc", process, "mountinfo").read_text(errors="replace")
+            mounted.update(re.findall(r"lowerdir=([^,: ]+)", table))
     for path in old:
         if f"{path}/root" not in mounted:
             remove_tree(path)
@@ -330,15 +340,19 @@ def shown_folders() -> list[str]:
 
 
 def mounts(
-    rootfs: str, scratch: str, skeleton: Skeleton, hidden: Hidden, points: Sequence[MountPoint], *, no_suid: bool
+    rootfs: str, scratch: str, skeleton: Skeleton, hidden: Hidden, points: Sequence[MountPoint], *, flags: int
 ) -> list[Overlay | Step]:
-    """The mounts of the view, in order. What is written goes to folders whose paths begin with `scratch`."""
-    flags = MS_NODEV | (MS_NOSUID if no_suid else 0)
+    """The mounts of the view, in order. What is written goes to folders whose paths begin with `scratch`.
+
+    `flags` are those of mount(2). The root itself is made read-only by the runtime, once it has its mount points.
+    """
     shown = shown_folders()
     mounted = {point.path for point in points}
     bound = [folder for folder in shown if folder not in mounted]
     aside = skeleton.aside
-    found: list[Overlay | Step] = [Overlay(target=rootfs, lowers=[skeleton.root], scratch=scratch, flags=flags)]
+    found: list[Overlay | Step] = [
+        Overlay(target=rootfs, lowers=[skeleton.root], scratch=scratch, flags=flags & ~MS_RDONLY)
+    ]
     if bound:
         secret = [f"{folder}/{path}" for folder in bound for path in hidden.below(folder)]
         found.append(Overlay(target=aside, lowers=["/"], scratch=f"{scratch}-host", flags=flags, hidden=secret))
@@ -408,7 +422,7 @@ class HostInside:
             return None
         if any(found == folder or found.startswith(folder + "/") for folder in self._shown):
             return self._host.stat(path)
-        if found.startswith("/etc/") and any(found[5:].startswith(name) for name in _etc_entries()):
+        if found.startswith("/etc/") and any(f"{found}/".startswith(f"/etc/{name}/") for name in _etc_entries()):
             return self._host.stat(path)
         return None
 

@@ -17,7 +17,7 @@ import msgspec
 
 from ..errors import InvalidSpec
 
-MS_NOSUID, MS_NODEV, MS_BIND, MS_REC = 2, 4, 0x1000, 0x4000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_REC = 1, 2, 4, 0x1000, 0x4000
 LAYERS_LIMIT = 500  # OVL_MAX_STACK of the kernel
 _OPTIONS_LIMIT = 4000  # mount(2) takes a page; some is left for the options after the folders
 _SPECIAL = frozenset(',:\\" \t\n')
@@ -88,7 +88,10 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
         with suppress(FileExistsError):
             os.mkdir(self.work_path, 0o700)
         for path in self.hidden:
-            hide(self.lowers[0], self.upper_path, path)
+            for lower in self.lowers:
+                if os.path.isdir(os.path.dirname(f"{lower}/{path}")):
+                    hide(lower, self.upper_path, path)
+                    break
         if not self._plain:
             os.mkdir(self._links_path, 0o700)
             names = {str(number): path for number, path in enumerate(self.lowers)}

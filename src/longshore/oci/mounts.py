@@ -97,11 +97,14 @@ def _read_only(options: list[str], *, folder: bool) -> None:
 
 def user_mounts(mounts: Sequence[Mount], hidden: Hidden) -> list[MountEntry]:
     """The mounts that were asked for, checked, and what hides the store below them. Raises InvalidSpec."""
-    found, masks = [], []
+    found: list[MountEntry] = []
+    masks = []
     points: list[MountPoint] | None = None
     for index, mount in enumerate(mounts):
         field = f"mounts[{index}]"
         at = target(mount.target, f"{field}.target")
+        if any(at == other.destination for other in found):
+            raise InvalidSpec(f"{field}.target", f"{at} is mounted twice")
         options = _options(mount, field)
         if mount.type == "tmpfs":
             for flag, opposite in (("nosuid", "suid"), ("nodev", "dev")):
@@ -123,7 +126,8 @@ def user_mounts(mounts: Sequence[Mount], hidden: Hidden) -> list[MountEntry]:
         if folder:
             points = mount_points() if points is None else points
             masks += masks_below(source, at, hidden, points)
-    return found + masks
+    # outer ones first, whatever their order was: they would hide the inner ones
+    return sorted(found, key=lambda entry: entry.destination.count("/")) + masks
 
 
 def shown(paths: Sequence[str], hidden: Hidden) -> list[MountEntry]:

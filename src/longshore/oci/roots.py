@@ -15,7 +15,7 @@ from .documents import MountEntry
 from .hidden import Hidden, mount_points, stores
 from .hostview import HostInside
 from .inroot import Folder, Inside, Stack
-from .layers import MS_BIND, MS_NODEV, MS_NOSUID, MS_REC, Overlay, Step, check_folder, check_parents, like
+from .layers import MS_BIND, MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REC, Overlay, Step, check_folder, check_parents, like
 from .mounts import masks_below, shown
 
 
@@ -86,13 +86,14 @@ def _within_reach(root: RootPlan, used: Sequence[str]) -> None:
 
 def _plan(place: Place, spec: Spec) -> RootPlan:
     hidden = Hidden(stores(place))
-    no_suid = spec.security.no_new_privileges
+    # devices come from the runtime's own /dev; setuid programs are of use only where privileges may be gained
+    flags = MS_NODEV | (MS_NOSUID if spec.security.no_new_privileges else 0) | (MS_RDONLY if spec.read_only else 0)
     if spec.layers is not None:
-        return _layers(place, spec, hidden, no_suid=no_suid)
+        return _layers(place, spec, hidden, flags=flags)
     if spec.root == "host":
-        return _host(place, spec, hidden, no_suid=no_suid)
+        return _host(place, spec, hidden, flags=flags)
     if spec.root == "host:full":
-        return _full(place, hidden, no_suid=no_suid)
+        return _full(place, hidden, flags=flags)
     kind, _, path = spec.root.partition(":")
     if kind == "rootfs":
         return _folder(path, "root", hidden)
@@ -126,12 +127,12 @@ def _folder(path: str, field: str, hidden: Hidden) -> RootPlan:
     )
 
 
-def _host(place: Place, spec: Spec, hidden: Hidden, *, no_suid: bool) -> RootPlan:
+def _host(place: Place, spec: Spec, hidden: Hidden, *, flags: int) -> RootPlan:
     rootfs = str(place.run / "bundle" / "rootfs")
     mounts = shown(spec.show, hidden)
     skeleton = hostview.skeleton(place.run.parents[1] / "views")
     points = mount_points()
-    before = hostview.mounts(rootfs, str(place.data / "scratch"), skeleton, hidden, points, no_suid=no_suid)
+    before = hostview.mounts(rootfs, str(place.data / "scratch"), skeleton, hidden, points, flags=flags)
     return RootPlan(
         kind="host",
         hidden=hidden,
@@ -144,16 +145,15 @@ def _host(place: Place, spec: Spec, hidden: Hidden, *, no_suid: bool) -> RootPla
     )
 
 
-def _full(place: Place, hidden: Hidden, *, no_suid: bool) -> RootPlan:
+def _full(place: Place, hidden: Hidden, *, flags: int) -> RootPlan:
     rootfs = str(place.run / "bundle" / "rootfs")
     scratch = str(place.data / "scratch")
-    flags = MS_NODEV | (MS_NOSUID if no_suid else 0)
     overlays = [
         Overlay(
             target=rootfs if folder == "/" else f"{rootfs}{folder}",
             lowers=[folder],
             scratch=scratch if folder == "/" else f"{scratch}-{hostview.scratch_name(folder)}",
-            flags=flags,
+            flags=flags & ~MS_RDONLY if folder == "/" else flags,
             hidden=hidden.below(folder),
         )
         for folder in hostview.with_mounts(["/"], mount_points(), hidden)
@@ -168,7 +168,7 @@ def _full(place: Place, hidden: Hidden, *, no_suid: bool) -> RootPlan:
     )
 
 
-def _layers(place: Place, spec: Spec, hidden: Hidden, *, no_suid: bool) -> RootPlan:
+def _layers(place: Place, spec: Spec, hidden: Hidden, *, flags: int) -> RootPlan:
     layers = spec.layers
     assert layers is not None
     check_parents(layers.parents)
@@ -189,7 +189,7 @@ def _layers(place: Place, spec: Spec, hidden: Hidden, *, no_suid: bool) -> RootP
         upper=upper,
         work=work,
         volatile=upper is None,
-        flags=MS_NODEV | (MS_NOSUID if no_suid else 0),
+        flags=flags & ~MS_RDONLY,  # the runtime makes it so, once it has its mount points
         hidden=below,
     )
     return RootPlan(
