@@ -811,7 +811,9 @@ class Engine:
             await container.init.resize(rows, columns)
             return
         live = await self._adopt(container._entry, record)
-        process = await live.system.open_process(record.process or record.token)
+        if not record.process:
+            raise InvalidState("resize the terminal of", container.id, "created, not started")
+        process = await live.system.open_process(record.process)
         await process.resize(rows, columns)
 
     async def _delete(self, container: Container, *, force: bool) -> None:
@@ -1090,8 +1092,9 @@ class Engine:
                     "attach the input of", container.id, "one without", hint="create it with stdin=PIPE (`-i`)"
                 )
             live = await self._adopt(container._entry, record)
-            process = await live.system.open_process(record.process or record.token)
-            writer = process.streams.stdin or await live.system.attach_stdin()
+            if record.process:  # else it is not started yet
+                writer = (await live.system.open_process(record.process)).streams.stdin
+            writer = writer or await live.system.attach_stdin()
         attachment = Attachment(container, writer)
         records = self._logs(container, follow=True, tail=None if logs else 0, since=None)
         attachment._task = self._spawn(attachment._pump(records), f"attach to {container.id}")
