@@ -201,6 +201,36 @@ def test_a_limit_above_our_own_is_refused_where_it_cannot_be_raised(place: Place
             made(place, rlimits=[limit])
 
 
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="is about x86")
+@pytest.mark.parametrize("where", ["root", "mount", "command", "nowhere"])
+def test_the_filter_lets_32_bit_programs_in_only_where_they_could_run(
+    place: Place, root: Path, tmp_path: Path, where: str
+) -> None:
+    mounts, args = [], ["true"]
+    if where == "root":
+        (root / "usr" / "lib").mkdir()
+        (root / "usr" / "lib" / "ld-linux.so.2").touch()
+    elif where == "mount":
+        (tmp_path / "usr" / "lib").mkdir(parents=True)
+        (tmp_path / "usr" / "lib" / "ld-linux.so.2").touch()
+        mounts = [Mount(source=str(tmp_path / "usr"), target="/usr")]
+    elif where == "command":
+        (root / "static").write_bytes(b"\x7fELF\x01\x01\x01")
+        (root / "static").chmod(0o755)
+        args = ["/static"]
+    linux = config(place, root=f"rootfs:{root}", mounts=mounts, args=args)["linux"]
+    assert ("SCMP_ARCH_X86" in linux["seccomp"]["architectures"]) == (where != "nowhere")
+    assert "SCMP_ARCH_X86_64" in linux["seccomp"]["architectures"]
+
+
+def test_a_profile_that_was_named_is_taken_as_it_is(place: Place, root: Path) -> None:
+    from longshore.oci import seccomp
+
+    linux = config(place, root=f"rootfs:{root}", security=Security(seccomp=seccomp.SHIPPED))["linux"]
+    if os.uname().machine == "x86_64":
+        assert "SCMP_ARCH_X86" in linux["seccomp"]["architectures"]
+
+
 def test_a_full_disk_is_a_typed_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     (place.run / "bundle").mkdir()  # whatever the reason is that it cannot be made
     with pytest.raises(StoreError, match="make the bundle"):

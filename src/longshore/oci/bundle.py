@@ -119,15 +119,24 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
     env = translate.environment(spec.env, account, home=home, terminal=spec.terminal)
     cwd = _cwd(spec.cwd, inside, covered)
     args = spec.command
+    command = _find_command(args[0], env=env, cwd=cwd, inside=inside, covered=covered)
     if spec.init:
         init, mount = _init(root)
-        _find_command(id, args[0], env=env, cwd=cwd, inside=inside, covered=covered)
+        # with an init in between, the runtime would not see that the command is missing
+        if command is None:
+            raise CommandNotFound(id, args[0])
+        if command == "":
+            raise CommandNotExecutable(id, args[0], "it is not an executable file")
         mounts += mount
         args = [init, "--", *args]
         reasons["init"] = "catatonit is pid 1: it passes signals on and reaps what is orphaned"
 
-    profile = seccomp.load(spec.security.seccomp, sets.bounding)
+    without = _not_run(command, inside, mounts) if spec.security.seccomp == "default" else []
+    profile = seccomp.load(spec.security.seccomp, sets.bounding, without)
     _, reasons["seccomp"] = seccomp.source(spec.security.seccomp)
+    if without:
+        names = ", ".join(name.removeprefix("SCMP_ARCH_") for name in without)
+        reasons["seccomp"] += f"; without {names}, for whose programs the root has no loader"
     security = spec.security
     namespaces = ["pid", "mount", "ipc", "uts"]
     if spec.network == "none":
@@ -261,8 +270,11 @@ def _under(path: str, folders: list[str]) -> bool:
     return any(normal == folder or normal.startswith(folder + "/") for folder in folders)
 
 
-def _find_command(id: str, command: str, *, env: list[str], cwd: str, inside: Inside, covered: list[str]) -> None:
-    """With an init in between, the runtime does not see that the command is missing: look before the start."""
+def _find_command(command: str, *, env: list[str], cwd: str, inside: Inside, covered: list[str]) -> str | None:
+    """Where a command is in the root; None if nowhere, empty text if what is there is not executable.
+
+    A place within a mount counts as found: what is there is not looked at.
+    """
     if "/" in command:
         candidates = [posixpath.join(cwd, command)]
     else:
@@ -271,16 +283,34 @@ def _find_command(id: str, command: str, *, env: list[str], cwd: str, inside: In
     denied = False
     for candidate in candidates:
         if _under(candidate, covered):
-            return
+            return candidate
         found = inside.stat(candidate)
         if found is None:
             continue
         if stat.S_ISREG(found.st_mode) and found.st_mode & 0o111:
-            return
+            return candidate
         denied = True
-    if denied:
-        raise CommandNotExecutable(id, command, "it is not an executable file")
-    raise CommandNotFound(id, command)
+    return "" if denied else None
+
+
+def _not_run(command: str | None, inside: Inside, mounts: list[oci.MountEntry]) -> list[str]:
+    """Other instruction sets of this processor whose programs a root does not run, as libseccomp calls them.
+
+    It runs those whose loader it has, itself or in a mount; and all if its command is of 32 bits, as such programs
+    may need no loader.
+    """
+    if command and inside.read(command, 5) == b"\x7fELF\x01":
+        return []
+    binds = [mount for mount in mounts if mount.type == "bind"]
+
+    def there(path: str) -> bool:
+        return inside.stat(path) is not None or any(
+            path.startswith(mount.destination + "/") and os.path.exists(mount.source + path[len(mount.destination) :])
+            for mount in binds
+        )
+
+    others = seccomp.LOADERS.get(os.uname().machine, {})
+    return [name for name, loaders in others.items() if not any(there(p) or there(f"/usr{p}") for p in loaders)]
 
 
 def _init(root: RootPlan) -> tuple[str, list[oci.MountEntry]]:

@@ -28,7 +28,7 @@ import msgspec
 from ..store import boot_id
 from ..trees import remove_tree
 from .hidden import Hidden, MountPoint, is_folder
-from .inroot import Folder
+from .inroot import READ_LIMIT, Folder
 from .layers import MS_BIND, MS_RDONLY, Overlay, Step
 
 VERSION = "1"  # of what a skeleton is made of
@@ -410,8 +410,8 @@ class HostInside:
         self._host = Folder("/")
         self._shown = [*SHOWN, *(f"/{name}" for name in BINARIES), *shown]
 
-    def read(self, path: str) -> bytes | None:
-        return self._host.read(path) if path in ("/etc/passwd", "/etc/group") else None
+    def read(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
+        return self._host.read(path, limit) if self.stat(path) is not None else None
 
     def stat(self, path: str) -> os.stat_result | None:
         path = posixpath.normpath(path)

@@ -47,8 +47,8 @@ def open_inside(root: int, path: str, flags: int) -> int:
 class Inside(Protocol):
     """A root file system, as far as a check before the start can see it."""
 
-    def read(self, path: str) -> bytes | None:
-        """The content of a regular file; None if there is none that can be read."""
+    def read(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
+        """The content of a regular file, or its beginning; None if there is none that can be read."""
         ...
 
     def stat(self, path: str) -> os.stat_result | None:
@@ -65,7 +65,7 @@ class Folder:
         self.path = path
         self._fd = os.open(path, _O_PATH | _O_DIRECTORY | _O_CLOEXEC)
 
-    def read(self, path: str) -> bytes | None:
+    def read(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
         try:
             # not blocking: it may be a fifo, which nobody will ever write to
             fd = open_inside(self._fd, path, os.O_RDONLY | _O_NONBLOCK)
@@ -74,7 +74,7 @@ class Folder:
         with open(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return None
-            return file.read(READ_LIMIT)
+            return file.read(limit)
 
     def stat(self, path: str) -> os.stat_result | None:
         try:
@@ -131,9 +131,9 @@ class Stack:
             self.close()
             raise
 
-    def read(self, path: str) -> bytes | None:
+    def read(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
         layer = self._layer_of(path)
-        return None if layer is None else layer.read(path)
+        return None if layer is None else layer.read(path, limit)
 
     def stat(self, path: str) -> os.stat_result | None:
         layer = self._layer_of(path)

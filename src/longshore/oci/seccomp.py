@@ -34,6 +34,19 @@ _ARCHITECTURES = {
 }
 
 
+# uname -m -> libseccomp's name of another instruction set that it runs -> where a root (or its /usr) has the loader
+# that programs of that kind need
+LOADERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "SCMP_ARCH_X86": ("/lib/ld-linux.so.2", "/lib/ld-musl-i386.so.1"),
+        "SCMP_ARCH_X32": ("/libx32/ld-linux-x32.so.2", "/lib/ld-musl-x32.so.1"),
+    },
+    "aarch64": {
+        "SCMP_ARCH_ARM": ("/lib/ld-linux-armhf.so.3", "/lib/ld-linux.so.3", "/lib/ld-musl-armhf.so.1"),
+    },
+}
+
+
 class Condition(msgspec.Struct, kw_only=True, rename="camel"):
     caps: list[str] | None = None
     arches: list[str] | None = None
@@ -105,8 +118,11 @@ def source(setting: str) -> tuple[str | None, str]:
     return SHIPPED, "the profile that comes with longshore (containers/common): the distribution has none"
 
 
-def load(setting: str, capabilities: Collection[str]) -> Any:
+def load(setting: str, capabilities: Collection[str], without: Collection[str] = ()) -> Any:
     """`linux.seccomp` for a setting and the container's bounding set, ready encoded; None for `unconfined`.
+
+    `without` are instruction sets that are left out: the kernel then kills their programs. A runtime makes the
+    filter of one instruction set in a tenth of the time of three, which is half of a container's start.
 
     Raises InvalidSpec, naming `security.seccomp`, if the profile cannot be read.
     """
@@ -117,11 +133,13 @@ def load(setting: str, capabilities: Collection[str]) -> Any:
         found = os.stat(path)
     except OSError as error:
         raise InvalidSpec("security.seccomp", f"cannot read {path}: {error.strerror}") from None
-    return _translated(path, found.st_mtime_ns, found.st_ino, frozenset(capabilities))
+    return _translated(path, (found.st_mtime_ns, found.st_ino), frozenset(capabilities), frozenset(without))
 
 
 @lru_cache(maxsize=32)
-def _translated(path: str, _mtime: int, _inode: int, capabilities: frozenset[str]) -> msgspec.Raw:
+def _translated(
+    path: str, _state: tuple[int, int], capabilities: frozenset[str], without: frozenset[str]
+) -> msgspec.Raw:
     try:
         profile = msgspec.json.decode(Path(path).read_bytes(), type=Profile)
     except OSError as error:
@@ -129,7 +147,9 @@ def _translated(path: str, _mtime: int, _inode: int, capabilities: frozenset[str
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidSpec("security.seccomp", f"{path} is not a seccomp profile: {error}") from None
     system = os.uname()
-    return msgspec.Raw(msgspec.json.encode(translate(profile, capabilities, system.machine, system.release)))
+    found = translate(profile, capabilities, system.machine, system.release)
+    found.architectures = [name for name in found.architectures if name not in without]
+    return msgspec.Raw(msgspec.json.encode(found))
 
 
 def translate(profile: Profile, capabilities: Collection[str], machine: str, release: str) -> RuntimeProfile:

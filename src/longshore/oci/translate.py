@@ -205,7 +205,12 @@ def is_unified() -> bool:
 
 def limits_swap(unified: bool) -> bool:
     """Whether swap is accounted, so that it can be limited."""
-    return unified or os.path.exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+    if not unified:
+        return os.path.exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+    for group in os.scandir("/sys/fs/cgroup"):  # the root group itself has no such files
+        if os.path.exists(f"{group.path}/memory.current"):
+            return os.path.exists(f"{group.path}/memory.swap.max")
+    return True
 
 
 # processes
