@@ -30,11 +30,11 @@ from pathlib import Path
 
 import msgspec
 
+from longshore.compute import Place
 from longshore.oci.bundle import prepare
 from longshore.oci.layers import Step
 from longshore.oci.translate import process as process_document
 from longshore.spec import ProcessSpec, Spec
-from longshore.store import Store
 
 CLONE_FS = 0x200
 CLONE_NEWNS = 0x20000
@@ -63,7 +63,7 @@ def _mount(source: str, target: str, fstype: str, flags: int, data: str) -> None
 
 
 def spawn(
-    argv: Sequence[str],
+    argv: list[str],
     *,
     stdio: tuple[int, int, int],
     steps: Sequence[Step] = (),
@@ -176,8 +176,6 @@ class Bare:
         self.root = work / "runtime"
         self.group = f"longshore-bench-{os.getpid()}-{runtime}"
         self.root.mkdir(parents=True)
-        self._store = Store.at(work / "store")
-        self._store.open()
         self._count = 0
         self._null = os.open(os.devnull, os.O_RDWR)
 
@@ -192,7 +190,9 @@ class Bare:
         """An id, and a bundle for it, as longshore prepares it."""
         self._count += 1
         id = f"bare-{self.name}-{self._count}"
-        place = self._store.reserve(id, durable=False).place()
+        files = self.work / "run" / "containers" / id
+        files.mkdir(parents=True)
+        place = Place(run=files, data=files)
         made = prepare(place, id, spec, cgroup_path=f"/{self.group}/{id}")
         bundle = Bundle(made.path, made.steps)
         bundle.clear()
@@ -210,8 +210,14 @@ class Bare:
 
     # what its caller waits for
 
-    def run(self, id: str, bundle: Bundle, *, input: bytes | None = None, collect: bool = False) -> tuple[float, bytes]:
-        """`runtime run`, from no scratch folders to none. Returns milliseconds, and the output if asked for."""
+    def run(self, id: str, bundle: Bundle) -> float:
+        """`runtime run`, from no scratch folders to none, its output dropped. Milliseconds."""
+        return self.run_with(id, bundle)[0]
+
+    def run_with(
+        self, id: str, bundle: Bundle, input: bytes | None = None, *, collect: bool = False
+    ) -> tuple[float, bytes]:
+        """The same with input, or with its output collected in one piece. Milliseconds, and the output."""
         begin = time.perf_counter()
         bundle.fresh()
         argv = self.command("run", "--bundle", str(bundle.path), id)
@@ -219,13 +225,19 @@ class Bare:
         bundle.clear()
         return (time.perf_counter() - begin) * MILLI, output
 
-    def exec(self, id: str, process: Path, *, input: bytes | None = None, collect: bool = False) -> tuple[float, bytes]:
-        """`runtime exec` with a document that was written before. Milliseconds, and the output if asked for."""
+    def exec(self, id: str, process: Path) -> float:
+        """`runtime exec` with a document that was written before, its output dropped. Milliseconds."""
+        return self.exec_with(id, process)[0]
+
+    def exec_with(
+        self, id: str, process: Path, input: bytes | None = None, *, collect: bool = False
+    ) -> tuple[float, bytes]:
+        """The same with input, or with its output collected in one piece. Milliseconds, and the output."""
         begin = time.perf_counter()
         output = self._piped(self.command("exec", "--process", str(process), id), (), input, collect=collect)
         return (time.perf_counter() - begin) * MILLI, output
 
-    def _piped(self, argv: Sequence[str], steps: Sequence[Step], input: bytes | None, *, collect: bool) -> bytes:
+    def _piped(self, argv: list[str], steps: Sequence[Step], input: bytes | None, *, collect: bool) -> bytes:
         """Run with pipes as longshore's: stdout and stderr read to their end, `input` fed by a thread."""
         read, write = _pipe()
         errors, errors_write = _pipe()

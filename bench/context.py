@@ -11,10 +11,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import ParamSpec, Self
 
 import peers
 from bare import Bare
+from measure import Subject
 
 import longshore
 from longshore.engine import Engine
@@ -24,12 +25,34 @@ from longshore.oci.probe import must_hide_unified
 DISTRIBUTION_PYTHON = "/usr/bin/python3"
 MILLI = 1000.0
 
+P = ParamSpec("P")
+Sample = Callable[[], Awaitable[float]]
 
-async def milliseconds(awaitable: Awaitable[object]) -> float:
-    """How long an await took."""
-    begin = time.perf_counter()
-    await awaitable
-    return (time.perf_counter() - begin) * MILLI
+
+def blocking(function: Callable[P, float], *args: P.args, **kwargs: P.kwargs) -> Sample:
+    """A sample that a function measures, while nothing else runs in this program."""
+
+    async def sample() -> float:
+        return function(*args, **kwargs)
+
+    return sample
+
+
+def awaited(function: Callable[P, Awaitable[object]], *args: P.args, **kwargs: P.kwargs) -> Sample:
+    """A sample that is how long a call takes, in milliseconds."""
+
+    async def sample() -> float:
+        begin = time.perf_counter()
+        await function(*args, **kwargs)
+        return (time.perf_counter() - begin) * MILLI
+
+    return sample
+
+
+def peer(engine: peers.Engine, what: str, function: Callable[P, float], *args: P.args, **kwargs: P.kwargs) -> Subject:
+    """A subject of another engine, or why there is none."""
+    sample = None if engine.why_not else blocking(function, *args, **kwargs)
+    return Subject(f"{engine.name}{what}", sample, why_not=engine.why_not)
 
 
 class Bench:
@@ -137,8 +160,15 @@ class Bench:
         return self._podman
 
     @property
-    def bwrap(self) -> Callable[[Sequence[str]], list[str] | None]:
-        return peers.bwrap if self._with_peers else lambda args: None
+    def peers(self) -> list[peers.Engine]:
+        return [self.docker, self.podman]
+
+    def bwrap(self, args: Sequence[str]) -> Subject:
+        """bubblewrap, running a command."""
+        command = peers.bwrap(args) if self._with_peers else None
+        if command is None:
+            return Subject("bwrap", None, why_not="bubblewrap is not installed" if self._with_peers else "left out")
+        return Subject("bwrap", blocking(peers.timed, command))
 
     def rounds(self, full: int) -> int:
         return min(full, 2) if self.quick else full

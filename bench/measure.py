@@ -1,14 +1,17 @@
 """Rows of the benchmark: what is measured beside what, in turns, and how the numbers are told.
 
-A machine is faster in one minute than in the next. So what is to be compared is measured in turns within one run
-(A B C A B C ...), each row tells medians with their quartiles, and only the ratios of one row mean something.
+A machine is faster in one minute than in the next. So what is to be compared is measured in turns within one run,
+each row tells medians with their quartiles, and only the ratios of one row mean something. Each turn has an order of
+its own (A B C, C A B, ...): what the kernel still does for one subject (the end of a network namespace, of a cgroup)
+falls on all others alike.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -147,8 +150,9 @@ async def measure(maker: RowMaker, row: Row) -> RowResult:
     """Measure every subject of a row in turns. One that fails is told and left out of the further rounds."""
     samples: dict[str, list[float]] = {subject.name: [] for subject in row.subjects}
     errors: dict[str, str] = {}
+    order = random.Random(maker.name)  # the same order in every run
     for number in range(-row.warm_up, row.rounds):
-        for subject in row.subjects:
+        for subject in order.sample(row.subjects, len(row.subjects)):
             if subject.sample is None or subject.name in errors:
                 continue
             try:
@@ -202,7 +206,3 @@ def lines(result: RowResult) -> list[str]:
 
 
 HEADER = f"  {'':<30} {'median':>8}  {'quartiles':>15}  {'min…max':>15}  ratio"
-
-
-Making = AsyncIterator[Row]
-"""What the function under `@asynccontextmanager` that makes a row returns."""

@@ -6,41 +6,22 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, aclosing, asynccontextmanager
 
 import peers
-from bare import MILLI, Bare
-from context import Bench, milliseconds
+from bare import MILLI, Bare, Bundle
+from context import Bench, awaited, blocking, peer
 from measure import Aim, Row, RowMaker, Subject
 
-from longshore.compute import PIPE
+from longshore.compute import LOG, PIPE
+from longshore.container import Container
 from longshore.engine import Engine
 from longshore.events import Event
 from longshore.host import has_init
 from longshore.spec import Spec
 
-Sample = Callable[[], Awaitable[float]]
 SLEEP = ["sleep", "3600"]
-
-
-def blocking(function: Callable[[], float]) -> Sample:
-    """A sample that nothing else runs beside."""
-
-    async def sample() -> float:
-        return function()
-
-    return sample
-
-
-def peer(engine: peers.Engine, function: Callable[[], float], name: str = "") -> Subject:
-    """A peer's subject, or why there is none."""
-    sample = None if engine.why_not else blocking(function)
-    return Subject(name or engine.name, sample, why_not=engine.why_not)
-
-
-def aim_of_run(runtime: str) -> Aim:
-    return Aim(plus=4) if runtime == "crun" else Aim(factor=1.15)
 
 
 @asynccontextmanager
@@ -49,34 +30,16 @@ async def run_true(bench: Bench) -> AsyncIterator[Row]:
     for runtime in bench.runtimes:
         bare, engine = bench.bare(runtime), bench.engine(runtime)
         id, bundle = bare.bundle(Spec(args=["true"], init=has_init()))
+        aim = Aim(plus=4) if runtime == "crun" else Aim(factor=1.15)
         subjects += [
-            Subject(f"bare {runtime}", blocking(lambda bare=bare, id=id, bundle=bundle: bare.run(id, bundle)[0])),
-            Subject(
-                f"API, {runtime}",
-                lambda engine=engine: milliseconds(engine.run("host", ["true"])),
-                against=f"bare {runtime}",
-                aim=aim_of_run(runtime),
-            ),
+            Subject(f"bare {runtime}", blocking(bare.run, id, bundle)),
+            Subject(f"API, {runtime}", awaited(engine.run, "host", ["true"]), f"bare {runtime}", aim),
         ]
     for runtime in bench.runtimes:
-        subjects.append(
-            Subject(
-                f"CLI, {runtime}",
-                blocking(lambda runtime=runtime: bench.cli(runtime, "run", "host", "--", "true")),
-                against="docker",
-                aim=Aim(factor=0.5),
-            )
-        )
-    for engine in (bench.docker, bench.podman):
-        subjects.append(peer(engine, lambda engine=engine: peers.timed(engine.run(["true"]))))
-    bwrap = bench.bwrap(["true"])
-    subjects.append(
-        Subject(
-            "bwrap",
-            None if bwrap is None else blocking(lambda: peers.timed(bwrap)),
-            why_not="bubblewrap is not installed" if bwrap is None else "",
-        )
-    )
+        cli = blocking(bench.cli, runtime, "run", "host", "--", "true")
+        subjects.append(Subject(f"CLI, {runtime}", cli, "docker", Aim(factor=0.5)))
+    subjects += [peer(engine, "", peers.timed, engine.run(["true"])) for engine in bench.peers]
+    subjects.append(bench.bwrap(["true"]))
     yield Row(subjects, rounds=bench.rounds(31))
 
 
@@ -88,153 +51,148 @@ async def _life(engine: Engine) -> None:
 
 
 def _cli_life(bench: Bench, runtime: str) -> float:
-    total = bench.cli(runtime, "create", "--name", "cli-life", "host", "--", "true")
-    total += bench.cli(runtime, "start", "cli-life")
-    total += bench.cli(runtime, "wait", "cli-life")
-    return total + bench.cli(runtime, "rm", "cli-life")
+    took = bench.cli(runtime, "create", "--name", "cli-life", "host", "--", "true")
+    took += bench.cli(runtime, "start", "cli-life")
+    took += bench.cli(runtime, "wait", "cli-life")
+    return took + bench.cli(runtime, "rm", "cli-life")
 
 
 @asynccontextmanager
 async def life(bench: Bench) -> AsyncIterator[Row]:
     subjects = []
     for runtime in bench.runtimes:
-        bare, engine = bench.bare(runtime), bench.engine(runtime)
+        bare, baseline = bench.bare(runtime), f"bare conmon + {runtime}"
         id, bundle = bare.bundle(Spec(args=["true"]))
         subjects += [
-            Subject(
-                f"bare conmon + {runtime}", blocking(lambda bare=bare, id=id, bundle=bundle: bare.life(id, bundle))
-            ),
-            Subject(
-                f"API, {runtime}",
-                lambda engine=engine: milliseconds(_life(engine)),
-                against=f"bare conmon + {runtime}",
-                aim=Aim(factor=1.15),
-            ),
+            Subject(baseline, blocking(bare.life, id, bundle)),
+            Subject(f"API, {runtime}", awaited(_life, bench.engine(runtime)), baseline, Aim(factor=1.15)),
         ]
-    runtime = bench.preferred
-    subjects.append(
-        Subject(
-            f"CLI, {runtime} (4 commands)", blocking(lambda: _cli_life(bench, runtime)), against="docker (4 commands)"
-        )
-    )
-    for engine in (bench.docker, bench.podman):
-        name = f"{engine.name} (4 commands)"
-        subjects.append(peer(engine, lambda engine=engine: engine.life("bench-life", ["true"]), name))
+    cli = blocking(_cli_life, bench, bench.preferred)
+    subjects.append(Subject(f"CLI, {bench.preferred}, 4 commands", cli, "docker, 4 commands"))
+    subjects += [peer(engine, ", 4 commands", engine.life, "bench-life", ["true"]) for engine in bench.peers]
     yield Row(subjects, rounds=bench.rounds(21))
+
+
+class Standing:
+    """A bare container that stays up, to exec in. A context manager."""
+
+    def __init__(self, bare: Bare) -> None:
+        self.bare = bare
+        self.id, self.bundle = bare.bundle(Spec(args=SLEEP))
+        self._place = bare.create(self.id, self.bundle)
+        bare.verb("start", self.id)
+
+    def __enter__(self) -> Standing:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.bare.remove(self.id, self._place, self.bundle, force=True)
+
+
+def standing_peers(bench: Bench, undo: ExitStack) -> None:
+    """The same at the peers, under the name `bench-standing`."""
+    for engine in bench.peers:
+        if not engine.why_not:
+            engine.keep("bench-standing", SLEEP)
+            undo.callback(engine.remove, "bench-standing")
+
+
+async def _exec(box: Container) -> None:
+    await (await box.exec(["true"])).communicate()
 
 
 @asynccontextmanager
 async def exec_true(bench: Bench) -> AsyncIterator[Row]:
-    subjects, undo = [], []
-    for runtime in bench.runtimes:
-        bare, engine = bench.bare(runtime), bench.engine(runtime)
-        id, bundle = bare.bundle(Spec(args=SLEEP))
-        place = bare.create(id, bundle)
-        bare.verb("start", id)
-        undo.append(lambda bare=bare, id=id, place=place, bundle=bundle: bare.remove(id, place, bundle, force=True))
-        document = bare.process(bundle, ["true"])
-        box = await engine.launch("exec", root="host", args=SLEEP)
-
-        async def api(box: object = box) -> float:
-            begin = time.perf_counter()
-            process = await box.exec(["true"])  # type: ignore[attr-defined]
-            await process.communicate()
-            return (time.perf_counter() - begin) * MILLI
-
-        subjects += [
-            Subject(
-                f"bare {runtime}", blocking(lambda bare=bare, id=id, document=document: bare.exec(id, document)[0])
-            ),
-            Subject(f"API, {runtime}", api, against=f"bare {runtime}", aim=Aim(factor=1.1, plus=2)),
-        ]
-    for runtime in bench.runtimes:
-        subjects.append(
-            Subject(
-                f"CLI, {runtime}",
-                blocking(lambda runtime=runtime: bench.cli(runtime, "exec", "exec", "true")),
-                against="docker",
-                aim=Aim(factor=1.6),
-            )
-        )
-    for engine in (bench.docker, bench.podman):
-        if not engine.why_not:
-            engine.keep("bench-exec", SLEEP)
-            undo.append(lambda engine=engine: engine.remove("bench-exec"))
-        subjects.append(peer(engine, lambda engine=engine: peers.timed(engine.exec("bench-exec", ["true"]))))
-    try:
-        yield Row(subjects, rounds=bench.rounds(31))
-    finally:
+    subjects = []
+    with ExitStack() as undo:
         for runtime in bench.runtimes:
-            await (await bench.engine(runtime).get("exec")).delete(force=True)
-        for step in undo:
-            step()
+            bare = bench.bare(runtime)
+            standing = undo.enter_context(Standing(bare))
+            document = bare.process(standing.bundle, ["true"])
+            box = await bench.engine(runtime).launch("standing", root="host", args=SLEEP)
+            aim = Aim(factor=1.1, plus=2)
+            subjects += [
+                Subject(f"bare {runtime}", blocking(bare.exec, standing.id, document)),
+                Subject(f"API, {runtime}", awaited(_exec, box), f"bare {runtime}", aim),
+            ]
+        for runtime in bench.runtimes:
+            cli = blocking(bench.cli, runtime, "exec", "standing", "true")
+            subjects.append(Subject(f"CLI, {runtime}", cli, "docker", Aim(factor=1.6)))
+        standing_peers(bench, undo)
+        subjects += [peer(engine, "", peers.timed, engine.exec("bench-standing", ["true"])) for engine in bench.peers]
+        yield Row(subjects, rounds=bench.rounds(31))
+        for runtime in bench.runtimes:
+            await (await bench.engine(runtime).get("standing")).delete(force=True)
 
 
-async def _event_delay(engine: Engine, watching: Engine, *, kept: bool) -> float:
-    """From the kill of a container's init, by nobody of longshore's, to its exit event in a program."""
-    streams = {} if kept else {"stdout": PIPE, "stderr": PIPE}
-    box = await engine.launch("event", root="host", args=SLEEP, **streams)
+# from exit to event
+
+
+async def _exit_of(watching: Engine, id: str, subscribed: asyncio.Event) -> float:
+    """The time at which a program that waits for events has the exit of a container."""
+    async with aclosing(watching.events(container=id)) as events:  # type: ignore[type-var]
+        waiting = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        subscribed.set()
+        while True:
+            event = await waiting
+            if isinstance(event, Event) and event.type == "exit":
+                return time.perf_counter()
+            waiting = asyncio.ensure_future(anext(events))
+
+
+async def _event_delay(engine: Engine, watching: Engine, stream: int) -> float:
+    """From the kill of a container's init, by nobody of longshore's, to its exit event in a program. Milliseconds."""
+    box = await engine.launch("event", root="host", args=SLEEP, stdout=stream, stderr=stream)
     pid = (await box.info()).pid
     assert pid is not None
-    ready = asyncio.Event()
-
-    async def watch() -> float:
-        events = watching.events()
-        first = asyncio.ensure_future(anext(events))
-        await asyncio.sleep(0)
-        ready.set()
-        while True:
-            event = await first
-            if isinstance(event, Event) and (event.container, event.type) == ("event", "exit"):
-                at = time.perf_counter()
-                await events.aclose()  # type: ignore[attr-defined]
-                return at
-            first = asyncio.ensure_future(anext(events))
-
-    task = asyncio.create_task(watch())
-    await ready.wait()
-    await asyncio.sleep(0.05)  # the subscription is up: what is measured is the delay of one that waits
+    subscribed = asyncio.Event()
+    watch = asyncio.create_task(_exit_of(watching, "event", subscribed))
+    await subscribed.wait()
+    await asyncio.sleep(0.05)  # what is measured is the delay of one that waits, not its subscription
     begin = time.perf_counter()
     os.kill(pid, signal.SIGKILL)
-    delay = (await task - begin) * MILLI
+    delay = (await watch - begin) * MILLI
     await box.wait()
     await box.delete()
     return delay
 
 
-def _bare_exit_delay(bare: Bare, spec: Spec) -> Callable[[], float]:
-    id, bundle = bare.bundle(spec)
-
-    def sample() -> float:
-        place = bare.create(id, bundle)
-        bare.verb("start", id)
-        begin = time.perf_counter()
-        os.kill(int((place / "pid").read_text()), signal.SIGKILL)
-        bare.await_exit(id, place)
-        delay = (time.perf_counter() - begin) * MILLI
-        bare.remove(id, place, bundle)
-        return delay
-
-    return sample
+def _bare_exit_delay(bare: Bare, id: str, bundle: Bundle) -> float:
+    place = bare.create(id, bundle)
+    bare.verb("start", id)
+    begin = time.perf_counter()
+    os.kill(int((place / "pid").read_text()), signal.SIGKILL)
+    bare.await_exit(id, place)
+    delay = (time.perf_counter() - begin) * MILLI
+    bare.remove(id, place, bundle)
+    return delay
 
 
 @asynccontextmanager
 async def exit_event(bench: Bench) -> AsyncIterator[Row]:
     runtime = bench.preferred
-    engine = bench.engine(runtime)
+    bare, engine = bench.bare(runtime), bench.engine(runtime)
+    id, bundle = bare.bundle(Spec(args=SLEEP))
     async with Engine(state=bench.state(runtime), runtime=runtime) as stranger:
-        yield Row(
-            [
-                Subject(
-                    "bare conmon: kill to its exit file",
-                    blocking(_bare_exit_delay(bench.bare(runtime), Spec(args=SLEEP))),
-                ),
-                Subject("kept, its own program", lambda: _event_delay(engine, engine, kept=True), aim=Aim(at_most=5)),
-                Subject("kept, another program", lambda: _event_delay(engine, stranger, kept=True), aim=Aim(at_most=5)),
-                Subject("run for its caller", lambda: _event_delay(engine, engine, kept=False), aim=Aim(at_most=5)),
-            ],
-            rounds=bench.rounds(21),
-        )
+
+        async def own() -> float:
+            return await _event_delay(engine, engine, LOG)
+
+        async def foreign() -> float:
+            return await _event_delay(engine, stranger, LOG)
+
+        async def direct() -> float:
+            return await _event_delay(engine, engine, PIPE)
+
+        aim = Aim(at_most=5)
+        subjects = [
+            Subject("bare conmon: to its exit file", blocking(_bare_exit_delay, bare, id, bundle)),
+            Subject("kept, in its own program", own, aim=aim),
+            Subject("kept, in another program", foreign, aim=aim),
+            Subject("run for its caller", direct, aim=aim),
+        ]
+        yield Row(subjects, rounds=bench.rounds(21))
 
 
 ROWS = [

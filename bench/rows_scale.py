@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
-from bare import Bare
-from context import Bench, milliseconds
+from bare import MILLI, Bare, Bundle
+from context import Bench, Sample, awaited, blocking
 from measure import Aim, Row, RowMaker, Subject
-from rows_processes import SLEEP, blocking
+from rows_processes import SLEEP
 
 from longshore.container import Container
 from longshore.engine import Engine
@@ -49,7 +50,7 @@ class Fleet:
         names = [f"fleet-{count}" for count in range(len(self._boxes), number)]
         begin = time.perf_counter()
         self._boxes += await asyncio.gather(*(self._engine.launch(name, root="host", args=SLEEP) for name in names))
-        took = (time.perf_counter() - begin) * 1000
+        took = (time.perf_counter() - begin) * MILLI
         infos = await self._engine.list(states=("running",))
         dead = number - sum(_alive(info.pid) for info in infos if info.id.startswith("fleet-"))
         if dead:
@@ -62,7 +63,9 @@ def _bare_fleet(bare: Bare, number: int) -> Callable[[], float]:
     bundles = [bare.bundle(Spec(args=SLEEP)) for _ in range(number)]
 
     def sample() -> float:
-        waiting, places, errors = list(bundles), [], []
+        waiting = list(bundles)
+        places: list[tuple[str, Path, Bundle]] = []
+        errors: list[BaseException] = []
 
         def work() -> None:
             while waiting:
@@ -98,25 +101,34 @@ def _bare_fleet(bare: Bare, number: int) -> Callable[[], float]:
     return sample
 
 
-def _start_row(number_of: Callable[[Bench], int]) -> Callable[[Bench], AsyncIterator[Row]]:
-    async def make(bench: Bench) -> AsyncIterator[Row]:
-        number = number_of(bench)
-        subjects = []
-        for runtime in bench.runtimes:
-            fleet = Fleet(bench.engine(runtime))
+async def _start_row(bench: Bench, number: int) -> AsyncIterator[Row]:
+    subjects = []
+    for runtime in bench.runtimes:
+        fleet = Fleet(bench.engine(runtime))
 
-            async def rate(fleet: Fleet = fleet) -> float:
-                took = await fleet.resize(number)
-                await fleet.resize(0)
-                return number / took * 1000
+        async def rate(fleet: Fleet = fleet) -> float:
+            took = await fleet.resize(number)
+            await fleet.resize(0)
+            return number / took * MILLI
 
-            subjects += [
-                Subject(f"bare conmon + {runtime}", blocking(_bare_fleet(bench.bare(runtime), number))),
-                Subject(f"API, {runtime}", rate, against=f"bare conmon + {runtime}"),
-            ]
-        yield Row(subjects, unit="/s", rounds=bench.rounds(3), warm_up=0)
+        bare = _bare_fleet(bench.bare(runtime), number)
+        subjects += [
+            Subject(f"bare conmon + {runtime}", blocking(bare)),
+            Subject(f"API, {runtime}", rate, f"bare conmon + {runtime}"),
+        ]
+    yield Row(subjects, unit="/s", rounds=bench.rounds(3), warm_up=0)
 
-    return make
+
+@asynccontextmanager
+async def alive(bench: Bench) -> AsyncIterator[Row]:
+    async for row in _start_row(bench, min(bench.alive, 6) if bench.quick else bench.alive):
+        yield row
+
+
+@asynccontextmanager
+async def alive_1000(bench: Bench) -> AsyncIterator[Row]:
+    async for row in _start_row(bench, 1000):
+        yield row
 
 
 @asynccontextmanager
@@ -127,43 +139,39 @@ async def growth(bench: Bench) -> AsyncIterator[Row]:
     id, bundle = bare.bundle(Spec(args=["true"], init=has_init()))
     fleet = Fleet(engine)
     times = 3 if bench.quick else 9
+    one = awaited(engine.run, "host", ["true"])
 
-    async def by_api(number: int) -> float:
-        await fleet.resize(number)
-        return statistics.median([await milliseconds(engine.run("host", ["true"])) for _ in range(times)])
+    def by_api(number: int) -> Sample:
+        async def sample() -> float:
+            await fleet.resize(number)
+            return statistics.median([await one() for _ in range(times)])
 
-    async def by_hand(number: int) -> float:
-        await fleet.resize(number)
-        return statistics.median([bare.run(id, bundle)[0] for _ in range(times)])
+        return sample
 
-    subjects = []
+    def by_hand(number: int) -> Sample:
+        async def sample() -> float:
+            await fleet.resize(number)
+            return statistics.median([bare.run(id, bundle) for _ in range(times)])
+
+        return sample
+
     top = min(bench.alive, 4 if bench.quick else 200)
-    for number in sorted({1, top // 4, top}):
+    subjects = [
+        Subject(f"bare {runtime}, 1 alive", by_hand(1)),
+        Subject(f"API, {runtime}, 1 alive", by_api(1), f"bare {runtime}, 1 alive"),
+    ]
+    for number in sorted({top // 4, top} - {1}):
+        aim = Aim(factor=1.1)
         subjects += [
-            Subject(
-                f"bare {runtime}, {number} alive",
-                lambda number=number: by_hand(number),
-                against=None if number == 1 else f"bare {runtime}, 1 alive",
-            ),
-            Subject(
-                f"API, {runtime}, {number} alive",
-                lambda number=number: by_api(number),
-                against=f"bare {runtime}, 1 alive" if number == 1 else f"API, {runtime}, 1 alive",
-                aim=None if number == 1 else Aim(factor=1.1),
-            ),
+            Subject(f"bare {runtime}, {number} alive", by_hand(number), f"bare {runtime}, 1 alive"),
+            Subject(f"API, {runtime}, {number} alive", by_api(number), f"API, {runtime}, 1 alive", aim),
         ]
-    try:
-        yield Row(subjects, rounds=bench.rounds(3), warm_up=0)
-    finally:
-        await fleet.resize(0)
+    yield Row(subjects, rounds=bench.rounds(3), warm_up=0)
+    await fleet.resize(0)
 
 
 ROWS = [
-    RowMaker(
-        "alive",
-        "containers started as fast as possible, all alive together",
-        asynccontextmanager(_start_row(lambda bench: min(bench.alive, 6) if bench.quick else bench.alive)),
-    ),
-    RowMaker("alive-1000", "the same with 1,000", asynccontextmanager(_start_row(lambda bench: 1000)), on_demand=True),
+    RowMaker("alive", "containers started as fast as possible, all alive together", alive),
+    RowMaker("alive-1000", "the same with 1,000", alive_1000, on_demand=True),
     RowMaker("growth", "run of `true` while others are alive", growth),
 ]

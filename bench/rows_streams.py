@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 
 import peers
 from bare import MILLI, Bare, Bundle
-from context import Bench
+from context import Bench, awaited, blocking, peer
 from measure import Aim, Row, RowMaker, Subject
-from rows_processes import SLEEP, blocking, peer
+from rows_processes import SLEEP, Standing, standing_peers
 
 from longshore.compute import PIPE
 from longshore.container import Container, Process
@@ -51,45 +51,32 @@ def _check(count: int, size: int) -> None:
         raise RuntimeError(f"{count} bytes arrived of {size}")
 
 
-async def _launched(engine: Engine, size: int) -> float:
+def _for_busybox(size: int) -> list[str]:
+    return [argument for argument in producer(size) if argument != "status=none"]  # it has no such word
+
+
+async def _launched(engine: Engine, size: int) -> None:
     """`launch` with pipes, read by the program as it comes."""
-    begin = time.perf_counter()
     box = await engine.launch("stream", root="host", args=producer(size), stdout=PIPE, stderr=PIPE)
     assert box.init is not None
     _check(await _drop(box.init), size)
     await box.delete()
-    return (time.perf_counter() - begin) * MILLI
 
 
-async def _collected(engine: Engine, size: int) -> float:
+async def _collected(engine: Engine, size: int) -> None:
     """`run`, which returns the output as one piece."""
-    begin = time.perf_counter()
     done = await engine.run("host", producer(size), init=False, max_output=NO_BOUND)
     _check(len(done.stdout), size)
-    return (time.perf_counter() - begin) * MILLI
 
 
-async def _executed(box: Container, size: int) -> float:
-    begin = time.perf_counter()
+async def _executed(box: Container, size: int) -> None:
     _check(await _drop(await box.exec(producer(size))), size)
-    return (time.perf_counter() - begin) * MILLI
 
 
-class Standing:
-    """A container of each kind that stays up, to exec in."""
-
-    def __init__(self, bare: Bare, spec: Spec) -> None:
-        self.bare = bare
-        self.id, self.bundle = bare.bundle(spec)
-        self._place = bare.create(self.id, self.bundle)
-        bare.verb("start", self.id)
-
-    def exec(self, args: list[str]) -> Callable[..., tuple[float, bytes]]:
-        document = self.bare.process(self.bundle, args)
-        return lambda **how: self.bare.exec(self.id, document, **how)
-
-    def close(self) -> None:
-        self.bare.remove(self.id, self._place, self.bundle, force=True)
+def _bare_collected(bare: Bare, id: str, bundle: Bundle, size: int, input: bytes | None = None) -> float:
+    took, output = bare.run_with(id, bundle, input, collect=True)
+    _check(len(output), size)
+    return took
 
 
 @asynccontextmanager
@@ -98,63 +85,49 @@ async def stdout(bench: Bench) -> AsyncIterator[Row]:
     runtime = bench.preferred
     bare, engine = bench.bare(runtime), bench.engine(runtime)
     id, bundle = bare.bundle(Spec(args=producer(size)))
-    command = [argument for argument in producer(size) if argument != "status=none"]  # busybox has no such word
-
-    def collected() -> float:
-        took, output = bare.run(id, bundle, collect=True)
-        _check(len(output), size)
-        return took
-
-    yield Row(
-        [
-            Subject("bare, dropped", blocking(lambda: bare.run(id, bundle)[0])),
-            Subject("API launch, dropped", lambda: _launched(engine, size), against="bare, dropped", aim=AIM),
-            Subject("bare, collected", blocking(collected)),
-            Subject("API run, collected", lambda: _collected(engine, size), against="bare, collected", aim=AIM),
-            Subject(
-                f"CLI run, {runtime}",
-                blocking(lambda: bench.cli(runtime, "run", "host", "--", *producer(size))),
-                against="docker run",
-            ),
-            peer(bench.docker, lambda: peers.timed(bench.docker.run(command)), "docker run"),
-            peer(bench.podman, lambda: peers.timed(bench.podman.run(command)), "podman run"),
-        ],
-        rounds=bench.rounds(9),
-    )
+    cli = blocking(bench.cli, runtime, "run", "host", "--", *producer(size))
+    subjects = [
+        Subject("bare, dropped", blocking(bare.run, id, bundle)),
+        Subject("API launch, dropped", awaited(_launched, engine, size), "bare, dropped", AIM),
+        Subject("bare, collected", blocking(_bare_collected, bare, id, bundle, size)),
+        Subject("API run, collected", awaited(_collected, engine, size), "bare, collected", AIM),
+        Subject(f"CLI run, {runtime}", cli, "docker run"),
+        *(peer(other, " run", peers.timed, other.run(_for_busybox(size))) for other in bench.peers),
+    ]
+    yield Row(subjects, rounds=bench.rounds(9))
 
 
 @asynccontextmanager
 async def exec_stdout(bench: Bench) -> AsyncIterator[Row]:
     size = (8 if bench.quick else 256) * MIB
     runtime = bench.preferred
-    engine = bench.engine(runtime)
-    standing = Standing(bench.bare(runtime), Spec(args=SLEEP))
-    bare_exec = standing.exec(producer(size))
+    bare, engine = bench.bare(runtime), bench.engine(runtime)
     box = await engine.launch("standing", root="host", args=SLEEP)
-    command = [argument for argument in producer(size) if argument != "status=none"]
-    engines = [engine for engine in (bench.docker, bench.podman) if not engine.why_not]
-    for other in engines:
-        other.keep("bench-standing", SLEEP)
-    try:
-        yield Row(
-            [
-                Subject("bare", blocking(lambda: bare_exec()[0])),
-                Subject("API", lambda: _executed(box, size), against="bare", aim=AIM),
-                Subject(
-                    "CLI",
-                    blocking(lambda: bench.cli(runtime, "exec", "standing", *producer(size))),
-                    against="docker",
-                ),
-                peer(bench.docker, lambda: peers.timed(bench.docker.exec("bench-standing", command))),
-                peer(bench.podman, lambda: peers.timed(bench.podman.exec("bench-standing", command))),
-            ],
-            rounds=bench.rounds(9),
-        )
-    finally:
-        await box.delete(force=True)
-        standing.close()
-        for other in engines:
-            other.remove("bench-standing")
+    with ExitStack() as undo:
+        standing = undo.enter_context(Standing(bare))
+        standing_peers(bench, undo)
+        document = bare.process(standing.bundle, producer(size))
+        cli = blocking(bench.cli, runtime, "exec", "standing", *producer(size))
+        busybox = _for_busybox(size)
+        subjects = [
+            Subject("bare", blocking(bare.exec, standing.id, document)),
+            Subject("API", awaited(_executed, box, size), "bare", AIM),
+            Subject("CLI", cli, "docker"),
+            *(peer(other, "", peers.timed, other.exec("bench-standing", busybox)) for other in bench.peers),
+        ]
+        yield Row(subjects, rounds=bench.rounds(9))
+    await box.delete(force=True)
+
+
+async def _echoed(engine: Engine, data: bytes) -> None:
+    done = await engine.run("host", ["cat"], init=False, input=data, max_output=NO_BOUND)
+    _check(len(done.stdout), len(data))
+
+
+async def _exec_echoed(box: Container, data: bytes) -> None:
+    process = await box.exec(["cat"], stdin=PIPE)
+    output, _ = await process.communicate(data, max_output=NO_BOUND)
+    _check(len(output), len(data))
 
 
 @asynccontextmanager
@@ -164,63 +137,29 @@ async def echo(bench: Bench) -> AsyncIterator[Row]:
     runtime = bench.preferred
     bare, engine = bench.bare(runtime), bench.engine(runtime)
     id, bundle = bare.bundle(Spec(args=["cat"]))
-    standing = Standing(bare, Spec(args=SLEEP))
-    bare_exec = standing.exec(["cat"])
     box = await engine.launch("standing", root="host", args=SLEEP)
+    with Standing(bare) as standing:
+        document = bare.process(standing.bundle, ["cat"])
 
-    def bare_run() -> float:
-        took, output = bare.run(id, bundle, input=data, collect=True)
-        _check(len(output), size)
-        return took
+        def bare_exec() -> float:
+            took, output = bare.exec_with(standing.id, document, data, collect=True)
+            _check(len(output), size)
+            return took
 
-    def bare_execed() -> float:
-        took, output = bare_exec(input=data, collect=True)
-        _check(len(output), size)
-        return took
-
-    async def run() -> float:
-        begin = time.perf_counter()
-        done = await engine.run("host", ["cat"], init=False, input=data, max_output=NO_BOUND)
-        took = (time.perf_counter() - begin) * MILLI
-        if done.stdout != data:
-            raise RuntimeError("what came back is not what was sent")
-        return took
-
-    async def execed() -> float:
-        begin = time.perf_counter()
-        process = await box.exec(["cat"], stdin=PIPE)
-        output, _ = await process.communicate(data, max_output=NO_BOUND)
-        _check(len(output), size)
-        return (time.perf_counter() - begin) * MILLI
-
-    try:
-        yield Row(
-            [
-                Subject("bare run", blocking(bare_run)),
-                Subject("API run", run, against="bare run", aim=AIM),
-                Subject("bare exec", blocking(bare_execed)),
-                Subject("API exec", execed, against="bare exec", aim=AIM),
-                Subject(
-                    f"CLI run -i, {runtime}",
-                    blocking(lambda: bench.cli(runtime, "run", "-i", "host", "--", "cat", input=data)),
-                    against="docker run -i",
-                ),
-                peer(
-                    bench.docker,
-                    lambda: peers.timed(bench.docker.run(["cat"], interactive=True), input=data),
-                    "docker run -i",
-                ),
-                peer(
-                    bench.podman,
-                    lambda: peers.timed(bench.podman.run(["cat"], interactive=True), input=data),
-                    "podman run -i",
-                ),
-            ],
-            rounds=bench.rounds(9),
-        )
-    finally:
-        await box.delete(force=True)
-        standing.close()
+        cli = blocking(bench.cli, runtime, "run", "-i", "host", "--", "cat", input=data)
+        subjects = [
+            Subject("bare run", blocking(_bare_collected, bare, id, bundle, size, data)),
+            Subject("API run", awaited(_echoed, engine, data), "bare run", AIM),
+            Subject("bare exec", blocking(bare_exec)),
+            Subject("API exec", awaited(_exec_echoed, box, data), "bare exec", AIM),
+            Subject(f"CLI run -i, {runtime}", cli, "docker run -i"),
+            *(
+                peer(other, " run -i", peers.timed, other.run(["cat"], interactive=True), input=data)
+                for other in bench.peers
+            ),
+        ]
+        yield Row(subjects, rounds=bench.rounds(9))
+    await box.delete(force=True)
 
 
 # kept containers: through the monitor
@@ -251,67 +190,55 @@ def _bare_kept(bare: Bare, id: str, bundle: Bundle, size: int, *, attached: bool
     return (time.perf_counter() - begin) * MILLI
 
 
-async def _kept(engine: Engine, args: list[str], size: int, read: Callable[[Container], Awaitable[int]]) -> float:
-    begin = time.perf_counter()
+async def _kept(engine: Engine, args: list[str], size: int, *, attached: bool) -> None:
     box = await engine.launch("kept", root="host", args=args, log_size=NO_BOUND)
-    _check(await read(box), size)
+    if attached:
+        count = 0
+        async with await box.attach(logs=True) as attachment:
+            while data := await attachment.stdout.read(1 << 18):
+                count += len(data)
+        _check(count, size)
     await box.wait()
     await box.delete()
-    return (time.perf_counter() - begin) * MILLI
 
 
-async def _attached(box: Container) -> int:
-    count = 0
-    async with await box.attach(logs=True) as attachment:
-        while data := await attachment.stdout.read(1 << 18):
-            count += len(data)
-    return count
+async def _kept_row(bench: Bench, args: list[str], size: int) -> AsyncIterator[Row]:
+    runtime = bench.preferred
+    bare, engine = bench.bare(runtime), bench.engine(runtime)
+    id, bundle = bare.bundle(Spec(args=args))
+    aim = Aim(factor=1.2)
+    log, client = "bare conmon, log only", "bare conmon, log and client"
+    subjects = [
+        Subject(log, blocking(_bare_kept, bare, id, bundle, size, attached=False)),
+        Subject("API, log only", awaited(_kept, engine, args, size, attached=False), log, aim),
+        Subject(client, blocking(_bare_kept, bare, id, bundle, size, attached=True)),
+        Subject("API, read by attach", awaited(_kept, engine, args, size, attached=True), client, aim),
+    ]
+    yield Row(subjects, rounds=bench.rounds(5))
 
 
-def _kept_row(args_of: Callable[[int], list[str]]) -> Callable[[Bench], AsyncIterator[Row]]:
-    async def make(bench: Bench) -> AsyncIterator[Row]:
-        size = (4 if bench.quick else 256) * MIB
-        runtime = bench.preferred
-        bare, engine = bench.bare(runtime), bench.engine(runtime)
-        id, bundle = bare.bundle(Spec(args=args_of(size)))
+def _kept_size(bench: Bench) -> int:
+    return (4 if bench.quick else 256) * MIB
 
-        async def waited(box: Container) -> int:
-            await box.wait()
-            return size
 
-        yield Row(
-            [
-                Subject("bare conmon, log only", blocking(lambda: _bare_kept(bare, id, bundle, size, attached=False))),
-                Subject(
-                    "API, log only",
-                    lambda: _kept(engine, args_of(size), size, waited),
-                    against="bare conmon, log only",
-                    aim=Aim(factor=1.2),
-                ),
-                Subject(
-                    "bare conmon, log and client", blocking(lambda: _bare_kept(bare, id, bundle, size, attached=True))
-                ),
-                Subject(
-                    "API, read by attach",
-                    lambda: _kept(engine, args_of(size), size, _attached),
-                    against="bare conmon, log and client",
-                    aim=Aim(factor=1.2),
-                ),
-            ],
-            rounds=bench.rounds(5),
-        )
+@asynccontextmanager
+async def kept(bench: Bench) -> AsyncIterator[Row]:
+    size = _kept_size(bench)
+    async for row in _kept_row(bench, producer(size), size):
+        yield row
 
-    return make
+
+@asynccontextmanager
+async def kept_lines(bench: Bench) -> AsyncIterator[Row]:
+    size = _kept_size(bench)
+    async for row in _kept_row(bench, text_producer(size), size):
+        yield row
 
 
 ROWS = [
     RowMaker("stdout-run", "256 MiB from a container's stdout to its caller", stdout),
     RowMaker("stdout-exec", "256 MiB from an exec's stdout to its caller", exec_stdout),
     RowMaker("echo", "64 MiB into `cat` and back", echo),
-    RowMaker("stdout-kept", "256 MiB of zeros out of a kept container", asynccontextmanager(_kept_row(producer))),
-    RowMaker(
-        "lines-kept",
-        "256 MiB of lines of 80 characters out of a kept container",
-        asynccontextmanager(_kept_row(text_producer)),
-    ),
+    RowMaker("stdout-kept", "256 MiB of zeros out of a kept container", kept),
+    RowMaker("lines-kept", "256 MiB of lines of 80 characters out of a kept container", kept_lines),
 ]
