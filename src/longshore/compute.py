@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from .errors import NotSupported
+from .errors import LongshoreError, NotSupported
 
 if TYPE_CHECKING:
     from .spec import ProcessSpec, Resources, Spec
@@ -222,6 +222,11 @@ class ComputeProcess(Protocol):
     @property
     def streams(self) -> Streams: ...
 
+    @property
+    def failure(self) -> LongshoreError | None:
+        """Why it never ran, where that was found out too late for `start` or `exec`: its exit says NEVER_STARTED."""
+        ...
+
     async def wait(self) -> Exit:
         """Return once the process is gone; every caller gets the same `Exit`.
 
@@ -263,6 +268,11 @@ class ComputeSystem(Protocol):
     @property
     def token(self) -> bytes:
         """What `ComputeService.open` needs to find this system again; the engine stores it before it matters."""
+        ...
+
+    @property
+    def init(self) -> ComputeProcess | None:
+        """The process whose end is the system's, once there is one. After `open`, its streams may be None."""
         ...
 
     async def start(self) -> ComputeProcess:

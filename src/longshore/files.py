@@ -6,9 +6,9 @@ import asyncio
 import errno
 import os
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from .errors import StoreError
 from .tasks import in_thread
@@ -19,6 +19,10 @@ except ImportError:  # Windows: see _lock_windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK_LIMIT = 30.0  # seconds
+
+PathLike = str | os.PathLike[str]
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def store_error(what: str, error: OSError) -> StoreError:
@@ -34,53 +38,76 @@ def store_error(what: str, error: OSError) -> StoreError:
     return StoreError(f"cannot {what}: {error.strerror or error}", hint=hint)
 
 
-def write_new(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Write a file whole, or not at all: a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def read_whole(path: PathLike) -> bytes:
+    """The content of a small file."""
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        data = os.read(fd, 1 << 16)
+        if len(data) == 1 << 16:
+            while more := os.read(fd, 1 << 20):
+                data += more
+        return data
+    finally:
+        os.close(fd)
+
+
+def _write_beside(path: PathLike, data: bytes) -> str:
+    """Write a file of a name of its own in the directory of `path`; it is as it should be, or not there."""
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
+    fd = os.open(temporary, _NEW, 0o600)
+    try:
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            if durable:
-                os.fsync(fd)
+            written = os.write(fd, data)
+            while written < len(data):
+                written += os.write(fd, data[written:])
         finally:
             os.close(fd)
-        os.replace(temporary, path)
-        if durable:
-            sync_directory(path.parent)
     except BaseException:
         with suppress(OSError):
-            temporary.unlink()
+            os.unlink(temporary)
+        raise
+    return temporary
+
+
+def write_new(path: PathLike, data: bytes) -> None:
+    """Write a file whole, or not at all: a reader sees the old content or the new, never a part."""
+    temporary = _write_beside(path, data)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
         raise
 
 
-def link_once(path: Path, data: bytes, *, durable: bool = False) -> bool:
+def link_once(path: PathLike, data: bytes) -> bool:
     """Write a file that is written once: True if it is ours, False if somebody was first. Atomic, whole."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    write_new(temporary, data, durable=durable)
+    temporary = _write_beside(path, data)
     try:
         os.link(temporary, path)
     except FileExistsError:
         return False
     finally:
         with suppress(OSError):
-            temporary.unlink()
-    if durable:
-        sync_directory(path.parent)
+            os.unlink(temporary)
     return True
 
 
-def sync_directory(path: Path) -> None:
-    """Make names durable (fsync(2), NOTES: a file's entry needs a sync of its directory)."""
-    if fcntl is None:
-        return  # Windows cannot, and does not need to
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+async def make_durable(path: PathLike) -> None:
+    """Return when a file, and its name, would survive a loss of power. Waits for the disk: milliseconds."""
+
+    def sync() -> None:
+        for name, flags in ((path, os.O_RDONLY), (os.path.dirname(path), os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))):
+            if fcntl is None and name is not path:
+                return  # Windows has no such thing for a directory, nor needs it
+            fd = os.open(name, flags | getattr(os, "O_CLOEXEC", 0))
+            try:
+                os.fsync(fd)  # fsync(2), NOTES: a file's entry needs a sync of its directory
+            finally:
+                os.close(fd)
+
+    await in_thread(sync, "longshore-sync")
 
 
 def try_lock(fd: int, *, shared: bool = False) -> bool:
@@ -105,11 +132,28 @@ def _lock_windows(fd: int) -> bool:
     return True
 
 
+def _lock_at_last(fd: int) -> None:
+    """Lock, waiting for as long as it takes."""
+    if fcntl is None:
+        import msvcrt
+
+        msvcrt.locking(fd, msvcrt.LK_LOCK, 1)  # tries ten times, a second apart
+    else:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+
+
 class Held:
     """A lock that is held; `release` is idempotent."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+
+    def write(self, text: str) -> None:
+        """Say in the file what it is held for."""
+        data = text.encode()
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        os.write(self._fd, data)
+        os.ftruncate(self._fd, len(data))
 
     def release(self) -> None:
         if self._fd >= 0:
@@ -117,12 +161,12 @@ class Held:
             self._fd = -1
 
 
-def open_lock(path: Path) -> int:
+def open_lock(path: PathLike) -> int:
     """The descriptor of a lock file, made if need be."""
     return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
 
 
-def try_hold(path: Path) -> Held | None:
+def try_hold(path: PathLike) -> Held | None:
     """Take the lock at `path` if nobody has it."""
     fd = open_lock(path)
     try:
@@ -135,39 +179,55 @@ def try_hold(path: Path) -> Held | None:
     return None
 
 
+@contextmanager
+def briefly(path: PathLike) -> Iterator[None]:
+    """Hold a lock that everybody holds for a few system calls only, never across anything that waits. It blocks."""
+    fd = open_lock(path)
+    try:
+        if not try_lock(fd):
+            _lock_at_last(fd)
+        yield
+    finally:
+        os.close(fd)
+
+
 @asynccontextmanager
-async def hold(path: Path, limit: float = LOCK_LIMIT) -> AsyncIterator[None]:
+async def hold(path: PathLike, limit: float = LOCK_LIMIT) -> AsyncIterator[None]:
     """Hold a short lock: others hold it only while they change a file. StoreError after `limit` seconds."""
-    held = try_hold(path) or await _wait_for(path, limit)
+    held = try_hold(path) or await wait_for_lock(path, limit)
     try:
         yield
     finally:
         held.release()
 
 
-async def _wait_for(path: Path, limit: float) -> Held:
-    """Wait in a thread that may be abandoned: flock(2) has no time limit of its own."""
+async def wait_for_lock(path: PathLike, limit: float) -> Held:
+    """Wait in a thread that may be abandoned: flock(2) has no time limit of its own. StoreError after `limit`."""
     fd = open_lock(path)
-    abandoned = False
+    mutex = threading.Lock()
+    locked = abandoned = False
 
     def work() -> None:
-        if fcntl is None:
-            import msvcrt
-
-            msvcrt.locking(fd, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]  # tries ten times, a second apart
-        else:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        if abandoned:
-            os.close(fd)
+        nonlocal locked
+        try:
+            _lock_at_last(fd)
+        finally:
+            with mutex:
+                locked = True
+                if abandoned:
+                    os.close(fd)
 
     try:
         async with asyncio.timeout(limit):
             await in_thread(work, "longshore-lock")
     except BaseException as error:
-        abandoned = True
+        with mutex:
+            abandoned = True
+            if locked:  # the thread was done when we gave up
+                os.close(fd)
         if isinstance(error, TimeoutError):
             raise StoreError(
-                f"cannot lock {path}: another program has held it for {limit:g} s",
+                f"cannot lock {os.fspath(path)}: another program has held it for {limit:g} s",
                 hint="find it with `fuser`; it may be stopped",
             ) from None
         raise

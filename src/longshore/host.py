@@ -20,7 +20,9 @@ def service(store: Store, runtime: str | None) -> ComputeService:
 
         return OciService(store.id, store.run, store.data, runtime=runtime)
     raise NotSupported(
-        f"running containers on {sys.platform}", "there is no compute service for it", hint="use Linux, or the simulator"
+        f"running containers on {sys.platform}",
+        "there is no compute service for it",
+        hint="use Linux, or the simulator",
     )
 
 

@@ -15,23 +15,26 @@ import secrets
 import subprocess
 import sys
 import weakref
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .compute import ComputeService
-from .files import open_lock, store_error, try_lock
+from .files import Held, briefly, open_lock, store_error, try_lock
 from .store import Store
 from .trees import remove_tree
 
 log = logging.getLogger("longshore.lease")
 
-_pipes: weakref.WeakSet[OwnerLease] = weakref.WeakSet()
+EXECS = ".execs"  # among the ids of owned containers: there are, or were, execs in containers that may be kept
+
+_leases: weakref.WeakSet[OwnerLease] = weakref.WeakSet()
 
 
 def _close_in_child() -> None:
     """A forked child must not hold the write end: it would keep the lease alive after its owner."""
-    for lease in list(_pipes):
+    for lease in list(_leases):
         lease._forget()
 
 
@@ -40,7 +43,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class OwnerLease:
-    """The lease of one engine. Made when the first container needs it."""
+    """The lease of one engine. `hold` it when the first container needs it."""
 
     def __init__(self, store: Store, service: ComputeService) -> None:
         self._store = store
@@ -52,6 +55,7 @@ class OwnerLease:
         self._keeper: subprocess.Popen[bytes] | None = None
         self._keeper_fd = -1
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._owned: Counter[str] = Counter()  # two may try for one id at once
 
     @property
     def lock_fd(self) -> int:
@@ -60,25 +64,30 @@ class OwnerLease:
 
     @property
     def keeper_pid(self) -> int | None:
+        """The keeper's pid; None where the service needs none, or before the lease is held."""
         return None if self._keeper is None else self._keeper.pid
 
     def hold(self) -> OwnerLease:
-        """Have the lease in force: directory, lock and keeper. Idempotent."""
+        """Have the lease in force: directory, lock and keeper. Idempotent; half a millisecond the first time."""
         if self._lock_fd < 0:
-            # locked before it has its name: nobody can take it for one whose owner died
-            made = self._store.leases / f".{self.id}"
+            fd = -1
             try:
-                made.mkdir(mode=0o700, parents=True)
-                (made / "owned").mkdir()
-                (made / "execs").mkdir()
-                fd = open_lock(made / "lease.lock")
-                try_lock(fd, shared=True)
-                os.rename(made, self.directory)
+                # so that nobody finds it unlocked, and takes it for one whose owner died
+                with briefly(self._store.lock_path):
+                    self.directory.mkdir(mode=0o700)
+                    for name in ("owned", "execs"):
+                        (self.directory / name).mkdir(mode=0o700)
+                    fd = open_lock(self.directory / "lease.lock")
+                    try_lock(fd, shared=True)
             except OSError as error:
-                raise store_error(f"make the lease {made}", error) from error
+                if fd >= 0:
+                    os.close(fd)
+                with suppress(OSError):
+                    remove_tree(self.directory)
+                raise store_error(f"make the lease {self.directory}", error) from error
             self._lock_fd = fd
             self._loop = asyncio.get_running_loop()
-            _pipes.add(self)
+            _leases.add(self)
         if self._keeper is None:
             self._start_keeper()
         return self
@@ -124,30 +133,33 @@ class OwnerLease:
             os.close(self._keeper_fd)
             self._keeper_fd = -1
         if self._keeper is not None:
-            self._keeper.wait()
+            self._keeper.wait()  # it is dead, or has just been killed: this is the moment to reap it
             self._keeper = None
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
 
-    @asynccontextmanager
-    async def owning(self, id: str) -> AsyncIterator[None]:
-        """Note that container `id` is ours to end, for as long as the block runs."""
-        self.own(id)
-        try:
-            yield
-        finally:
-            self.disown(id)
-
     def own(self, id: str) -> None:
-        """Note that container `id` is ours to end."""
-        with suppress(FileExistsError):
-            os.close(os.open(self.directory / "owned" / id, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        """Note that container `id` is ours to end, or to undo. As often as that was said, `disown` has to be."""
+        if not self._owned[id]:
+            try:
+                os.close(os.open(f"{self.directory}/owned/{id}", os.O_WRONLY | os.O_CREAT, 0o600))
+            except OSError as error:
+                raise store_error(f"write the lease {self.directory}", error) from error
+        self._owned[id] += 1
 
     def disown(self, id: str) -> None:
         """It has been ended, or is no longer ours."""
-        with suppress(OSError):
-            os.unlink(self.directory / "owned" / id)
+        self._owned[id] -= 1
+        if self._owned[id] <= 0:
+            del self._owned[id]
+            with suppress(OSError):
+                os.unlink(f"{self.directory}/owned/{id}")
+
+    def has_execs(self) -> None:
+        """Note that there are, or were, execs: somebody has to close their records if we cannot."""
+        if not self._owned[EXECS]:
+            self.own(EXECS)
 
     def _forget(self) -> None:
         """In a forked child: close our copies, touch nothing else."""
@@ -156,13 +168,15 @@ class OwnerLease:
                 with suppress(OSError):
                     os.close(fd)
         self._pipe = self._lock_fd = self._keeper_fd = -1
-        self._keeper = None
+        if self._keeper is not None:
+            self._keeper.returncode = 0  # it is not our child: nobody is to wait for it here
+            self._keeper = None
 
     async def release(self) -> None:
-        """End the lease after its containers were ended: the keeper has nothing to do any more."""
+        """End the lease after its containers were ended: the keeper has nothing to do any more. Idempotent."""
         if self._lock_fd < 0:
             return
-        _pipes.discard(self)
+        _leases.discard(self)
         if self._keeper is not None:
             self._keeper.kill()
             self._let_go_of_keeper()
@@ -172,48 +186,47 @@ class OwnerLease:
         remove_tree(self.directory)
 
 
-def keeper_arguments(store: Store) -> list[str]:
-    """What a keeper needs to run this module at the end: state directory, interpreter, module path."""
-    state = f"{store.run}:{store.data}"
-    return [state, sys.executable or "", str(Path(__file__).resolve().parent.parent)]
+def owned(store: Store, lease: str) -> list[str]:
+    """The ids of the containers that a lease says it has, whether or not they are there."""
+    try:
+        return [name for name in os.listdir(store.leases / lease / "owned") if name != EXECS]
+    except OSError:
+        return []
 
 
-async def end_dead_leases(store: Store, service: ComputeService) -> list[str]:
-    """End the leases whose owner and keeper are dead. Returns their ids; their records are the engine's to close."""
-    ended = []
+@contextmanager
+def dead_leases(store: Store) -> Iterator[list[str]]:
+    """The leases whose owner and keeper are dead, and which nobody else is ending: locked while the block runs."""
+    held: dict[str, Held] = {}
     try:
         names = os.listdir(store.leases)
     except OSError:
-        return []
-    for name in names:
-        directory = store.leases / name
-        if name.startswith("."):
-            continue
-        try:
-            fd = os.open(directory / "lease.lock", os.O_RDWR)
-        except OSError:
-            continue
-        try:
-            if try_lock(fd):
-                await service.end_lease(name, directory)
-                ended.append(name)
-        finally:
-            os.close(fd)
-    return ended
+        names = []
+    try:
+        if names:
+            with suppress(OSError), briefly(store.lock_path):  # none is just being made
+                for name in names:
+                    try:
+                        fd = open_lock(store.leases / name / "lease.lock")
+                    except OSError:
+                        continue
+                    if try_lock(fd):
+                        held[name] = Held(fd)
+                    else:
+                        os.close(fd)
+        yield list(held)
+    finally:
+        for lock in held.values():
+            lock.release()
 
 
 def main() -> int:
     """For the keeper: close the records of a lease that has ended. Arguments: RUN:DATA and the lease."""
-    from .engine import Engine
+    from .engine import close_dead_lease
 
     state, lease = sys.argv[1:]
     run, _, data = state.partition(":")
-
-    async def end() -> None:
-        async with Engine(_store=Store(Path(run), Path(data))) as engine:
-            await engine.close_lease(lease)
-
-    asyncio.run(end())
+    asyncio.run(close_dead_lease(Store(Path(run), Path(data)), lease))
     return 0
 
 

@@ -341,11 +341,9 @@ def _check_size(size: tuple[int, int] | None) -> None:
         raise InvalidSpec("size", f"{size} is not (rows, columns) between 1 and 1000")
 
 
-class SpecFields(TypedDict, total=False):
-    """The fields of `Spec` as keyword arguments of `create`, `launch` and `run`."""
+class SpecSettings(TypedDict, total=False):
+    """The fields of `Spec` but root and command, as keyword arguments of `run`."""
 
-    root: str | os.PathLike[str]
-    args: Sequence[str]
     env: Mapping[str, str]
     cwd: str | None
     user: str | None
@@ -371,6 +369,13 @@ class SpecFields(TypedDict, total=False):
     log_size: int | str
     oci: Mapping[str, Any] | None
     windows: WindowsOptions | None
+
+
+class SpecFields(SpecSettings, total=False):
+    """The fields of `Spec` as keyword arguments of `create` and `launch`."""
+
+    root: str | os.PathLike[str]
+    args: Sequence[str]
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Unpack
 
 from . import container as _container
 from . import engine as _engine
+from . import output as _output
+from . import process as _process
 from .blocking import AHEAD, ClosingIterator, EngineTwin, Reader, Twin, Writer
 from .compute import DEVNULL, LOG, PIPE
 from .container import MAX_OUTPUT
@@ -31,14 +33,15 @@ if TYPE_CHECKING:
 
     from .compute import ComputeService, Exit, Features, Plan, ProcessInfo, Stats
     from .container import Completed, ContainerInfo
-    from .engine import Restored
+    from .errors import LongshoreError
     from .events import Event, Gap
-    from .logs import LogGap, LogRecord
-    from .spec import Spec, SpecFields
-    from .store import Owner
+    from .logs import LogGap, LogRecord, Stream
+    from .records import Owner
+    from .restoring import Restored
+    from .spec import Spec, SpecFields, SpecSettings
 
 
-class Process(Twin[_container.Process]):
+class Process(Twin[_process.Process]):
     """A process in a container: its streams, as in `asyncio.subprocess`, and its end."""
 
     @property
@@ -68,23 +71,28 @@ class Process(Twin[_container.Process]):
 
     @property
     def stdin(self) -> Writer | None:
-        """Its standard input; None if there is none here."""
+        """Its standard input; None if it is not a pipe of ours."""
         return self._writer(self._inner.stdin, self._inner.close_stdin)
 
     @property
     def stdout(self) -> Reader | None:
-        """Its standard output."""
+        """Its standard output; None if it is not a pipe of ours."""
         return self._reader("stdout", self._inner.stdout)
 
     @property
     def stderr(self) -> Reader | None:
-        """Its standard error."""
+        """Its standard error; None if it is not a pipe of ours, or goes with standard output."""
         return self._reader("stderr", self._inner.stderr)
 
     @property
     def returncode(self) -> int | None:
         """The exit code, 128 + n for signal n; None while it runs, or if nobody saw it."""
         return self._inner.returncode
+
+    @property
+    def failure(self) -> LongshoreError | None:
+        """Why it never ran, where its exit record says `never_started`."""
+        return self._inner.failure
 
     def wait(self, *, timeout: float | None = None) -> Exit:
         """Wait for its end; any number of waiters get the same record. Cancelling only stops waiting.
@@ -101,7 +109,8 @@ class Process(Twin[_container.Process]):
         """Send `input` and the end of input, read both streams to their end, wait for the process.
 
         Raises TimeLimit after `timeout` seconds and OutputLimit when a stream grows past `max_output` bytes; the
-        process is then killed, with what it started, and the error carries what was read. Cancelled: not killed.
+        process is then killed, with what it started, and the error carries what was read. If it turns out that it
+        never ran: CommandNotFound, or what else the reason was. Cancelled: not killed.
         """
         return self._communicate(self._inner.communicate(input, timeout=timeout, max_output=max_output))
 
@@ -110,7 +119,7 @@ class Process(Twin[_container.Process]):
         self._call(self._inner.signal(signal))
 
     def kill(self) -> None:
-        """End it at once; asked, not waited for. Already ended is fine."""
+        """End it at once, and what it started; asked, not waited for. Already ended is fine."""
         self._call(self._inner.kill())
 
     def terminate(self) -> None:
@@ -126,10 +135,11 @@ class Process(Twin[_container.Process]):
         self._call(self._inner.close_stdin())
 
 
-class Attachment(Twin[_container.Attachment]):
-    """A view of a kept container's output from now (or a cursor) on, and perhaps its standard input.
+class Attachment(Twin[_output.Attachment]):
+    """A view of a kept container's output from now (or its beginning) on, and perhaps its standard input.
 
-    A slow reader stalls nobody: the output comes from the log. Closing it lets go; the container goes on.
+    A slow reader stalls nobody: the output comes from the log. Where the log's bound has cost output, `gaps` says
+    so, for each stream by its name. Closing it lets go; the container goes on.
     """
 
     @property
@@ -139,13 +149,18 @@ class Attachment(Twin[_container.Attachment]):
 
     @property
     def stdout(self) -> Reader:
-        """Its standard output."""
+        """What it writes to standard output."""
         return self._open_reader("stdout", self._inner.stdout)
 
     @property
     def stderr(self) -> Reader:
-        """Its standard error."""
+        """What it writes to standard error."""
         return self._open_reader("stderr", self._inner.stderr)
+
+    @property
+    def gaps(self) -> dict[Stream, list[LogGap]]:
+        """Where output was lost, or may have been, to the log's bound; for each stream by its name."""
+        return self._inner.gaps
 
     def wait(self, *, timeout: float | None = None) -> Exit:
         """Wait for the container's end.
@@ -169,17 +184,17 @@ class Container(Twin[_container.Container]):
     """One container, known by its id. Many of these may stand for the same one, in many programs."""
 
     @property
-    def init(self) -> Process | None:
-        """The first process, where this engine started it; else None."""
-        return None if self._inner.init is None else Process._of(self._loop, self._inner.init)
-
-    @property
     def id(self) -> str:
         """Its id."""
         return self._inner.id
 
+    @property
+    def init(self) -> Process | None:
+        """Its first process, where this engine has started it or asked for it; else None: see `process`."""
+        return None if self._inner.init is None else Process._of(self._loop, self._inner.init)
+
     def start(self) -> Process:
-        """Run its init; its streams go to the log. InvalidState unless it is created.
+        """Run its init; what it writes goes to the log. InvalidState unless it is created.
 
         Failed or cancelled: what was started is ended, and the container is stopped.
         """
@@ -254,7 +269,10 @@ class Container(Twin[_container.Container]):
     def logs(
         self, *, follow: bool = False, tail: int | None = None, since: datetime | None = None
     ) -> ClosingIterator[LogRecord | LogGap]:
-        """What it wrote, from its log. With `follow`, until it has ended. `tail`: the last n lines."""
+        """What it wrote, from its log. With `follow`, until it has ended. `tail`: the last n lines.
+
+        InvalidState if it has no log, because it runs for its caller.
+        """
         return self._iterate(self._inner.logs(follow=follow, tail=tail, since=since), ahead=AHEAD)
 
     def attach(self, *, stdin: bool = False, logs: bool = False) -> Attachment:
@@ -262,11 +280,13 @@ class Container(Twin[_container.Container]):
         return Attachment._of(self._loop, self._call(self._inner.attach(stdin=stdin, logs=logs)))
 
     def signal(self, signal: str | int) -> None:
-        """Deliver a signal to init. InvalidState unless it runs."""
+        """Deliver a signal to init. InvalidState unless it runs. Where there are no signals, KILL kills and any
+        other asks the container to shut down.
+        """
         self._call(self._inner.signal(signal))
 
     def kill(self) -> None:
-        """End it at once, also when paused; asked, not waited for. Already ended is fine."""
+        """End it at once, also when paused or not started; asked, not waited for. Already ended is fine."""
         self._call(self._inner.kill())
 
     def stop(self, grace: float = 10, signal: str | int | None = None) -> Exit:
@@ -332,7 +352,7 @@ class Container(Twin[_container.Container]):
     def delete(self, *, force: bool = False) -> None:
         """Remove it and all that it has. InvalidState if it runs, unless `force`: then it is killed first.
 
-        Once begun it completes, also when cancelled.
+        Once begun it completes, also when cancelled. Deleted already is fine.
         """
         self._call(self._inner.delete(force=force))
 
@@ -406,7 +426,7 @@ class Engine(EngineTwin):
         check: bool = False,
         max_output: int = MAX_OUTPUT,
         name: str | None = None,
-        **fields: Unpack[SpecFields],
+        **fields: Unpack[SpecSettings],
     ) -> Completed:
         """Run a command in a container of its own, collect what it writes, remove the container.
 
@@ -431,7 +451,10 @@ class Engine(EngineTwin):
         )
 
     def get(self, id: str) -> Container:
-        """The container of this id, also one that another program made. ContainerNotFound."""
+        """The container of this id, also one that another program made. ContainerNotFound.
+
+        Of one whose record is damaged, all that can be done is `delete(force=True)`.
+        """
         return Container._of(self._loop, self._call(self._inner.get(id)))
 
     def list(
@@ -443,16 +466,13 @@ class Engine(EngineTwin):
         """
         return self._call(self._inner.list(labels=labels, states=states))
 
-    def close_lease(self, lease: str) -> None:
-        """Close the records of a lease whose owner died and whose processes were killed: exits, events, files."""
-        self._call(self._inner.close_lease(lease))
-
     def events(
         self, *, since: int | None = None, follow: bool = True, container: str | None = None
     ) -> ClosingIterator[Event | Gap]:
         """What happens to containers, in order, each once: from now on, or after the event numbered `since`.
 
-        Without `follow`, ends at the last there is. A Gap tells of events that were dropped by age.
+        `since=0` begins with the oldest there is. Without `follow`, ends at the last there is. A Gap tells of events
+        that were dropped by age. Whoever handles an event may call the engine.
         """
         return self._iterate(self._inner.events(since=since, follow=follow, container=container), ahead=AHEAD)
 
@@ -491,7 +511,7 @@ def run(
     service: ComputeService | None = None,
     state: str | os.PathLike[str] | None = None,
     runtime: str | None = None,
-    **fields: Unpack[SpecFields],
+    **fields: Unpack[SpecSettings],
 ) -> Completed:
     """Run a command in a container of its own, collect what it writes, remove the container.
 

@@ -74,7 +74,7 @@ async def in_thread(function: Callable[[], T], name: str = "longshore") -> T:
         failure: BaseException | None = None
         try:
             result = function()
-        except BaseException as error:  # noqa: BLE001 -- handed to the waiter
+        except BaseException as error:
             failure = error
         try:
             loop.call_soon_threadsafe(tell, result, failure)

@@ -14,35 +14,55 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
 
     A directory without permissions (overlayfs makes such a one) is opened up first. StoreError if something stays.
     """
+    remove_some(path, None)
+
+
+def remove_some(path: str | os.PathLike[str], most: int | None) -> bool:
+    """As `remove_tree`, but stop after `most` files and directories. True if nothing is left."""
+    remover = _Remover(most)
     try:
-        device = os.lstat(path).st_dev
+        remover.remove(os.fspath(path), os.lstat(path).st_dev)
     except FileNotFoundError:
-        return
-    try:
-        _remove(os.fspath(path), device)
-    except FileNotFoundError:
-        return
+        return True
+    except _EnoughError:
+        return False
     except OSError as error:
-        raise store_error(f"remove {path}", error) from error
+        raise store_error(f"remove {os.fspath(path)}", error) from error
+    return True
 
 
-def _remove(path: str, device: int) -> None:
-    try:
-        entries = list(os.scandir(path))
-    except NotADirectoryError:
-        os.unlink(path)
-        return
-    except PermissionError:
-        os.chmod(path, stat.S_IRWXU)
-        entries = list(os.scandir(path))
-    for entry in entries:
-        with suppress(FileNotFoundError):
-            if entry.is_dir(follow_symlinks=False):
-                if entry.stat(follow_symlinks=False).st_dev == device:
-                    _remove(entry.path, device)
+class _EnoughError(Exception):
+    """More than was wanted."""
+
+
+class _Remover:
+    def __init__(self, most: int | None) -> None:
+        self.rest = most
+
+    def count(self) -> None:
+        if self.rest is not None:
+            if self.rest == 0:
+                raise _EnoughError
+            self.rest -= 1
+
+    def remove(self, path: str, device: int) -> None:
+        try:
+            with os.scandir(path) as entries:
+                found = list(entries)
+        except NotADirectoryError:
+            os.unlink(path)
+            return
+        except PermissionError:
+            os.chmod(path, stat.S_IRWXU)
+            with os.scandir(path) as entries:
+                found = list(entries)
+        for entry in found:
+            self.count()
+            with suppress(FileNotFoundError):
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.path)
+                elif entry.stat(follow_symlinks=False).st_dev == device:
+                    self.remove(entry.path, device)
                 else:
                     raise OSError(16, "another file system is mounted there", entry.path)
-            else:
-                os.unlink(entry.path)
-    os.rmdir(path)
-
+        os.rmdir(path)

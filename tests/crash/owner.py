@@ -53,7 +53,7 @@ async def work(state: str, runtime: str, seed: int, report: Path) -> None:
 
 
 def print_keeper(engine: Engine, notes: object) -> None:
-    lease = engine._lease
+    lease = engine._core.lease
     assert lease is not None
     print("keeper", lease.keeper_pid, file=notes)  # type: ignore[call-overload]
 

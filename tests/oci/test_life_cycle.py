@@ -321,6 +321,6 @@ async def test_many_execs_at_once(engine: Engine) -> None:
 async def cleared(engine: Engine) -> AsyncIterator[None]:
     """What a test leaves running is taken away before the look at what is left."""
     yield
-    if not engine._closed:
+    if not engine._core.closed:
         for info in await engine.list():
             await (await engine.get(info.id)).delete(force=True)

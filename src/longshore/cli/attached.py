@@ -38,7 +38,7 @@ def check_terminal(*, interactive: bool, tty: bool) -> None:
 def exit_code(exit: Exit, what: str, process: Process | None = None) -> int:
     """The exit code that a record means; what is not an ordinary end is told."""
     if exit.cause is Cause.NEVER_STARTED:
-        failure = getattr(process._process, "failure", None) if process is not None else None
+        failure = None if process is None else process.failure
         raise failure or LongshoreError(f"{what} never started")
     if exit.cause is Cause.TIME_LIMIT:
         return 124

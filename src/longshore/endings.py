@@ -1,0 +1,202 @@
+"""The end of a container: seen, settled, recorded, and told exactly once. docs/architecture.md draws the path.
+
+Whoever first links the exit record into place has told what is to be told, or died before it did: then the next
+who looks finds a record without its line in the journal, and adds it. Both happen under the container's lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import msgspec
+
+from .compute import INIT, Cause, ComputeProcess, Exit, SystemEnd, now
+from .core import OWNER_LIMIT, SETTLE_LIMIT, START_LIMIT, Core, Live, log
+from .entry import Entry
+from .errors import ContainerNotFound, EngineClosed, LongshoreError, StoreError
+from .events import News, Position
+from .process import Process
+from .records import VERSION, Damaged, ExitRecord, Record
+from .watching import DirectoryWatch
+
+LOOK_AGAIN = 1.0  # seconds; the death of a program that has a lock is told to nobody
+OUTPUT_LIMIT = 5.0  # seconds until the last of its output must be in the log
+
+
+def begin_watching(core: Core, live: Live, process: ComputeProcess) -> asyncio.Task[Exit]:
+    """Have the end of a container watched for, by a task of the engine's. Once for each `Live`."""
+    if live.watcher is None:
+        live.watcher = core.spawn(_watch(core, live, process), f"exit of {live.entry.id}")
+    return live.watcher
+
+
+def follow(core: Core, task: asyncio.Task[Exit], process: Process) -> None:
+    """Have what a user holds end as the task does."""
+    core.followed.add(process)
+
+    def done(task: asyncio.Task[Exit]) -> None:
+        core.followed.discard(process)
+        if task.cancelled():
+            process._fail(EngineClosed())
+        elif (error := task.exception()) is not None:
+            process._fail(error)
+        else:
+            process._finish(task.result())
+
+    task.add_done_callback(done)
+
+
+async def _watch(core: Core, live: Live, process: ComputeProcess) -> Exit:
+    seen = await process.wait()
+    if not live.ours:
+        told = await told_by_others(core, live.entry, live.uid, live.since)
+        if told is not None:
+            return told
+    if seen.cause is Cause.NEVER_STARTED:
+        end = SystemEnd(exit=seen)
+    else:
+        end = await _settle(live, seen)
+    if live.output is not None:
+        await asyncio.wait((live.output,), timeout=OUTPUT_LIMIT)
+    return await record_exit(core, live.entry, live.uid, end, since=live.since, start_told=live.start_told)
+
+
+async def _settle(live: Live, seen: Exit) -> SystemEnd:
+    try:
+        async with asyncio.timeout(SETTLE_LIMIT + 5):  # the service has the limit; this is for one that ignores it
+            return await live.system.settle(seen, SETTLE_LIMIT)
+    except (LongshoreError, OSError) as error:
+        log.warning("container `%s` could not be settled: %s", live.entry.id, error)
+        return SystemEnd(exit=seen, error=str(error) or type(error).__name__)
+
+
+async def told_by_others(core: Core, entry: Entry, uid: str, since: Position) -> Exit | None:
+    """The exit as it was recorded by the program that alone can know all of it; None if there is no such program.
+
+    That is so for what another program runs for itself, and while another program starts it.
+    """
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    try:
+        watch = DirectoryWatch(entry.home)
+    except OSError:
+        return told_exit(core, uid, since)
+    with watch:
+        while True:
+            try:
+                record = entry.read_own(uid)
+                found = entry.read_exit()
+            except ContainerNotFound:
+                return told_exit(core, uid, since)
+            except StoreError:
+                return None
+            if found is not None:
+                return found.exit
+            if record.started_at is None and entry.is_claimed():
+                limit = START_LIMIT
+            elif record.lease is not None and not record.durable and not _is_own_lease(core, record):
+                limit = OWNER_LIMIT
+            else:
+                return None
+            left = begin + limit - loop.time()
+            if left <= 0:
+                return None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, LOOK_AGAIN)):
+                    await watch.changed()
+
+
+def _is_own_lease(core: Core, record: Record) -> bool:
+    return core.lease is not None and core.lease.id == record.lease
+
+
+def told_exit(core: Core, uid: str, since: Position) -> Exit | None:
+    """The exit as the journal has it: for containers that are deleted."""
+    return next((event.exit for event in core.store.journal.about(uid, since) if event.type == "exit"), None)
+
+
+async def record_exit(
+    core: Core, entry: Entry, uid: str, end: SystemEnd, *, since: Position, start_told: bool = False
+) -> Exit:
+    """Link the exit record into place, or take the one that is there; see that it is told, once. Returns it.
+
+    Where it cannot be written (the disk is full), what was seen is returned all the same.
+    """
+    try:
+        async with entry.locked():
+            record = entry.read_own(uid)
+            found = entry.read_exit()
+            fresh = found is None
+            if found is None:
+                found = ExitRecord(version=VERSION, exit=_completed(end.exit, record), oom=end.oom, error=end.error)
+                entry.link_exit(found)
+            if not record.exit_told:
+                _tell(core, entry, record, found, fresh=fresh, start_told=start_told or record.start_told)
+                record.start_told = record.exit_told = True
+                record.paused, record.change = False, None
+                entry.write(record)
+            return found.exit
+    except ContainerNotFound:  # deleted under us: whoever did that has told its end
+        return told_exit(core, uid, since) or end.exit
+    except StoreError as error:
+        log.warning("the exit of container `%s` could not be recorded: %s", entry.id, error)
+        return end.exit
+
+
+def _completed(exit: Exit, record: Record) -> Exit:
+    """The exit as it is recorded: with what the engine knows of it."""
+    at = exit.at or now()
+    if record.starting_at is None:  # killed from outside before it was started: no code of it has run
+        return Exit(code=None, cause=Cause.NEVER_STARTED, at=at)
+    cause = exit.cause
+    if record.ending is not None and cause in (Cause.SIGNALLED, Cause.KILLED, Cause.OOM) and exit.signal in (9, None):
+        cause = record.ending
+    started = None
+    if cause is not Cause.NEVER_STARTED:
+        started = min(record.started_at or record.starting_at, at)
+    return msgspec.structs.replace(exit, cause=cause, started_at=started, at=at, pid=exit.pid or record.pid)
+
+
+def _tell(core: Core, entry: Entry, record: Record, found: ExitRecord, *, fresh: bool, start_told: bool) -> None:
+    """Journal the end, and the start before it, unless somebody who died meanwhile had done that."""
+    journal = core.store.journal
+    exit = found.exit
+    if exit.cause is Cause.NEVER_STARTED and not start_told:
+        if not any(event.type == "start-container" for event in journal.about(record.uid, record.journal)):
+            return  # nobody has heard of its life: nor need anybody hear of its end
+        start_told = True
+    news = []
+    if not start_told and record.starting_at is not None:
+        news.append(News("start-container", record.started_at or record.starting_at))
+    if found.oom:
+        news.append(News("oom", exit.at))
+    news.append(News("exit", exit.at, INIT, exit))
+    # nothing of it can have been told before the record was linked, but for the start
+    surely_new = fresh and start_told
+    journal.append(entry.id, record.uid, *news, unless_since=None if surely_new else record.journal)
+
+
+async def record_never_started(core: Core, entry: Entry, record: Record) -> Exit:
+    """The end of a container that was made, and whose code never ran: nobody is told of a life that was none."""
+    end = SystemEnd(exit=Exit(code=None, cause=Cause.NEVER_STARTED, at=now()))
+    return await record_exit(core, entry, record.uid, end, since=record.journal)
+
+
+async def record_gone(core: Core, entry: Entry, record: Record, exit: Exit | None = None) -> Exit:
+    """The end of a container that nobody saw: nothing is left of it but its record."""
+    told = None
+    if record.boot == core.store.boot:
+        told = await told_by_others(core, entry, record.uid, record.journal)
+    if told is not None:
+        return told
+    end = SystemEnd(exit=exit or Exit(code=None, cause=Cause.SYSTEM_GONE, pid=record.pid))
+    return await record_exit(core, entry, record.uid, end, since=record.journal)
+
+
+async def tell_recorded(core: Core, entry: Entry, record: Record) -> None:
+    """Journal an end that was recorded by a program which died before it told it."""
+    with suppress(Damaged):
+        found = entry.read_exit()
+        if found is not None and not record.exit_told:
+            await record_exit(core, entry, record.uid, SystemEnd(exit=found.exit), since=record.journal)

@@ -1,0 +1,328 @@
+"""The files of one container: its record and exit record, its locks and claims, its execs. docs/state.md."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .compute import Lease, Place
+from .errors import ContainerNotFound, InvalidState
+from .files import (
+    Held,
+    briefly,
+    hold,
+    link_once,
+    open_lock,
+    read_whole,
+    store_error,
+    try_hold,
+    try_lock,
+    wait_for_lock,
+    write_new,
+)
+from .records import ExitRecord, ProcessRecord, Record, decode
+from .spec import Spec
+from .tasks import in_thread
+from .trees import remove_some, remove_tree
+
+if TYPE_CHECKING:
+    from .store import Store
+
+GONE = (FileNotFoundError, NotADirectoryError)
+AT_ONCE = 64  # files that are removed in the loop; a larger tree is a thread's work
+_CLAIMED = {"create": "created", "start": "started", "delete": "deleted", "stop": "stopped"}
+_ENCODER = msgspec.json.Encoder()
+
+
+class Entry:
+    """The files of one container."""
+
+    def __init__(self, store: Store, id: str, home: Path) -> None:
+        self.store = store
+        self.id = id
+        self.home = home  # where record, exit record, log and scratch layer are: in `run`, or in `data` if durable
+
+    @property
+    def run(self) -> Path:
+        """What ends with the boot: locks, claim, execs, and the service's own files."""
+        return self.store.containers / self.id
+
+    @property
+    def durable(self) -> bool:
+        return self.home.parent == self.store.kept
+
+    def place(self, lease: Lease | None = None, lock_fd: int | None = None) -> Place:
+        """Where the service keeps its files of this container."""
+        return Place(run=self.run, data=self.home, lease=lease, lock_fd=lock_fd)
+
+    # records
+
+    def read(self) -> Record:
+        """The record as it is now. ContainerNotFound if there is none (any more)."""
+        path = f"{self.home}/record.json"
+        try:
+            data = read_whole(path)
+        except GONE:
+            raise ContainerNotFound(self.id) from None
+        except OSError as error:
+            raise store_error(f"read {path}", error) from error
+        found: Record = decode(data, Record, path)
+        return found
+
+    def read_own(self, uid: str) -> Record:
+        """The record, if it is still that of this very container; else ContainerNotFound."""
+        record = self.read()
+        if record.uid != uid:
+            raise ContainerNotFound(self.id)
+        return record
+
+    def write(self, record: Record) -> None:
+        """Replace the record; the caller holds the lock, or is the only one who knows this container."""
+        path = f"{self.home}/record.json"
+        try:
+            write_new(path, _ENCODER.encode(record))
+        except GONE:
+            raise ContainerNotFound(self.id) from None
+        except OSError as error:
+            raise store_error(f"write {path}", error) from error
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncIterator[None]:
+        """The short lock: for reading and replacing the record, never across anything that waits."""
+        self.make_run()
+        held = hold(f"{self.run}/lock")
+        try:
+            await held.__aenter__()
+        except GONE:
+            raise ContainerNotFound(self.id) from None
+        except OSError as error:
+            raise store_error(f"lock container `{self.id}`", error) from error
+        try:
+            yield
+        finally:
+            await held.__aexit__(None, None, None)
+
+    def make_run(self) -> None:
+        """Make the directory in `run` again, which the end of a boot took from a container that is kept."""
+        if self.durable and not self.run.is_dir() and self.home.is_dir():
+            with suppress(OSError):
+                self.run.mkdir(mode=0o700)
+
+    async def change(self, uid: str, change: Callable[[Record], None]) -> Record:
+        """Read, change and replace the record under the lock; returns what it is now."""
+        async with self.locked():
+            record = self.read_own(uid)
+            change(record)
+            self.write(record)
+            return record
+
+    def write_spec(self, spec: Spec) -> None:
+        """Keep the spec beside the record; it may be large, so it is a file of its own."""
+        path = f"{self.home}/spec.json"
+        try:
+            write_new(path, _ENCODER.encode(spec))
+        except OSError as error:
+            raise store_error(f"write {path}", error) from error
+
+    def read_spec(self) -> Spec:
+        """The spec that the container was made from."""
+        path = f"{self.home}/spec.json"
+        try:
+            data = read_whole(path)
+        except GONE:
+            raise ContainerNotFound(self.id) from None
+        found: Spec = decode(data, Spec, path)
+        return found
+
+    # the exit record
+
+    def read_exit(self) -> ExitRecord | None:
+        """How init ended; None while nobody has linked it."""
+        return _read_exit(f"{self.home}/exit.json")
+
+    def link_exit(self, exit: ExitRecord) -> bool:
+        """Put the exit record in place; False if somebody was first. The caller holds the lock."""
+        return self._link_exit(f"{self.home}/exit.json", exit)
+
+    def _link_exit(self, path: str, exit: ExitRecord) -> bool:
+        with suppress(OSError):
+            if os.stat(path).st_size == 0:  # what a loss of power left of one
+                os.unlink(path)
+        try:
+            return link_once(path, _ENCODER.encode(exit))
+        except GONE:
+            raise ContainerNotFound(self.id) from None
+        except OSError as error:
+            raise store_error(f"write {path}", error) from error
+
+    # claims
+
+    def claim(self, operation: str) -> Held:
+        """Be the one program that creates, starts or deletes this container now; InvalidState if another is."""
+        self.make_run()
+        try:
+            with briefly(self.store.lock_path):  # who only looks (`is_claimed`) must not seem to be one
+                return self.claim_new(operation)
+        except GONE:
+            raise ContainerNotFound(self.id) from None
+        except OSError as error:
+            raise store_error(f"lock container `{self.id}`", error) from error
+
+    def claim_new(self, operation: str) -> Held:
+        """As `claim`, for who has the store's lock. OSError if there are no such files."""
+        path = f"{self.run}/claim"
+        held = try_hold(path)
+        if held is None:
+            doing = b""
+            with suppress(OSError):
+                doing = read_whole(path)
+            raise InvalidState(operation, self.id, f"being {doing.decode(errors='replace') or 'changed'} already")
+        return self._claimed(held, operation)
+
+    async def claim_at_last(self, operation: str, limit: float) -> Held:
+        """As `claim`, but wait for who has it. StoreError after `limit` seconds."""
+        with suppress(InvalidState):
+            return self.claim(operation)
+        try:
+            return self._claimed(await wait_for_lock(f"{self.run}/claim", limit), operation)
+        except GONE:
+            raise ContainerNotFound(self.id) from None
+
+    def _claimed(self, held: Held, operation: str) -> Held:
+        try:
+            held.write(_CLAIMED.get(operation, "changed"))
+        except OSError as error:
+            held.release()
+            raise store_error(f"write {self.run}/claim", error) from error
+        return held
+
+    def is_claimed(self) -> bool:
+        """Whether somebody creates, starts or deletes it at this moment."""
+        try:
+            with briefly(self.store.lock_path):
+                held = try_hold(f"{self.run}/claim")
+                if held is not None:
+                    held.release()
+        except OSError:
+            return False
+        return held is None
+
+    def making_lock(self) -> int:
+        """A locked descriptor that helpers which make the container inherit: free again when all have ended."""
+        try:
+            fd = open_lock(f"{self.run}/making.lock")
+        except OSError as error:
+            raise store_error(f"lock {self.run}/making.lock", error) from error
+        try_lock(fd)
+        return fd
+
+    # exec processes
+
+    def process_directory(self, name: str) -> Path:
+        return self.run / "execs" / name
+
+    def new_process(self, name: str) -> Path:
+        """Reserve a process name; the directory for its files. FileExistsError if the name is taken."""
+        path = self.process_directory(name)
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(path.parent, 0o700)
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            raise
+        except GONE:
+            raise ContainerNotFound(self.id) from None
+        except OSError as error:
+            raise store_error(f"make {path}", error) from error
+        return path
+
+    def processes(self) -> list[str]:
+        """Names of the execs that have a directory."""
+        try:
+            return sorted(os.listdir(self.run / "execs"))
+        except OSError:
+            return []
+
+    def read_process(self, name: str) -> ProcessRecord | None:
+        """What is known of an exec; None if there is none of this name."""
+        path = f"{self.run}/execs/{name}/record.json"
+        try:
+            data = read_whole(path)
+        except GONE:
+            return None
+        except OSError as error:
+            raise store_error(f"read {path}", error) from error
+        found: ProcessRecord = decode(data, ProcessRecord, path)
+        return found
+
+    def write_process(self, record: ProcessRecord) -> None:
+        """Replace the record of an exec."""
+        try:
+            write_new(f"{self.run}/execs/{record.name}/record.json", _ENCODER.encode(record))
+        except GONE:
+            raise ContainerNotFound(self.id) from None
+        except OSError as error:
+            raise store_error(f"write the record of process `{record.name}`", error) from error
+
+    def read_process_exit(self, name: str) -> ExitRecord | None:
+        """How an exec ended; None while nobody has linked it."""
+        return _read_exit(f"{self.run}/execs/{name}/exit.json")
+
+    def link_process_exit(self, name: str, exit: ExitRecord) -> bool:
+        """Put an exec's exit record in place; False if somebody was first. The caller holds the lock."""
+        return self._link_exit(f"{self.run}/execs/{name}/exit.json", exit)
+
+    def remove_process(self, name: str) -> None:
+        """Forget an exec; its name is free."""
+        remove_tree(self.process_directory(name))
+
+    # the end
+
+    async def remove(self, uid: str, told: Callable[[], None]) -> None:
+        """Take the container out of the store: its id is free; then call `told`; then remove the files.
+
+        The caller has the claim: it moves along, so that who finds the trash knows whether somebody is at it.
+        """
+        trash, kept_trash = self.store.run_trash / uid, self.store.data_trash / uid
+        try:
+            async with self.locked():  # who has the lock finishes first; who comes after finds nothing
+                for path, target in ((self.run, trash), (self.home, kept_trash))[: 1 + self.durable]:
+                    with suppress(FileNotFoundError):
+                        os.rename(path, target)
+        except ContainerNotFound:
+            pass
+        except OSError as error:
+            raise store_error(f"remove {self.run}", error) from error
+        told()
+        for path in (kept_trash, trash):  # the claim goes last
+            await remove_in_bits(path)
+
+
+async def remove_in_bits(path: Path) -> None:
+    """Remove a tree; if it is large, in a thread."""
+    if not remove_some(path, AT_ONCE):
+        await in_thread(lambda: remove_tree(path), "longshore-remove")
+
+
+def _read_exit(path: str) -> ExitRecord | None:
+    try:
+        data = read_whole(path)
+    except GONE:
+        return None
+    except OSError as error:
+        raise store_error(f"read {path}", error) from error
+    if not data:
+        return None  # a loss of power took it: nobody knows how it ended
+    found: ExitRecord = decode(data, ExitRecord, path)
+    return found
+
+
+def trash_name() -> str:
+    """A name in the trash for what has no uid."""
+    return secrets.token_hex(8)

@@ -1,0 +1,316 @@
+"""Finding containers: what each is now, from its files and its init; and taking up those that others made."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from .compute import Cause, ComputeSystem, Exit, Lease, State, SystemGone, now
+from .core import Core, Live, log
+from .endings import begin_watching, record_gone, record_never_started
+from .entry import Entry
+from .errors import ContainerNotFound, InvalidState, LongshoreError, ServiceError, StoreError
+from .events import News
+from .records import Damaged, Owner, Record
+
+T = TypeVar("T")
+
+LATE_LIMIT = 1.0  # seconds that a listing waits for an end that is just being found out
+
+
+class ContainerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One container in a listing.
+
+    `state` is creating, created, running, paused or stopped; or damaged: its record cannot be read, and all that
+    can be done is to delete it by force. A stopped one has no `exit` while that is still being found out.
+    """
+
+    id: str
+    uid: str
+    state: str
+    command: list[str]
+    root: str
+    created_at: datetime
+    started_at: datetime | None = None
+    pid: int | None = None
+    exit: Exit | None = None
+    owner: Owner = "keep"
+    labels: dict[str, str] = {}
+
+
+class NamedLease(msgspec.Struct, frozen=True):
+    """Another program's lease, by name: enough to find its cgroup."""
+
+    id: str
+    lock_fd: int = -1
+
+
+def named_lease(record: Record | None) -> Lease | None:
+    """The lease of a container, for who does not own it."""
+    return NamedLease(record.lease) if record is not None and record.lease else None
+
+
+# what a container is
+
+
+def state_of(core: Core, record: Record) -> State:
+    """Whether its init is alive, as the service sees it; a boot ends everything."""
+    if record.boot != core.store.boot:
+        return State.STOPPED
+    return core.service.state(record.token)
+
+
+async def derive(core: Core, entry: Entry, record: Record) -> ContainerInfo:
+    """What a container is now, from its files and its init: no runtime is asked."""
+    found = entry.read_exit()
+    exit = None if found is None else found.exit
+    if exit is not None:
+        state = "stopped"
+    elif not record.token:
+        state = "creating"
+    else:
+        seen = state_of(core, record)
+        if seen is State.STOPPED:
+            exit = await late_exit(core, entry, record)
+            state = "stopped"
+        else:
+            state = "created" if record.starting_at is None else str(seen)
+            if record.starting_at is not None and record.started_at is None and core.find(entry.id, record.uid) is None:
+                await _end_interrupted_start(core, entry, record)
+    return ContainerInfo(
+        id=entry.id,
+        uid=record.uid,
+        state=state,
+        command=record.command,
+        root=record.root,
+        created_at=record.created_at,
+        started_at=record.started_at,
+        pid=record.pid if state in ("running", "paused") else None,
+        exit=exit,
+        owner=record.owner,
+        labels=record.labels,
+    )
+
+
+async def _end_interrupted_start(core: Core, entry: Entry, record: Record) -> None:
+    """End what was started by a program that died before it could say whether that succeeded: nobody can know."""
+    try:
+        claim = entry.claim("stop")
+    except InvalidState:
+        return  # it is being started right now
+    try:
+
+        def ending(record: Record) -> None:
+            record.ending = record.ending or Cause.KILLED
+
+        record = entry.read_own(record.uid)
+        if record.started_at is not None or entry.read_exit() is not None:
+            return
+        log.warning("container `%s`: whoever started it died meanwhile; it is ended", entry.id)
+        record = await entry.change(record.uid, ending)
+        live = await adopt(core, entry, record)
+        await live.system.terminate()
+    finally:
+        claim.release()
+
+
+async def late_exit(core: Core, entry: Entry, record: Record, limit: float | None = LATE_LIMIT) -> Exit | None:
+    """The exit of a container that ended while nobody, or only another program, was watching; None after `limit`."""
+    task = core.spawn(_find_exit(core, entry, record), f"late exit of {entry.id}")
+    done, _ = await asyncio.wait((task,), timeout=limit)
+    if not done:
+        return None
+    with suppress(ContainerNotFound):
+        return task.result()
+    return None
+
+
+async def _find_exit(core: Core, entry: Entry, record: Record) -> Exit | None:
+    if record.boot != core.store.boot:
+        return await record_gone(core, entry, record)
+    if record.starting_at is None:
+        if entry.is_claimed():  # it is being started, or deleted, right now
+            return None
+        return await record_never_started(core, entry, record)
+    try:
+        live = await adopt(core, entry, record)
+    except InvalidState:
+        found = entry.read_exit()
+        return None if found is None else found.exit
+    return None if live.watcher is None else await asyncio.shield(live.watcher)
+
+
+async def listing(core: Core, labels: Mapping[str, str] | None, states: Collection[str] | None) -> list[ContainerInfo]:
+    """All containers, oldest first."""
+    found: list[ContainerInfo] = []
+    late: list[tuple[Entry, Record]] = []
+
+    def add(info: ContainerInfo) -> None:
+        if states is None or info.state in states:
+            found.append(info)
+
+    for entry in core.store.entries():
+        try:
+            record = entry.read()
+            if labels and any(record.labels.get(name) != text for name, text in labels.items()):
+                continue
+            if record.token and entry.read_exit() is None and state_of(core, record) is State.STOPPED:
+                late.append((entry, record))  # found out side by side, not one after the other
+            else:
+                add(await derive(core, entry, record))
+        except ContainerNotFound:
+            continue
+        except Damaged as error:
+            log.warning("%s", error)
+            if not labels:
+                add(damaged_info(entry))
+        except StoreError as error:
+            log.warning("%s", error)
+    if late:
+        for info in await asyncio.gather(*(derive(core, *each) for each in late), return_exceptions=True):
+            if isinstance(info, ContainerInfo):
+                add(info)
+            elif not isinstance(info, ContainerNotFound):
+                log.warning("listing: %s", info)
+    return sorted(found, key=lambda info: (info.created_at, info.id))
+
+
+def damaged_info(entry: Entry) -> ContainerInfo:
+    """What can be said of a container whose record cannot be read."""
+    made = now()
+    with suppress(OSError):
+        made = datetime.fromtimestamp(os.stat(entry.home).st_mtime, UTC)
+    return ContainerInfo(id=entry.id, uid="", state="damaged", command=[], root="", created_at=made)
+
+
+async def inspection(core: Core, entry: Entry, uid: str) -> dict[str, Any]:
+    """All that is known of a container, as plain data; of its environment only the names."""
+    record = entry.read_own(uid)
+    info = await derive(core, entry, record)
+    document: dict[str, Any] = msgspec.to_builtins(info)
+    spec = entry.read_spec()
+    settings: dict[str, Any] = msgspec.to_builtins(spec)
+    settings["env"] = sorted(spec.env)  # names only: values may be secrets
+    settings.pop("oci", None)
+    if settings.get("windows"):
+        settings["windows"].pop("credentials", None)
+    document["spec"] = settings
+    document["lease"] = record.lease
+    document["log"] = str(entry.place().log) if record.kept else None
+    exit = entry.read_exit()
+    document["oom"] = exit is not None and exit.oom
+    document["error"] = None if exit is None else exit.error
+    processes: dict[str, Any] = {}
+    for name in entry.processes():
+        found = entry.read_process(name)
+        if found is not None:
+            end = entry.read_process_exit(name)
+            processes[name] = {
+                "args": found.args,
+                "pid": found.pid,
+                "exit": None if end is None else msgspec.to_builtins(end.exit),
+            }
+    document["processes"] = processes
+    return document
+
+
+# taking up what others made
+
+
+async def adopt(core: Core, entry: Entry, record: Record) -> Live:
+    """The living system of a container, opened if need be, with its end watched for if it was started.
+
+    InvalidState if nothing is left of it; its end is then recorded.
+    """
+    live = core.find(entry.id, record.uid)
+    if live is None:
+        task = core.adopting.get(record.uid)
+        if task is None:
+            task = core.spawn(_open(core, entry, record), f"open {entry.id}")
+            core.adopting[record.uid] = task
+            task.add_done_callback(lambda _: core.adopting.pop(record.uid, None))
+        live = await asyncio.shield(task)
+    if live.watcher is None and live.starting is None and record.starting_at is not None:
+        await _watch_started(core, live, record)
+    return live
+
+
+async def _open(core: Core, entry: Entry, record: Record) -> Live:
+    since = core.store.journal.end()
+    gone: Exit | None = None
+    if record.boot == core.store.boot:
+        try:
+            system = await core.service.open(entry.id, record.token, entry.place(named_lease(record)))
+        except SystemGone as error:
+            gone = error.exit
+        else:
+            live = Live(record.uid, entry, system, since)
+            core.live[entry.id] = live
+            with suppress(LongshoreError):
+                await tell_change(core, entry, record)
+            return live
+    if entry.read_exit() is None:
+        await record_gone(core, entry, record, gone)
+    raise InvalidState("open", entry.id, "stopped, and nothing is left of it")
+
+
+async def _watch_started(core: Core, live: Live, record: Record) -> None:
+    if live.entry.read_exit() is not None:
+        return
+    process = live.system.init
+    if process is None and record.process:  # another program has started it since we opened it
+        process = await live.system.open_process(record.process)
+    if process is not None and live.starting is None:
+        begin_watching(core, live, process)
+
+
+async def tell_change(core: Core, entry: Entry, record: Record) -> None:
+    """Tell a pause or resume that was done by a program which died before it told it."""
+    if record.change is None:
+        return
+    done = state_of(core, record) is (State.PAUSED if record.change.type == "pause" else State.RUNNING)
+    if not done:
+        return
+    async with entry.locked():
+        record = entry.read_own(record.uid)
+        if record.change is not None and not record.exit_told:
+            core.store.journal.append(entry.id, record.uid, News(record.change.type), unless_since=record.change.since)
+            record.paused = record.change.type == "pause"
+            record.change = None
+            entry.write(record)
+
+
+async def current(core: Core, entry: Entry, uid: str) -> Record:
+    """The record, if it is still that of this very container."""
+    return entry.read_own(uid) if uid else entry.read()
+
+
+async def with_system(
+    core: Core,
+    entry: Entry,
+    uid: str,
+    operation: str,
+    call: Callable[[ComputeSystem], Awaitable[T]],
+    *states: str,
+) -> T:
+    """Do something with a container that is in one of `states` (running or paused if none is given)."""
+    record = await current(core, entry, uid)
+    info = await derive(core, entry, record)
+    if info.state not in (states or ("running", "paused")):
+        raise InvalidState(operation, entry.id, info.state)
+    live = await adopt(core, entry, record)
+    try:
+        return await call(live.system)
+    except (ServiceError, OSError, LookupError) as error:
+        # it may have ended between the look and the deed
+        if state_of(core, record) is State.STOPPED:
+            raise InvalidState(operation, entry.id, "stopped") from error
+        if isinstance(error, OSError):
+            raise ServiceError(operation, entry.id, str(error)) from error
+        raise

@@ -1,0 +1,449 @@
+"""The life of a container after it was made: start, wait, signals, stop, pause, limits, deletion.
+
+Each function is one verb. No lock is held while anything is waited for: a claim keeps two programs from starting
+or deleting one container at once, and everything else gets through meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+from .compute import INIT, Cause, ComputeProcess, Exit, State, Streams, now
+from .core import END_LIMIT, SETTLE_LIMIT, Core, Live, log
+from .endings import begin_watching, follow, record_never_started
+from .entry import Entry, trash_name
+from .errors import ContainerNotFound, EngineClosed, InvalidState, LongshoreError, ServiceError, StoreError, TimeLimit
+from .events import News
+from .finding import adopt, current, derive, late_exit, named_lease, state_of, with_system
+from .output import keep_output
+from .process import Process
+from .records import Change, Damaged, Record
+from .tasks import shielded
+from .watching import DirectoryWatch
+
+T = TypeVar("T")
+KILL = 9
+
+
+# starting
+
+
+def begin(core: Core, live: Live, record: Record, compute: ComputeProcess) -> Process:
+    """Take charge of an init that has just been started: its streams, its end, and what users hold of it."""
+    live.ours = True
+    streams = compute.streams
+    if record.kept:
+        live.output = keep_output(core, live.entry, streams, record.log_size)
+        streams = Streams(stdin=streams.stdin)  # what it writes is in its log
+    process = Process(
+        live.entry.id, INIT, record.command, compute, partial(kill, core, live.entry, live.uid), streams=streams
+    )
+    live.process = process
+    follow(core, begin_watching(core, live, compute), process)
+    return process
+
+
+async def start(core: Core, entry: Entry, uid: str) -> Process:
+    """Run init. InvalidState unless it is created."""
+    record = await current(core, entry, uid)
+    claim = entry.claim("start")
+    try:
+        info = await derive(core, entry, entry.read_own(uid))
+        if info.state != "created":
+            raise InvalidState("start", entry.id, info.state, hint="create another one: an init runs once")
+        live = await adopt(core, entry, record)
+        live.starting = asyncio.get_running_loop().create_future()
+        try:
+            return await _start(core, live)
+        finally:
+            live.starting.set_result(None)
+            live.starting = None
+    finally:
+        claim.release()
+
+
+async def _start(core: Core, live: Live) -> Process:
+    entry = live.entry
+
+    def starting(record: Record) -> None:
+        record.starting_at = now()
+
+    record = await entry.change(live.uid, starting)
+    try:
+        compute = await live.system.start()
+    except BaseException:
+        await shielded(_undo_start(core, live, record))
+        raise
+    try:
+        record = await shielded(_tell_start(core, live, compute))
+    except asyncio.CancelledError:  # it was told meanwhile: so is its end
+        begin(core, live, entry.read_own(live.uid), compute)
+        await shielded(_kill_and_wait(core, live))
+        raise
+    except BaseException:
+        await shielded(_undo_start(core, live, record))
+        raise
+    return begin(core, live, record, compute)
+
+
+async def _kill_and_wait(core: Core, live: Live) -> None:
+    await kill(core, live.entry, live.uid)
+    await wait_for_end(core, live.entry, live.uid)
+
+
+async def _tell_start(core: Core, live: Live, compute: ComputeProcess) -> Record:
+    entry = live.entry
+    async with entry.locked():
+        record = entry.read_own(live.uid)
+        record.process, record.pid = compute.token, compute.pid
+        record.started_at = record.started_at or now()
+        if not record.start_told:
+            # only who has recorded its end can have told its start before us
+            since = record.journal if entry.read_exit() is not None else None
+            core.store.journal.append(
+                entry.id, live.uid, News("start-container", record.started_at), unless_since=since
+            )
+            record.start_told = True
+        entry.write(record)
+    live.start_told = True
+    return record
+
+
+async def _undo_start(core: Core, live: Live, record: Record) -> None:
+    """A start that failed: recorded before it is ended, so that nobody takes its end for that of a life."""
+    await record_never_started(core, live.entry, record)
+    with suppress(LongshoreError):
+        await live.system.terminate()
+    if live.system.init is not None:
+        with suppress(LongshoreError, TimeoutError):
+            async with asyncio.timeout(END_LIMIT):
+                await live.system.init.wait()
+
+
+# waiting
+
+
+async def wait(core: Core, entry: Entry, uid: str) -> Exit:
+    """The end of init. InvalidState if it was not started."""
+    while True:
+        live = core.find(entry.id, uid)
+        if live is not None and live.watcher is not None:
+            return await shared(live.watcher)
+        record = await current(core, entry, uid)
+        found = entry.read_exit()
+        if found is not None:
+            return found.exit
+        if live is not None and live.starting is not None:
+            await asyncio.shield(live.starting)
+            continue
+        if record.starting_at is None:
+            raise InvalidState("wait for", entry.id, "created, not started", hint="start it first")
+        try:
+            live = await adopt(core, entry, record)
+        except InvalidState:
+            exit = await late_exit(core, entry, record, limit=None)
+            if exit is not None:
+                return exit
+            raise
+        if live.watcher is None and live.starting is None and entry.read_exit() is None:
+            # another program is starting it, on a service that shows no init yet
+            claim = await entry.claim_at_last("wait for", END_LIMIT)
+            claim.release()
+
+
+async def shared(watcher: asyncio.Task[T]) -> T:
+    """What a task of the engine's ends with, for one who may stop waiting; EngineClosed if it was ended."""
+    try:
+        return await asyncio.shield(watcher)
+    except asyncio.CancelledError:
+        if watcher.cancelled():
+            raise EngineClosed from None
+        raise
+
+
+async def wait_for_end(core: Core, entry: Entry, uid: str) -> Exit:
+    """As `wait`, for one that was killed: not for ever, for even that may hang (in the kernel)."""
+    try:
+        async with asyncio.timeout(END_LIMIT):
+            return await wait(core, entry, uid)
+    except TimeoutError:
+        raise TimeLimit(
+            f"container `{entry.id}`, which was killed,", END_LIMIT, hint="a process of it may hang in the kernel"
+        ) from None
+
+
+async def ended(core: Core, entry: Entry, uid: str) -> None:
+    """Return when it has ended, or is gone; also if it is still to be started."""
+    with suppress(ContainerNotFound, InvalidState, OSError), DirectoryWatch(entry.home) as watch:
+        while True:
+            record = entry.read_own(uid)
+            if entry.read_exit() is not None:
+                return
+            if record.starting_at is not None:
+                await wait(core, entry, uid)
+                return
+            await watch.changed()
+
+
+# verbs of a running container
+
+
+async def signal(core: Core, entry: Entry, uid: str, number: int) -> None:
+    """Deliver a signal to init. InvalidState unless it runs (not for KILL)."""
+    if number == KILL:
+        await kill(core, entry, uid)
+    else:
+        await with_system(core, entry, uid, "signal", lambda system: system.shutdown(number))
+
+
+async def kill(core: Core, entry: Entry, uid: str, cause: Cause = Cause.KILLED) -> None:
+    """End it at once; asked, not waited for. Already ended is fine."""
+    try:
+        record = await current(core, entry, uid)
+    except ContainerNotFound:
+        if core.find(entry.id, uid) is None:
+            raise
+        return  # deleted: it has ended
+    if entry.read_exit() is not None:
+        return
+    if not record.token:
+        raise InvalidState("kill", entry.id, "being created")
+    if record.starting_at is None and await _end_created(core, entry, record):
+        return
+    if record.ending is None:
+
+        def ending(record: Record) -> None:
+            record.ending = record.ending or cause
+
+        try:
+            await entry.change(uid, ending)
+        except StoreError as error:  # a full disk keeps nothing alive
+            log.warning("why container `%s` ends could not be noted: %s", entry.id, error)
+    with suppress(InvalidState):  # gone
+        live = await adopt(core, entry, record)
+        await live.system.terminate()
+
+
+async def _end_created(core: Core, entry: Entry, record: Record) -> bool:
+    """End a container that was never started; False if somebody is starting it right now."""
+    try:
+        claim = entry.claim("stop")
+    except InvalidState:
+        return False
+    try:
+        record = entry.read_own(record.uid)
+        if record.starting_at is not None:
+            return False
+        await record_never_started(core, entry, record)
+        with suppress(InvalidState):
+            live = await adopt(core, entry, record)
+            await live.system.terminate()
+    finally:
+        claim.release()
+    return True
+
+
+async def stop(core: Core, entry: Entry, uid: str, grace: float, number: int | None) -> Exit:
+    """Ask it to end, and kill it after `grace` seconds."""
+    record = await current(core, entry, uid)
+    info = await derive(core, entry, record)
+    if info.state == "creating":
+        raise InvalidState("stop", entry.id, "being created")
+    if info.state == "created" and await _end_created(core, entry, record):
+        info = await derive(core, entry, await current(core, entry, uid))
+    if info.exit is not None:
+        return info.exit
+    if info.state in ("running", "paused"):
+        chosen = number if number is not None else record.stop_signal
+        with suppress(InvalidState):
+            live = await adopt(core, entry, record)
+            if grace > 0 and chosen != KILL and live.system.can_receive(chosen):
+                with suppress(ServiceError, LookupError):  # it may be gone this moment
+                    await live.system.shutdown(chosen)
+                if info.state == "paused":
+                    with suppress(InvalidState):
+                        await resume(core, entry, uid)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(grace):
+                        return await wait(core, entry, uid)
+        await kill(core, entry, uid)
+    return await wait_for_end(core, entry, uid)
+
+
+async def pause(core: Core, entry: Entry, uid: str) -> None:
+    """Freeze it. InvalidState unless running."""
+    await _change(core, entry, uid, "pause", "running")
+
+
+async def resume(core: Core, entry: Entry, uid: str) -> None:
+    """Let it go on. InvalidState unless paused."""
+    await _change(core, entry, uid, "resume", "paused")
+
+
+async def _change(core: Core, entry: Entry, uid: str, type: str, state: str) -> None:
+    """Pause or resume: noted before, so that who finds it done and not told tells it; told after."""
+    record = await current(core, entry, uid)
+    info = await derive(core, entry, record)
+    if info.state != state:
+        raise InvalidState(type, entry.id, info.state)
+    change = Change("pause" if type == "pause" else "resume", core.store.journal.end())
+
+    def begun(record: Record) -> None:
+        record.change = change
+
+    await entry.change(uid, begun)
+    await with_system(
+        core, entry, uid, type, lambda system: system.pause() if type == "pause" else system.resume(), state
+    )
+    try:
+        await shielded(_tell_change(core, entry, uid, change))
+    except asyncio.CancelledError:
+        if type == "pause":  # cancelled means resumed
+            with suppress(LongshoreError):
+                await shielded(resume(core, entry, uid))
+        raise
+
+
+async def _tell_change(core: Core, entry: Entry, uid: str, change: Change) -> None:
+    async with entry.locked():
+        record = entry.read_own(uid)
+        if record.exit_told:
+            return
+        paused = change.type == "pause"
+        if record.change is not None or record.paused != paused:  # else somebody who found it done has told it
+            core.store.journal.append(entry.id, uid, News(change.type), unless_since=change.since)
+        record.paused, record.change = paused, None
+        entry.write(record)
+
+
+async def resize(core: Core, entry: Entry, uid: str, rows: int, columns: int) -> None:
+    """Set the size of init's terminal."""
+    record = await current(core, entry, uid)
+    live = await adopt(core, entry, record)
+    if live.system.init is None:
+        raise InvalidState("resize the terminal of", entry.id, "not started")
+    await live.system.init.resize(rows, columns)
+
+
+# deleting
+
+
+async def delete(core: Core, entry: Entry, uid: str, *, force: bool) -> None:
+    """Remove it and all that it has. InvalidState if it runs, unless `force`. Gone already is fine."""
+    try:
+        record = entry.read()
+    except ContainerNotFound:
+        return
+    except Damaged:
+        if not force:
+            raise
+        await shielded(_delete_damaged(core, entry))
+        return
+    if uid and record.uid != uid:
+        raise ContainerNotFound(entry.id)
+    if not force:
+        _refuse_if_alive(core, entry, record)
+    await shielded(_delete(core, entry, record, force=force))
+
+
+def _refuse_if_alive(core: Core, entry: Entry, record: Record) -> None:
+    if record.token and record.starting_at is not None and entry.read_exit() is None:
+        state = state_of(core, record)
+        if state is not State.STOPPED:
+            raise InvalidState("delete", entry.id, str(state), hint="stop it first, or use force")
+
+
+async def _delete(core: Core, entry: Entry, record: Record, *, force: bool) -> None:
+    uid = record.uid
+    if force and record.starting_at is not None and record.token and entry.read_exit() is None:
+        with suppress(ContainerNotFound):
+            await kill(core, entry, uid)  # also one that is just being started: its starter then lets go of it
+    try:
+        claim = await entry.claim_at_last("delete", END_LIMIT) if force else entry.claim("delete")
+    except ContainerNotFound:
+        await forget(core, entry, uid)
+        return
+    try:
+        record = entry.read_own(uid)
+        if not force:
+            _refuse_if_alive(core, entry, record)
+        await _end_for_deletion(core, entry, record)
+        await entry.remove(uid, partial(_tell_delete, core, entry, record))
+    except ContainerNotFound:  # somebody else has deleted it meanwhile
+        pass
+    finally:
+        claim.release()
+    await forget(core, entry, uid)
+
+
+async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:
+    """End what runs, and have the platform forget the container."""
+    if not record.token:
+        await core.service.abandon(entry.id, entry.place(named_lease(record)))
+        return
+    try:
+        live = await adopt(core, entry, record)
+    except InvalidState:  # nothing is left of it; its end is recorded by now
+        return
+    if entry.read_exit() is None:
+        if record.starting_at is not None:
+            await kill(core, entry, record.uid)
+            await wait_for_end(core, entry, record.uid)
+        else:
+            await live.system.terminate()
+    elif live.watcher is not None:
+        await asyncio.wait((live.watcher,), timeout=SETTLE_LIMIT)
+    await live.system.delete()
+
+
+def _tell_delete(core: Core, entry: Entry, record: Record) -> None:
+    """Journal it. Who finds the remains of a deletion that was not finished does the same, with a look back."""
+    if record.token:
+        core.store.journal.append(entry.id, record.uid, News("delete"))
+
+
+async def forget(core: Core, entry: Entry, uid: str) -> None:
+    """Hold nothing of a container that is deleted any more."""
+    live = core.find(entry.id, uid)
+    if live is not None:
+        await let_go(core, live)
+    if core.owned.pop(uid, None) is not None and core.lease is not None:
+        core.lease.disown(entry.id)
+
+
+async def let_go(core: Core, live: Live) -> None:
+    """Stop watching a container, and let go of its handles."""
+    for task in (live.watcher, live.output):
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+    await live.system.close()
+    if core.live.get(live.entry.id) is live:
+        del core.live[live.entry.id]
+
+
+async def _delete_damaged(core: Core, entry: Entry) -> None:
+    """Delete a container whose record cannot be read: all that can be found of it by its id."""
+    claim = await entry.claim_at_last("delete", END_LIMIT)
+    try:
+        with suppress(ContainerNotFound):
+            try:
+                record = entry.read()
+            except Damaged:
+                pass
+            else:  # it was mended, or is another one
+                claim.release()
+                await _delete(core, entry, record, force=True)
+                return
+            live = core.live.get(entry.id)
+            if live is not None:
+                await live.system.terminate()
+                await live.system.delete()
+                await let_go(core, live)
+            await core.service.abandon(entry.id, entry.place())
+            await entry.remove(trash_name(), lambda: core.store.journal.append(entry.id, "", News("delete")))
+    finally:
+        claim.release()

@@ -1,0 +1,192 @@
+"""Making a container: the id is reserved, files and system are made, and undone again if anything goes wrong."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from .compute import DEVNULL, LOG, ComputeProcess, ComputeSystem, Stdio, now
+from .core import Core, Live, log
+from .entry import Entry, trash_name
+from .errors import ContainerNotFound, InvalidState, LongshoreError
+from .events import News
+from .files import Held, make_durable
+from .finding import NamedLease, named_lease
+from .lease import OwnerLease
+from .lifecycle import begin, delete
+from .log_trail import mark_first
+from .process import Process
+from .records import Damaged, Owner, Record
+from .spec import Spec, check_id
+from .tasks import shielded
+
+
+class _Making:
+    """A container that is being made, and what there is of it so far."""
+
+    def __init__(self, core: Core, lease: OwnerLease, entry: Entry, claim: Held, record: Record) -> None:
+        self.core = core
+        self.lease = lease
+        self.entry = entry
+        self.claim = claim
+        self.record = record
+        self.lock_fd = -1
+        self.system: ComputeSystem | None = None
+        self.process: ComputeProcess | None = None
+
+    async def undo(self) -> None:
+        """Nothing of it is left, and its id is free. If the service fails to discard it, it stays in the store."""
+        entry, record = self.entry, self.record
+        try:
+            if self.system is not None:
+                await discard(self.system)
+            self._release_lock()  # the removal is not to wait for it
+            await entry.remove(record.uid, self._tell_delete)
+        except LongshoreError as error:
+            log.warning("container `%s`, which failed, could not be taken away: %s", entry.id, error)
+        finally:
+            self.release()
+            self.lease.disown(entry.id)
+
+    def _tell_delete(self) -> None:
+        journal = self.core.store.journal
+        if any(True for _ in journal.about(self.record.uid, self.record.journal)):  # somebody has heard of it
+            journal.append(self.entry.id, self.record.uid, News("delete"))
+
+    def _release_lock(self) -> None:
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
+            self.lock_fd = -1
+
+    def release(self) -> None:
+        self._release_lock()
+        self.claim.release()
+
+
+async def make(
+    core: Core, id: str, spec: Spec, owner: Owner, stdio: Stdio, *, launch: bool
+) -> tuple[Entry, str, Process | None]:
+    """Make a container, and start it with `launch`: its entry, its uid and its init.
+
+    Until it is made it belongs to this engine's lease, whatever its owner setting: if we die, it is undone.
+    """
+    check_id(id)
+    if owner not in ("keep", "stop", "remove"):
+        raise ValueError(f"owner is {owner!r}: it must be keep, stop or remove")
+    kept = LOG in (stdio.stdout, stdio.stderr)
+    durable = kept and owner != "remove"
+    ours = owner != "keep" or not kept
+    lease = core.hold_lease()
+    await clear_half_made(core, id)
+    lease.own(id)  # before it exists: what is ours and is not there is no harm
+    try:
+        entry, claim = core.store.reserve(id, durable=durable)
+    except BaseException:
+        lease.disown(id)
+        raise
+    stdin = stdio.stdin != DEVNULL
+    record = core.store.new_record(id, spec, owner, lease.id if ours else None, kept=kept, durable=durable, stdin=stdin)
+    making = _Making(core, lease, entry, claim, record)
+    try:
+        await _make(making, spec, stdio, ours=ours, launch=launch)
+    except BaseException:
+        await shielded(making.undo())
+        raise
+    making.release()
+    assert making.system is not None
+    live = Live(record.uid, entry, making.system, record.journal)
+    core.live[id] = live
+    if ours:
+        core.owned[record.uid] = entry, owner if kept else "remove"
+    else:
+        lease.disown(id)
+    init: Process | None = None
+    if making.process is not None:
+        live.start_told = True
+        init = begin(core, live, record, making.process)
+    if durable:
+        try:
+            await make_durable(entry.home / "record.json")
+        except BaseException:
+            await shielded(delete(core, entry, record.uid, force=True))
+            raise
+    return entry, record.uid, init
+
+
+async def _make(making: _Making, spec: Spec, stdio: Stdio, *, ours: bool, launch: bool) -> None:
+    core, entry, record = making.core, making.entry, making.record
+    service = core.service
+    entry.write_spec(spec)
+    entry.write(record)
+    making.lock_fd = entry.making_lock()
+    place = entry.place(making.lease if ours else None, making.lock_fd)
+    if launch and not record.kept:
+        record.starting_at = now()
+        making.system, making.process = await service.launch(entry.id, spec, stdio, place)
+    else:
+        making.system = await service.create(entry.id, spec, stdio, place)
+        if record.kept:
+            with suppress(OSError):  # where no monitor writes the log, we do, and begin it here
+                os.close(os.open(place.log, os.O_WRONLY | os.O_CREAT, 0o600))
+            record.log_inode = mark_first(place.log)
+        if launch:
+            record.starting_at = now()  # not written yet: until it has a token on record, it is half-made
+            making.process = await making.system.start()
+    record.token = making.system.token
+    process = making.process
+    if process is not None:
+        record.process, record.pid, record.started_at = process.token, process.pid, now()
+    async with entry.locked():  # so that nobody tells of its end between these two
+        entry.write(record)
+        if process is not None:
+            core.store.journal.append(entry.id, record.uid, News("start-container", record.started_at))
+            if record.kept:
+                record.start_told = True
+                entry.write(record)
+
+
+async def discard(system: ComputeSystem) -> None:
+    """End a system that nobody is to have."""
+    with suppress(LongshoreError):  # the rest is for `delete` to say
+        await system.terminate()
+    await system.delete()
+    await system.close()
+
+
+# what a maker that died has left
+
+
+async def clear_half_made(core: Core, id: str) -> None:
+    """If a maker that died left this id half-made, undo it, so that the id is free."""
+    with suppress(ContainerNotFound, Damaged):
+        await undo_half_made(core, core.store.entry(id))
+
+
+async def undo_half_made(core: Core, entry: Entry, lease: str | None = None) -> bool:
+    """Undo a container that has no token and no living maker. True if it was one. `lease`: whose it may have been."""
+    if _is_made(entry):
+        return False
+    try:
+        claim = entry.claim("create")
+    except (InvalidState, ContainerNotFound):
+        return False  # it is being made, or undone, right now
+    try:
+        if _is_made(entry):
+            return False
+        record: Record | None = None
+        with suppress(ContainerNotFound):
+            record = entry.read()
+        owner = named_lease(record) or (NamedLease(lease) if lease is not None else None)
+        await core.service.abandon(entry.id, entry.place(owner))
+        await entry.remove(record.uid if record is not None else trash_name(), lambda: None)
+    finally:
+        claim.release()
+    log.info("undid container `%s`, whose maker died", entry.id)
+    return True
+
+
+def _is_made(entry: Entry) -> bool:
+    try:
+        return bool(entry.read().token)
+    except ContainerNotFound:
+        return False

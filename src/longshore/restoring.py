@@ -1,0 +1,172 @@
+"""After somebody died: leases are ended, half-made containers undone, ends recorded and told, trash removed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from .compute import Cause
+from .core import Core, log
+from .endings import record_never_started, tell_recorded
+from .entry import Entry, remove_in_bits
+from .errors import ContainerNotFound, InvalidState, LongshoreError, StoreError
+from .events import News
+from .execs import close_processes, tell_recorded_process
+from .files import Held, read_whole, try_lock
+from .finding import adopt, derive
+from .lease import dead_leases, owned
+from .lifecycle import delete, wait_for_end
+from .making import undo_half_made
+from .records import Damaged, Record, decode
+from .trees import remove_tree
+
+
+class Restored(msgspec.Struct, frozen=True, kw_only=True):
+    """What `restore` found: ids of containers that run, that ended meanwhile, and half-made ones that were undone."""
+
+    running: list[str] = []
+    ended: list[str] = []
+    undone: list[str] = []
+
+
+async def bury(core: Core) -> None:
+    """At the opening of the store: end the leases whose owner and keeper are dead, empty the trash."""
+    with dead_leases(core.store) as leases:
+        for lease in leases:
+            log.info("ending lease %s, whose owner and keeper are dead", lease)
+            try:
+                await core.service.end_lease(lease, core.store.leases / lease)
+                await close_lease(core, lease)
+                remove_tree(core.store.leases / lease)
+            except LongshoreError as error:
+                log.warning("lease %s could not be ended: %s", lease, error)
+    await empty_trash(core)
+
+
+async def close_lease(core: Core, lease: str) -> None:
+    """Close the records of a lease whose owner died and whose processes were killed: exits, events, files."""
+    for id in owned(core.store, lease):
+        try:
+            await _close_owned(core, core.store.entry(id), lease)
+        except ContainerNotFound:
+            continue
+        except LongshoreError as error:
+            log.warning("closing lease %s: container `%s`: %s", lease, id, error)
+    for entry in core.store.entries():
+        try:
+            names = entry.processes()
+            if names:
+                await close_processes(core, entry, entry.read().uid, lease)
+        except ContainerNotFound:
+            continue
+        except LongshoreError as error:
+            log.warning("closing lease %s: execs in container `%s`: %s", lease, entry.id, error)
+
+
+async def _close_owned(core: Core, entry: Entry, lease: str) -> None:
+    if await undo_half_made(core, entry, lease):
+        return
+    record = entry.read()
+    if record.lease != lease:
+        return
+
+    def killed(record: Record) -> None:
+        record.ending = record.ending or Cause.KILLED
+        record.lease = None  # the owner is dead: nobody else can tell its end
+
+    record = await entry.change(record.uid, killed)
+    if record.owner == "remove" or not record.kept:
+        await delete(core, entry, record.uid, force=True)
+    elif entry.read_exit() is not None:
+        await tell_recorded(core, entry, record)
+    elif record.starting_at is None:
+        await record_never_started(core, entry, record)
+    else:
+        with suppress(InvalidState):
+            live = await adopt(core, entry, record)
+            await live.system.terminate()
+            await wait_for_end(core, entry, record.uid)
+
+
+async def empty_trash(core: Core) -> None:
+    """Finish the deletions that nobody is at any more."""
+    store = core.store
+    uids = {*store.names(store.run_trash), *store.names(store.data_trash)}
+    for uid in sorted(uids):
+        run, kept = store.run_trash / uid, store.data_trash / uid
+        try:
+            claim = _claim_remains(run / "claim")
+            if claim is None:
+                continue
+            try:
+                _tell_deletion(core, uid)
+                await remove_in_bits(kept)
+                await remove_in_bits(run)
+            finally:
+                claim.release()
+        except (OSError, StoreError) as error:
+            log.warning("emptying the trash: %s", error)
+
+
+def _claim_remains(path: Path) -> Held | None:
+    """The claim that moved into the trash with its container; None if somebody has it: he is still at work."""
+    try:
+        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
+        return Held(-1)  # a boot has taken it, or the removal had come that far
+    if try_lock(fd):
+        return Held(fd)
+    os.close(fd)
+    return None
+
+
+def _tell_deletion(core: Core, uid: str) -> None:
+    for directory in (core.store.data_trash / uid, core.store.run_trash / uid):
+        path = directory / "record.json"
+        with suppress(OSError, Damaged):
+            record: Record = decode(read_whole(path), Record, path)
+            if record.token:  # else it was never made, and nobody has heard of it
+                core.store.journal.append(record.id, record.uid, News("delete"), unless_since=record.journal)
+
+
+async def restore(core: Core) -> Restored:
+    """Take up all containers again."""
+    running: list[str] = []
+    ended: list[str] = []
+    undone: list[str] = []
+    await empty_trash(core)
+    for entry in list(core.store.entries()):
+        try:
+            if await undo_half_made(core, entry):
+                undone.append(entry.id)
+                continue
+            record = entry.read()
+            before = entry.read_exit()
+            if before is not None:
+                await tell_recorded(core, entry, record)
+            elif (await derive(core, entry, record)).state in ("running", "paused"):
+                await _take_up(core, entry, record)
+                running.append(entry.id)
+            elif entry.read_exit() is not None:
+                ended.append(entry.id)
+            for name in entry.processes():
+                await tell_recorded_process(core, entry, record.uid, name)
+        except ContainerNotFound:
+            continue
+        except LongshoreError as error:
+            log.warning("restoring container `%s`: %s", entry.id, error)
+        await asyncio.sleep(0)
+    return Restored(running=running, ended=ended, undone=undone)
+
+
+async def _take_up(core: Core, entry: Entry, record: Record) -> None:
+    known = core.find(entry.id, record.uid) is not None
+    await adopt(core, entry, record)
+    if not known:
+        async with entry.locked():
+            if entry.read_own(record.uid).start_told and entry.read_exit() is None:
+                core.store.journal.append(entry.id, record.uid, News("restore"))
