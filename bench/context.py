@@ -123,8 +123,6 @@ class Bench:
             for path, _, _ in os.walk(top, topdown=False):
                 with suppress(OSError):
                     os.rmdir(path)
-            with suppress(OSError):
-                top.parent.rmdir()
 
     @property
     def preferred(self) -> str:
