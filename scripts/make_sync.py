@@ -3,7 +3,7 @@
     python scripts/make_sync.py            write it
     python scripts/make_sync.py --check    say whether it is up to date, by the exit code
 
-What a blocking class needs and its asyncio twin does not have is in `src/longshore/blocking.py`, by hand.
+What a blocking class needs and its asyncio twin does not have is in `blocking.py`, by hand.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Sources:
     def __init__(self) -> None:
         self.trees: dict[str, ast.Module] = {}
         for path in sorted(PACKAGE.glob("*.py")):
-            if path.stem not in ("__init__", "sync", "blocking"):
+            if path.stem not in ("__init__", "sync", "blocking", "loop_thread"):
                 self.trees[path.stem] = ast.parse(path.read_text(encoding="utf-8"))
 
     def find_class(self, name: str) -> tuple[str, ast.ClassDef]:
@@ -122,10 +122,10 @@ class Sources:
                 if name in targets:
                     return f"from .{module} import {name}"
         for tree in self.trees.values():
-            for node in ast.walk(tree):
-                if isinstance(node, ast.ImportFrom) and node.level == 0 and any(a.name == name for a in node.names):
-                    return f"from {node.module} import {name}"
-                if isinstance(node, ast.Import) and any(a.name == name for a in node.names):
+            for found in ast.walk(tree):
+                if isinstance(found, ast.ImportFrom) and found.level == 0 and any(a.name == name for a in found.names):
+                    return f"from {found.module} import {name}"
+                if isinstance(found, ast.Import) and any(a.name == name for a in found.names):
                     return f"import {name}"
         return None
 
@@ -273,7 +273,7 @@ class Maker:
         """Names and types of the public attributes that `__init__` sets."""
         kinds = {each.arg: annotation(each.annotation) for each in [*init.args.args, *init.args.kwonlyargs]}
         for node in ast.walk(init):
-            target = node.target if isinstance(node, ast.AnnAssign) else None
+            target: ast.expr | None = node.target if isinstance(node, ast.AnnAssign) else None
             if isinstance(node, ast.Assign) and len(node.targets) == 1:
                 target = node.targets[0]
             if not (isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name)):

@@ -1,20 +1,13 @@
-"""What blocking calls stand on: a thread with an event loop of its own, and files and iterators that wait for it.
+"""What blocking objects are made of, beside what is made from the asyncio ones: files, iterators, how an engine ends.
 
-sync.py is made from the asyncio classes; what it needs and they do not have is here, by hand. A call hands a
-coroutine to the loop's thread and waits. Whoever waits can be interrupted: the coroutine is then cancelled, and
-what it does on its way out (kill, remove) is waited for, before the interruption is raised.
+sync.py is made by a script; this is its part that is made by hand.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import io
-import logging
-import os
-import signal
 import threading
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
@@ -24,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import msgspec
 
 from .errors import EngineClosed, OutputLimit, TimeLimit
+from .loop_thread import LoopThread
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -34,237 +28,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741  # the asyncio class that a blocking one stands for
 
-log = logging.getLogger("longshore.sync")
-
 CHUNK = 1 << 18  # bytes that go to or come from a stream at once
 AHEAD = 64  # items that an iterator over the past may have ready before they are asked for
-EXIT_LIMIT = 30.0  # seconds that the end of the program waits for engines left open; the rest is their keepers'
-STOP_LIMIT = 10.0  # seconds for the loop's thread to end once nothing is left to do
-
-# Where no signal wakes a thread that waits for a lock (Windows), it wakes by itself, so that Ctrl-C is heard.
-_SLICE = -1.0 if hasattr(signal, "pthread_kill") else 0.2
-
-
-class _Call(Generic[T]):
-    """One coroutine in the loop, and the threads that wait for it."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
-        self._coroutine = coroutine
-        self._task: asyncio.Task[T] | None = None
-        self._ended = False
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def start(self) -> None:
-        """In the loop: begin."""
-        self._task = asyncio.get_running_loop().create_task(self._coroutine)
-        self._task.add_done_callback(self._done)
-
-    def cancel(self) -> None:
-        """In the loop: have it undo what it did. Its end is waited for as ever."""
-        if self._task is not None:
-            self._task.cancel()
-        elif not self._ended:  # interrupted before it was handed over
-            self._coroutine.close()
-            self._end()
-
-    def drop(self) -> None:
-        """Where there is no loop to take it: it never ran."""
-        if self._task is None:
-            self._coroutine.close()
-
-    def _done(self, task: asyncio.Task[T]) -> None:
-        if not task.cancelled():
-            task.exception()  # looked at: not "never retrieved" if nobody waits any more
-        self._end()
-
-    def _end(self) -> None:
-        self._ended = True
-        self._lock.release()
-
-    def wait(self, limit: float | None = None) -> bool:
-        """Wait for its end, at most `limit` seconds; False if that did not come."""
-        deadline = None if limit is None else time.monotonic() + limit
-        while not self._ended:
-            slice = _SLICE
-            if deadline is not None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                slice = left if _SLICE < 0 else min(left, _SLICE)
-            if self._lock.acquire(timeout=slice):
-                self._lock.release()  # for the next one who waits
-        return True
-
-    def result(self) -> T:
-        """What it returned or raised; EngineClosed if the engine's end overtook it."""
-        if self._task is None or self._task.cancelled():
-            raise EngineClosed
-        return self._task.result()
-
-
-class LoopThread:
-    """A thread with an event loop, started at the first call. `last` makes the coroutine that `finish` ends with.
-
-    Calls may come from any thread but its own, and from signal handlers. In a forked child there is no such
-    thread: every call there raises EngineClosed.
-    """
-
-    def __init__(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._last = last
-        self._pid = os.getpid()
-        self._lock = threading.RLock()  # a signal handler may call while its own thread holds it
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._stop: asyncio.Future[None] | None = None
-        self._final: _Call[None] | None = None
-        self._closed = False
-
-    @property
-    def forked(self) -> bool:
-        """Whether this is a child of the process that made it."""
-        return self._pid != os.getpid()
-
-    def post(self, callback: Callable[[], object]) -> None:
-        """Have the loop call something soon. EngineClosed where there is no loop any more."""
-        if self.forked:
-            raise EngineClosed("this engine belongs to another process: it must not be used after a fork")
-        with self._lock:
-            if self._closed:
-                raise EngineClosed
-            if self._loop is None:
-                self._start()
-            elif self._thread is threading.current_thread():
-                raise RuntimeError("a blocking call in the engine's own thread would wait for itself")
-            assert self._loop is not None
-            self._loop.call_soon_threadsafe(callback)
-
-    def _start(self) -> None:
-        loop = asyncio.new_event_loop()
-        stop = loop.create_future()
-        # a daemon: the end of the program must not wait for it before it has been told (see _at_exit)
-        thread = threading.Thread(target=self._run, args=(loop, stop), name="longshore", daemon=True)
-        try:
-            thread.start()
-        except BaseException:
-            loop.close()
-            raise
-        self._loop, self._stop, self._thread = loop, stop, thread
-        _running.add(self)
-
-    @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop, stop: asyncio.Future[None]) -> None:
-        async def until_stopped() -> None:
-            await stop
-
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:  # cancels what is left, and waits for that
-            runner.run(until_stopped())
-
-    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run it in the loop, and wait. Interrupted: it is cancelled, and its cleanup waited for.
-
-        A second interruption ends the waiting at once; the cleanup goes on, and `finish` waits for it.
-        """
-        call = _Call(coroutine)
-        try:
-            self.post(call.start)
-            call.wait()
-        except BaseException:  # KeyboardInterrupt, what else a signal handler of the program raises; or refused
-            try:
-                self.post(call.cancel)
-            except (EngineClosed, RuntimeError):
-                call.drop()
-            else:
-                call.wait()
-            raise
-        return call.result()
-
-    def finish(self) -> None:
-        """Run the last coroutine to its end, then end the thread. Idempotent.
-
-        Interrupted: it goes on, and the interruption is raised after it; interrupted again: at once, and what is
-        left is waited for when the program ends.
-        """
-        final = self.begin_finish()
-        if final is None:
-            return
-        interruption: BaseException | None = None
-        try:
-            final.wait()
-        except BaseException as error:
-            interruption = error
-            final.wait()
-        self.stop()
-        if interruption is not None:
-            raise interruption
-        final.result()
-
-    def begin_finish(self) -> _Call[None] | None:
-        """Begin what `finish` waits for; None if there is nothing to wait for."""
-        if self.forked:
-            return None
-        with self._lock:
-            if self._closed:
-                return None
-            if self._final is None:
-                final = _Call(self._last())
-                self.post(final.start)
-                self._final = final
-            return self._final
-
-    def stop(self) -> None:
-        """End the thread: what still runs in it is cancelled, and who waits for that gets EngineClosed."""
-        if self.forked:
-            return
-        with self._lock:
-            if not self._closed and self._loop is not None and self._stop is not None:
-                self._loop.call_soon_threadsafe(self._stop.set_result, None)
-            self._closed = True
-        if self._thread is not None:
-            self._thread.join(STOP_LIMIT)
-        _running.discard(self)
-
-    def finish_at_exit(self, deadline: float) -> None:
-        """What `finish` does, for the end of the program: bounded, and silent but for the log."""
-        final = self._final
-        try:
-            if final is not None and not self._closed:
-                if final.wait(max(0.0, deadline - time.monotonic())):
-                    final.result()
-                else:
-                    log.warning("an engine left open did not close within %g s: its keeper does the rest", EXIT_LIMIT)
-        except Exception as error:
-            log.warning("closing an engine left open: %s", error)
-        self.stop()
-
-    def _forget(self) -> None:
-        """In a forked child: the tasks copied from the parent will never end here; say nothing of that."""
-        if self._loop is not None:
-            self._loop.set_exception_handler(lambda loop, context: None)
-
-
-_running: set[LoopThread] = set()
-
-
-def _at_exit() -> None:
-    """Close the engines that the program left open, all at once, within a bound."""
-    left = [thread for thread in _running if not thread.forked]
-    deadline = time.monotonic() + EXIT_LIMIT
-    for thread in left:
-        with suppress(EngineClosed):
-            thread.begin_finish()
-    for thread in left:
-        thread.finish_at_exit(deadline)
-
-
-def _after_fork() -> None:
-    for thread in _running:
-        thread._forget()
-
-
-atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Reader(io.BufferedIOBase):
@@ -280,6 +45,7 @@ class Reader(io.BufferedIOBase):
         self._ahead = bytearray()
         self._ended = False
         self._reading = threading.RLock()
+        self._filling: asyncio.Task[Any] | None = None
 
     def __del__(self) -> None:
         """Dropping it is not closing it: the process may go on writing to whoever takes it up again."""
@@ -295,13 +61,19 @@ class Reader(io.BufferedIOBase):
     async def _fill(self, wanted: int | None, *, line: bool = False) -> None:
         """In the loop: have at least `wanted` bytes (None: all there will be) or, with `line`, a whole line."""
         seen = 0
+        self._filling = asyncio.current_task()
         while not self._ended and not self.closed:
             if line and (self._ahead.find(b"\n", seen) >= 0):
                 return
             seen = len(self._ahead)
             if wanted is not None and seen >= wanted:
                 return
-            data = await self._stream.read(CHUNK)
+            try:
+                data = await self._stream.read(CHUNK)
+            except asyncio.CancelledError:
+                if self.closed:
+                    return
+                raise
             self._ahead += data
             self._ended = not data
 
@@ -376,8 +148,8 @@ class Reader(io.BufferedIOBase):
         if transport is not None:
             with suppress(NotImplementedError):  # a view of a log has no pipe to let go of
                 transport.close()
-        if not self._stream.at_eof():
-            self._stream.feed_eof()
+        if self._filling is not None:
+            self._filling.cancel()
 
 
 class Writer(io.BufferedIOBase):
@@ -657,4 +429,4 @@ class EngineTwin(Twin["Engine"]):
         self._loop.finish()
 
 
-__all__ = ["ClosingIterator", "EngineTwin", "LoopThread", "Reader", "Twin", "Writer"]
+__all__ = ["ClosingIterator", "EngineTwin", "Reader", "Twin", "Writer"]

@@ -55,9 +55,10 @@ class Engine:
         self._private: Any = None
         if service is not None and state is None and _store is None:
             import tempfile
+            import weakref
 
-            self._private = tempfile.TemporaryDirectory(prefix="longshore-")
-            state = self._private.name
+            state = tempfile.mkdtemp(prefix="longshore-")
+            self._private = weakref.finalize(self, _remove_private, state, os.getpid())
         store = _store or Store.at(state)
         chosen = runtime or os.environ.get("LONGSHORE_RUNTIME") or None
         self._core = Core(store, lambda: service or host.service(store, chosen), restoring.bury)
@@ -111,7 +112,7 @@ class Engine:
             if core.has_service and self._given is None:
                 await core.service.close()
             if self._private is not None:
-                self._private.cleanup()
+                self._private()
 
     async def _end_processes(self) -> None:
         """Kill the execs that were started here."""
@@ -294,6 +295,14 @@ class Engine:
         async with self._core.operation() as service:
             store = self._core.store
             return service.plan(check_id(id), chosen, Entry(store, id, store.containers / id).place())
+
+
+def _remove_private(state: str, pid: int) -> None:
+    """Remove the state directory of an engine that was given a service and none; not at the end of a forked child."""
+    if pid == os.getpid():
+        import shutil
+
+        shutil.rmtree(state, ignore_errors=True)
 
 
 async def close_dead_lease(store: Store, lease: str) -> None:
