@@ -87,6 +87,7 @@ class Station:
     pausable: dict[str, Any]  # and one that can be paused
     services: list[ComputeService] = field(default_factory=list)
     fds: list[int] = field(default_factory=list)
+    making: list[int] = field(default_factory=list)  # locks that a maker holds as long as it lives
 
     @property
     def service(self) -> ComputeService:
@@ -100,6 +101,8 @@ class Station:
         """The program that used `service` dies; what it held breaks, the rest goes on."""
         self.services.remove(service)
         self.abandon(service)
+        while self.making:
+            os.close(self.making.pop())
 
     async def features(self) -> Features:
         return await self.services[-1].probe()
@@ -113,7 +116,7 @@ class Station:
         for path in (run, data):
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True, mode=0o700)
-        lock = self._lock(run / "making.lock", fcntl.LOCK_EX)
+        lock = self._lock(run / "making.lock", fcntl.LOCK_EX, self.making)
         return Place(run=run, data=data, lease=lease, lock_fd=lock)
 
     def found_place(self, id: str) -> Place:
@@ -128,12 +131,13 @@ class Station:
     def lease(self) -> ALease:
         directory = self.base / "run" / "leases" / f"1-{secrets.token_hex(4)}"
         (directory / "execs").mkdir(parents=True)
-        return ALease(directory, self._lock(directory / "lease.lock", fcntl.LOCK_SH))
+        return ALease(directory, self._lock(directory / "lease.lock", fcntl.LOCK_SH, self.fds))
 
-    def _lock(self, path: Path, kind: int) -> int:
+    @staticmethod
+    def _lock(path: Path, kind: int, holder: list[int]) -> int:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, kind)
-        self.fds.append(fd)
+        holder.append(fd)
         return fd
 
     async def close(self) -> list[str]:
@@ -144,7 +148,7 @@ class Station:
             await service.abandon(id, self.found_place(id))
         for each in self.services:
             await each.close()
-        for fd in self.fds:
+        for fd in [*self.fds, *self.making]:
             os.close(fd)
         return left
 

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ from .runtime import Runtime, last_error
 PREFERENCE = ("crun", "runc")
 TRY_LIMIT = 20.0  # seconds that a runtime may take for an empty container
 VERSION_LIMIT = 10.0
+FAILURE_KEPT = 300.0  # seconds that a failure is remembered: what caused it may be mended without a new binary
+VERSION = 1  # of what is tried
 
 # The holes that are worth a word, and the first upstream version without them; a distribution may have mended them
 # in an older one (security-tracker.debian.org tells).
@@ -48,12 +51,14 @@ class Tried(msgspec.Struct, frozen=True):
     works: bool = False
     reason: str = ""
     commands: str = ""  # its --help, for what it can do at all
+    at: float = 0.0  # seconds since the epoch
 
 
 class Cache(msgspec.Struct):
     """The answers, and what they depend on."""
 
     boot: str = ""
+    version: int = VERSION
     answers: dict[str, Tried] = {}
 
 
@@ -85,7 +90,7 @@ def _load(cache: Path) -> Cache:
     except (OSError, msgspec.MsgspecError):
         found = Cache()
     boot = boot_id()
-    return found if found.boot == boot else Cache(boot=boot)
+    return found if (found.boot, found.version) == (boot, VERSION) else Cache(boot=boot)
 
 
 def _save(cache: Path, found: Cache) -> None:
@@ -98,11 +103,9 @@ async def tried(path: str, cache: Path) -> Tried:
     known = _load(cache)
     key = _key(path)
     answer = known.answers.get(key)
-    if answer is None:
-        answer = await _try(path)
-        if answer.works or not answer.reason.startswith("starting"):  # a full process table is not for remembering
-            known.answers[key] = answer
-            _save(cache, known)
+    if answer is None or not (answer.works or time.time() - answer.at < FAILURE_KEPT):
+        answer = known.answers[key] = await _try(path)
+        _save(cache, known)
     return answer
 
 
@@ -124,7 +127,11 @@ async def choose_runtime(wanted: str | None, *, cache: Path) -> Tried:
 
 def _empty_container(root: Path, cgroup: str) -> dict[str, Any]:
     """A configuration of the least that a container is, over the machine's own programs, read-only."""
-    mounts: list[dict[str, Any]] = [{"destination": "/proc", "type": "proc", "source": "proc"}]
+    (root / "dev").mkdir()  # crun wants it there
+    mounts: list[dict[str, Any]] = [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
+    ]
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr"):
         if os.path.isdir(f"/{name}"):
             (root / name).mkdir()
@@ -148,7 +155,7 @@ async def _try(path: str) -> Tried:
         root = base / "root"
         root.mkdir()
         id = f"probe-{base.name.rpartition('-')[2]}"
-        group = Cgroup(f"/longshore/probe/{id}")
+        group = Cgroup(f"/longshore-{id}")  # nothing above it that another probe could remove at this moment
         document = _empty_container(root, group.path)
         (base / "config.json").write_bytes(msgspec.json.encode(document))
         runtime = Runtime(path, base / "state", hide_unified=must_hide_unified(path))
@@ -165,8 +172,7 @@ async def _try(path: str) -> Tried:
         finally:
             group.kill(1.0)
             group.remove()
-            Cgroup("/longshore/probe").remove()
-    return Tried(path, _version_of(version), not reason, reason, commands)
+    return Tried(path, _version_of(version), not reason, reason, commands, time.time())
 
 
 async def _ask(path: str, option: str) -> str:
@@ -286,7 +292,7 @@ def _add_kernel(add: Any, runs: bool, why: str) -> None:
         "exit(137) and SIGKILL can be told apart" if status_known() else "this kernel tells strangers no status",
         None if status_known() else "Linux 6.15 or newer; until then a signal is inferred from codes above 128",
     )
-    profile = seccomp.source()
+    profile = seccomp.source("default")[1]
     add("seccomp", Path("/proc/sys/kernel/seccomp").exists(), f"profile: {profile}")
 
 

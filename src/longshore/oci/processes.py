@@ -7,8 +7,9 @@ import os
 import select
 import signal
 import struct
+import termios
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -199,17 +200,80 @@ def kill_tree(root: int, start: int | None, cgroup: Cgroup) -> None:
                 os.kill(pid, signal.SIGKILL)
     finally:
         cgroup.thaw()
-        if was_frozen:  # cgroup v1: the frozen die only when thawed, so everything ran on for this moment
-            _wait_all(killed, SETTLE_LIMIT)
-            with suppress(OSError):
-                cgroup.freeze()
+        if was_frozen:
+            _wait_and_freeze(killed, cgroup)
         for fd in killed:
             os.close(fd)
 
 
-def _wait_all(pidfds: list[int], limit: float) -> None:
-    deadline = time.monotonic() + limit
+def let_die(pid: int, start: int | None, cgroup: Cgroup) -> None:
+    """Have a killed process of a paused container die. Blocks for milliseconds.
+
+    In cgroup version 1 the frozen die only when thawed, so the others run on for this moment.
+    """
+    fd = open_pidfd(pid, start)
+    if fd is not None:
+        try:
+            cgroup.thaw()
+            _wait_and_freeze([fd], cgroup)
+        finally:
+            os.close(fd)
+
+
+def _wait_and_freeze(pidfds: list[int], cgroup: Cgroup) -> None:
+    deadline = time.monotonic() + SETTLE_LIMIT
     for fd in pidfds:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+    if cgroup.pids():
+        with suppress(OSError):
+            cgroup.freeze()
+
+
+def has_passed_on_everything(pid: int, ours: Collection[int]) -> bool:
+    """Whether a runtime that copies a process's output has nothing left to copy: what it can read from is empty,
+    and no thread of it is at work. `ours` are the inodes of the pipes that we read; they must be empty, too."""
+    try:
+        for name, inode, reading in _pipes(pid):
+            if not reading and inode not in ours:
+                continue
+            fd = os.open(f"/proc/{pid}/fd/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                waiting = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0]
+            finally:
+                os.close(fd)
+            if waiting:
+                return False
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:
+                data = file.read()
+            if data[data.rfind(b")") + 2 :][:1] in (b"R", b"D"):
+                return False
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it is ending, or changing: look again
+    return True
+
+
+def disturb_copying(pid: int) -> None:
+    """Give a copying runtime one byte to copy, where nobody takes it any more: the error ends its copying, and then
+    the runtime, with its process's own status."""
+    with suppress(OSError):
+        own = {inode for _, inode, reading in _pipes(pid) if not reading}
+        for name, inode, reading in _pipes(pid):
+            if reading and inode not in own:  # not the pipe that it wakes itself with
+                fd = os.open(f"/proc/{pid}/fd/{name}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    os.write(fd, b"\n")
+                finally:
+                    os.close(fd)
+
+
+def _pipes(pid: int) -> Iterator[tuple[str, int, bool]]:
+    """The pipes of a process: descriptor, inode, and whether it is an end to read from."""
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        link = os.readlink(f"/proc/{pid}/fd/{name}")
+        if link.startswith("pipe:"):
+            with open(f"/proc/{pid}/fdinfo/{name}", encoding="ascii") as file:
+                flags = next((line.split()[1] for line in file if line.startswith("flags:")), "0")
+            yield name, int(link[6:-1]), int(flags, 8) & os.O_ACCMODE == os.O_RDONLY

@@ -17,7 +17,7 @@ from ..compute import LOG, Features, Lease, Place, Plan, State, Stdio, SystemGon
 from ..errors import NotSupported, ServiceError
 from ..files import try_hold
 from ..spec import Spec
-from ..tasks import in_thread, shielded
+from ..tasks import in_thread, shielded, uninterrupted
 from . import conmon, probe, processes
 from .bundle import Bundle, plan_bundle, prepare
 from .cgroup import ROOT, Cgroup
@@ -108,7 +108,8 @@ class OciService:
         runtime = await self.runtime()
         runtime.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         cgroup = self.cgroup_path(id, place.lease.id if place.lease else None)
-        bundle = await in_thread(lambda: prepare(place, id, spec, cgroup_path=f"{cgroup}/{LEAF}"))
+        making = in_thread(lambda: prepare(place, id, spec, cgroup_path=f"{cgroup}/{LEAF}"))
+        bundle = await uninterrupted(making)  # whoever undoes this must not meet it still at work
         return runtime, bundle, cgroup
 
     async def create(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> OciSystem:

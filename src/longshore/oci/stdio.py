@@ -28,6 +28,7 @@ class PipeReader(asyncio.ReadTransport):
         super().__init__()
         self._fd = fd
         self._terminal = terminal
+        self.inode = os.fstat(fd).st_ino
         self._loop = asyncio.get_running_loop()
         self.reader = asyncio.StreamReader(limit=LIMIT, loop=self._loop)
         self.reader.set_transport(self)
@@ -133,6 +134,7 @@ class Wiring:
 
     def __init__(self, stdio: Stdio, *, terminal: bool = False, size: tuple[int, int] | None = None) -> None:
         self.terminal = terminal
+        self.piped = not terminal and stdio.stdout == PIPE and stdio.stderr in (PIPE, STDOUT)  # all output is ours
         self.child: list[int] = []
         self._theirs: list[int] = []
         self._ours: dict[str, int] = {}

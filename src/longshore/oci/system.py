@@ -203,13 +203,13 @@ class OciSystem:
         try:
             if self._stdin or self._terminal:
                 init.streams.stdin = await conmon.connect_stdin(self.place.run)
+            init.started_at = now()  # before: it may end before the runtime has
             await self.runtime.verb(self._log("start"), "start", self.id, container_id=self.id)
         except BaseException:
             if init.streams.stdin is not None:
                 init.streams.stdin.close()
                 init.streams.stdin = None
             raise
-        init.started_at = now()
         return init
 
     async def exec(self, process: ProcessSpec, stdio: Stdio, name: str, place: Place) -> OciProcess:

@@ -25,6 +25,8 @@ from .runtime import Runtime, last_error
 from .stdio import Wiring, set_terminal_size
 
 MONITOR_LIMIT = 10.0  # seconds that a monitor may take to write the status after init has ended
+LINGER_PAUSE = 0.05  # seconds between two looks at a runtime that outlives its process
+KILL = int(signal.SIGKILL)
 REAP_LIMIT = 2.0  # seconds until a dead process's new parent has reaped it (pid 1 may take its time)
 
 
@@ -154,6 +156,8 @@ class OciProcess:
 
     async def signal(self, signal: int) -> None:
         self.send(signal)
+        if signal == KILL and self._cgroup.frozen():
+            await in_thread(lambda: processes.let_die(self._pid, self._start, self._cgroup))
 
     def send(self, number: int) -> None:
         """Deliver a signal to the very process, never to another that got its pid."""
@@ -209,8 +213,13 @@ class DirectProcess(OciProcess):
         self._log = log
         self._verb = verb
         self._command = command
+        self._releasing: asyncio.Task[None] | None = None
 
     async def _watch(self) -> Exit:
+        if self._verb == "exec":
+            exit = await self._outlived_by_runtime()
+            if exit is not None:
+                return exit
         status = await self.child.wait()
         at = now()
         for reader in self._wiring.readers:
@@ -231,6 +240,49 @@ class DirectProcess(OciProcess):
             raw = processes.wait_status(self._pidfd)  # the runtime has reaped it: known at once, or never
         return from_code(status, raw, at, self._pid, self.started_at)
 
+    async def _outlived_by_runtime(self) -> Exit | None:
+        """The exit of a process whose runtime does not end with it; None if the runtime did, or can tell it.
+
+        runc copies the streams of an exec and waits for their end (its tty.go): a grandchild that holds them, or a
+        reader that has stopped, would hold us, too.
+        """
+        pidfd = None if self._pidfd is None else os.dup(self._pidfd)
+        ending = asyncio.ensure_future(self.child.wait())
+        gone = None if pidfd is None else asyncio.ensure_future(ended(pidfd))
+        try:
+            if gone is not None:
+                await asyncio.wait((ending, gone), return_when=asyncio.FIRST_COMPLETED)
+            at = now()
+            if (await asyncio.wait((ending,), timeout=LINGER_PAUSE))[0]:
+                return None
+            raw = None if pidfd is None else processes.wait_status(pidfd)
+            self._releasing = asyncio.create_task(self._release_runtime(), name=f"end of the runtime of {self.name}")
+            if raw is not None:
+                return from_status(raw, at, self._pid, self.started_at)
+            await self._releasing
+            return None
+        finally:
+            for task in (ending, gone):
+                if task is not None:
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
+            if pidfd is not None:
+                os.close(pidfd)
+
+    async def _release_runtime(self) -> None:
+        """Have a runtime end that only waits for a grandchild to close its streams, once it has copied everything."""
+        ours = [reader.inode for reader in self._wiring.readers]
+        while not self.child.ended:
+            # nobody tells that another program's pipe is empty: it is looked at, and only in this rare case
+            if await in_thread(lambda: processes.has_passed_on_everything(self.child.pid, ours)):
+                for reader in self._wiring.readers:
+                    reader.close()  # all is read; with nobody to write to, the next byte ends the copying
+                if ours and self._wiring.piped:
+                    await in_thread(lambda: processes.disturb_copying(self.child.pid))
+                else:
+                    self.child.kill()
+            await asyncio.wait((asyncio.ensure_future(self.child.wait()),), timeout=LINGER_PAUSE)
+
     def _unknown(self, at: datetime) -> Exit:
         return Exit(code=None, cause=Cause.MONITOR_LOST, at=at, pid=self._pid, started_at=self.started_at)
 
@@ -244,6 +296,9 @@ class DirectProcess(OciProcess):
 
     async def close(self) -> None:
         await super().close()
+        if self._releasing is not None:
+            self._releasing.cancel()
+            await asyncio.gather(self._releasing, return_exceptions=True)
         for reader in self._wiring.readers:
             reader.close()
         if self._wiring.control is not None:
