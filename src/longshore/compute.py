@@ -323,9 +323,13 @@ class ComputeSystem(Protocol):
         """Whether it is paused now, without asking a slow service where the platform allows."""
         ...
 
-    async def stats(self) -> Stats: ...
+    async def stats(self) -> Stats:
+        """What it uses now; None where the platform cannot tell."""
+        ...
 
-    async def processes(self) -> list[ProcessInfo]: ...
+    async def processes(self) -> list[ProcessInfo]:
+        """What runs in it now."""
+        ...
 
     async def update(self, change: Resources) -> None:
         """Change limits of the living system. What the platform cannot do raises NotSupported, nothing changed."""
@@ -389,7 +393,9 @@ class ComputeService(Protocol):
         """Names and versions of the parts that do the work."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Let go of everything; the systems go on."""
+        ...
 
 
 class SystemGone(Exception):

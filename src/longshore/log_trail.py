@@ -51,6 +51,7 @@ def mark_first(path: Path) -> int | None:
 
 
 def is_first(found: os.stat_result, expected_inode: int) -> bool:
+    """Whether this is the file that was there when the container was made: nothing was dropped before it."""
     return found.st_ino == expected_inode and (os.name != "posix" or bool(found.st_mode & stat.S_ISVTX))
 
 
@@ -77,6 +78,7 @@ def _open_windows(path: Path) -> int:
 
 
 def read_at(fd: int, size: int, offset: int) -> bytes:
+    """At most `size` bytes that stand at `offset`."""
     os.lseek(fd, offset, os.SEEK_SET)  # os.pread is not everywhere; nobody else has this descriptor
     return os.read(fd, size)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import datetime
 from typing import Any, Self, TypeVar, cast
 
 from .compute import Exit, Streams
 from .core import Core, log
 from .entry import Entry
+from .errors import EngineClosed
 from .log_format import LogGap, LogRecord, Stream
 from .logs import LogReader, LogWriter
 from .process import CHUNK
@@ -105,7 +106,8 @@ def _until(core: Core, entry: Entry, ending: Callable[[], Awaitable[None]] | Non
         return None
 
     async def end() -> None:
-        await ending()
+        with suppress(EngineClosed):  # the log ends then, too
+            await ending()
 
     return core.spawn(end(), f"end of {entry.id}, for its log")
 

@@ -56,6 +56,7 @@ def flush() -> None:
 
 
 def on_terminal() -> bool:
+    """Whether a person reads what we write."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 def number(text: str) -> int:
+    """A whole number."""
     try:
         return int(text)
     except ValueError:
@@ -19,6 +20,7 @@ def number(text: str) -> int:
 
 
 def amount(text: str) -> float:
+    """A number that may have a fraction; neither infinite nor "nan"."""
     try:
         value = float(text)
     except ValueError:
@@ -42,6 +44,7 @@ def seconds(text: str) -> float:
 
 
 def pair(text: str) -> tuple[str, str]:
+    """NAME=VALUE; without a value it is empty."""
     name, _, value = text.partition("=")
     if not name:
         raise ValueError(f"{text!r} is not NAME=VALUE")
@@ -49,6 +52,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def variable(text: str) -> str:
+    """NAME=VALUE, or NAME for the value that it has here."""
     if not text or text.startswith("="):
         raise ValueError(f"{text!r} is not NAME=VALUE")
     return text

@@ -48,12 +48,16 @@ LOADERS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 class Condition(msgspec.Struct, kw_only=True, rename="camel"):
+    """Where a rule of a profile holds: with these capabilities, on these machines, from this kernel on."""
+
     caps: list[str] | None = None
     arches: list[str] | None = None
     min_kernel: str | None = None
 
 
 class Argument(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
+    """What an argument of a system call is compared with."""
+
     index: int
     value: int
     value_two: int = 0
@@ -61,6 +65,8 @@ class Argument(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True)
 
 
 class Rule(msgspec.Struct, kw_only=True, rename="camel"):
+    """What a profile does about some system calls, under its conditions."""
+
     action: str
     names: list[str] | None = None
     name: str | None = None
@@ -71,6 +77,8 @@ class Rule(msgspec.Struct, kw_only=True, rename="camel"):
 
 
 class ArchitectureEntry(msgspec.Struct, kw_only=True, rename="camel"):
+    """An instruction set, and others that its machines can run."""
+
     architecture: str
     sub_architectures: list[str] | None = None
 
@@ -89,6 +97,8 @@ class Profile(msgspec.Struct, kw_only=True, rename="camel"):
 
 
 class RuntimeRule(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
+    """What a runtime is told to do about some system calls: conditions are decided by then."""
+
     names: list[str]
     action: str
     errno_ret: int | None = None

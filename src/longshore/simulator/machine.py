@@ -69,6 +69,7 @@ class Signals:
         return self._arrived.pop(0)
 
     def put(self, number: int) -> None:
+        """Deliver a signal."""
         self._arrived.append(number)
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
@@ -133,6 +134,7 @@ class Process:
 
     @property
     def is_init(self) -> bool:
+        """Whether it is the first process of its container."""
         return self.system.init is self
 
     # for its program
@@ -196,6 +198,7 @@ class Process:
 
     @property
     def dying(self) -> bool:
+        """Whether how it ends is decided already."""
         return self._verdict is not None
 
     @property
@@ -378,6 +381,7 @@ class System:
 
     @property
     def memory(self) -> int:
+        """Bytes that it uses now."""
         return len(self.processes) * MEMORY_OF_A_PROCESS
 
     # streams

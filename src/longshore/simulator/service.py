@@ -570,6 +570,7 @@ class Simulator:
 
     @property
     def temperament(self) -> Temperament:
+        """Whose ways it has."""
         return self.machine.temperament
 
     @property

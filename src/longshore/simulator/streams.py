@@ -254,6 +254,7 @@ class Input:
 
     @property
     def full(self) -> bool:
+        """Whether the pipe takes no more for now."""
         return self._size > PIPE_SIZE
 
     def feed(self, data: bytes) -> None:
@@ -304,6 +305,7 @@ class Input:
         return asyncio.StreamWriter(transport, protocol, None, loop)
 
     def forget(self, writer: InputTransport) -> None:
+        """One that wrote to it has let go."""
         self._writers.discard(writer)
 
 

@@ -1,0 +1,246 @@
+"""The directions of the design: front ends -> engine -> protocols <- platforms; read from the sources themselves.
+
+docs/architecture.md draws the picture. An import for type checkers alone counts as one, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import longshore
+from longshore import simulator, sync
+
+SOURCE = Path(longshore.__file__).parent
+PLATFORMS = ("oci", "hcs", "simulator")
+
+PROTOCOLS = {"compute", "errors", "spec"}
+"""The seam, and the words that both of its sides use."""
+
+TOOLS = {"files", "inotify", "tasks", "trees", "watching"}
+"""Small helps that know nothing of containers."""
+
+STATE = {"store", "files"}
+"""What a platform may ask of the state directory: where it is, so that no container sees it; which boot this is."""
+
+SHARED_JOBS = {"documents", "translate", "stdio", "service", "layers"}
+"""Jobs that each platform has, in files of the same name."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import of a module of the package: who, whom, where, and whether only for type checkers."""
+
+    module: str
+    of: str
+    line: int
+    typing_only: bool
+
+    @property
+    def part(self) -> str:
+        """The folder or top-level module that is imported."""
+        return self.of.partition(".")[0]
+
+    def __str__(self) -> str:
+        return f"{self.module.replace('.', '/')}.py:{self.line} imports {self.of}"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+TREES = {module_name(path): (path, ast.parse(path.read_text(encoding="utf-8"))) for path in SOURCE.rglob("*.py")}
+MODULES = sorted(TREES)
+
+
+def is_module(name: str) -> bool:
+    return name in TREES
+
+
+def imports_of(module: str) -> Iterator[Import]:
+    path, tree = TREES[module]
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    package = [each for each in package if each]
+    typing_only = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for child in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        only = node in typing_only
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.partition(".")[0] == "longshore":
+                    yield Import(module, alias.name.partition(".")[2], node.lineno, only)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level == 0:
+                if (node.module or "").partition(".")[0] != "longshore":
+                    continue
+                base = (node.module or "").split(".")[1:]
+            else:
+                base = package[: len(package) - node.level + 1] + (node.module or "").split(".")
+            base = [each for each in base if each]
+            for alias in node.names:
+                whole = ".".join([*base, alias.name])
+                yield Import(module, whole if is_module(whole) else ".".join(base), node.lineno, only)
+
+
+IMPORTS = [each for module in MODULES for each in imports_of(module)]
+
+
+def strangers(imports: Iterator[Import] | list[Import], allowed: set[str]) -> list[str]:
+    return [str(each) for each in imports if each.part not in allowed]
+
+
+def test_the_sources_are_read_as_they_are() -> None:
+    """The other tests here would hold of nothing at all."""
+    assert {"engine", "container", "compute", "host", "oci.service", "simulator.service", ""} <= set(MODULES)
+    assert any((each.module, each.of) == ("host", "oci.service") for each in IMPORTS)
+    assert any((each.module, each.of) == ("oci.service", "compute") for each in IMPORTS)
+    assert any((each.module, each.of) == ("engine", "host") for each in IMPORTS)
+    assert any((each.module, each.of, each.typing_only) == ("host", "store", True) for each in IMPORTS)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_platform_knows_the_protocols_and_nothing_above_them(platform: str) -> None:
+    imports = [each for each in IMPORTS if part_of(each.module) == platform]
+    assert strangers(imports, {platform, *PROTOCOLS, *TOOLS, *(STATE if platform == "oci" else ())}) == []
+
+
+def test_nothing_but_host_knows_a_platform() -> None:
+    wrong = [
+        str(each)
+        for each in IMPORTS
+        if each.part in ("oci", "hcs") and part_of(each.module) not in ("oci", "hcs", "host")
+    ]
+    assert wrong == []
+
+
+def test_the_engine_knows_no_simulator_and_no_front_end() -> None:
+    fronts = {"", "cli", "sync", "blocking"}
+    wrong = [
+        str(each)
+        for each in IMPORTS
+        if each.part in ("simulator", "cli", "sync", "blocking") and part_of(each.module) not in {*fronts, "simulator"}
+    ]
+    assert wrong == []
+
+
+def test_the_protocols_know_nothing_above_them() -> None:
+    imports = [each for each in IMPORTS if each.module in PROTOCOLS and not each.typing_only]
+    assert strangers(imports, PROTOCOLS) == []
+
+
+def test_the_tools_know_no_containers() -> None:
+    imports = [each for each in IMPORTS if each.module in TOOLS and not each.typing_only]
+    assert strangers(imports, {*TOOLS, "errors"}) == []
+
+
+def test_only_host_looks_at_the_platform() -> None:
+    wrong = []
+    for module, (_, tree) in TREES.items():
+        for node in ast.walk(tree):
+            asks = (isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.platform") or (
+                isinstance(node, ast.ImportFrom) and node.module == "sys" and "platform" in [a.name for a in node.names]
+            )
+            imports = isinstance(node, ast.Import) and any(alias.name == "platform" for alias in node.names)
+            if (asks or imports) and module != "host":
+                wrong.append(f"{module}:{node.lineno}")  # type: ignore[attr-defined]
+    assert wrong == []
+
+
+def in_a_fresh_interpreter(source: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("module", [each for each in MODULES if not each.startswith("cli") and each])
+def test_every_module_can_be_imported_first(module: str) -> None:
+    """No import works only because another came before it; `hcs` on Linux, `oci` where there is no runtime."""
+    done = in_a_fresh_interpreter(f"import longshore.{module}")
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_the_engine_and_the_simulator_need_nothing_that_only_unix_has() -> None:
+    """As on Windows: what its Python lacks is hidden; asyncio itself is loaded before."""
+    done = in_a_fresh_interpreter(
+        "import asyncio, asyncio.unix_events, subprocess, tempfile, shutil, sys\n"
+        "for name in ('fcntl', 'termios', 'pwd', 'grp', 'resource', 'pty', 'tty', 'syslog'):\n"
+        "    sys.modules[name] = None\n"
+        "import longshore.sync, longshore.simulator, longshore.hcs\n"
+        "for name in longshore.__all__:\n"
+        "    getattr(longshore, name)\n"
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_the_import_of_the_package_loads_nothing_of_it() -> None:
+    done = in_a_fresh_interpreter(
+        "import sys, longshore\n"
+        "print([name for name in sys.modules if name.partition('.')[0] in ('asyncio', 'ctypes', 'click', 'msgspec')"
+        " or name.startswith('longshore.')])"
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_platforms_do_the_same_job_in_a_file_of_the_same_name() -> None:
+    begun = [each for each in ("oci", "hcs") if is_module(f"{each}.service")]
+    assert "oci" in begun
+    for platform in begun:
+        assert {job for job in SHARED_JOBS if not is_module(f"{platform}.{job}")} == set(), platform
+
+
+PUBLIC_CLASSES = {*longshore.__all__, *sync.__all__, *simulator.__all__}
+"""Classes that users hold: each of their public methods explains itself. Of others, the class does."""
+
+PROTOCOLS_OF_USERS = {node.name for node in TREES["compute"][1].body if isinstance(node, ast.ClassDef)}
+SELF_EVIDENT = {"pid", "token", "id", "streams", "name"}
+
+PARTS_OF_A_VERB = {"run", "show", "before"}
+"""What each file of the command line has: its module's docstring says what the verb does."""
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def public(body: list[ast.stmt]) -> list[Definition]:
+    return [node for node in body if isinstance(node, Definition) and not node.name.startswith("_")]
+
+
+def without_docstring(module: str) -> Iterator[str]:
+    """Names of what is public and says nothing of itself."""
+    path, tree = TREES[module]
+    if tree.body and not ast.get_docstring(tree):
+        yield f"{path.name} itself"
+    verb = part_of(module) == "cli"
+    implements = {
+        method.name
+        for node in public(TREES["compute"][1].body)
+        if isinstance(node, ast.ClassDef)
+        for method in node.body
+        if isinstance(method, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    for node in public(tree.body):
+        if not ast.get_docstring(node) and not (verb and node.name in PARTS_OF_A_VERB):
+            yield node.name
+        if isinstance(node, ast.ClassDef) and node.name in PUBLIC_CLASSES | PROTOCOLS_OF_USERS:
+            promised = SELF_EVIDENT if module == "compute" else implements if part_of(module) in PLATFORMS else set()
+            for method in public(node.body):
+                if not ast.get_docstring(method) and method.name not in promised:
+                    yield f"{node.name}.{method.name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_thing_has_a_docstring(module: str) -> None:
+    assert list(without_docstring(module)) == []
