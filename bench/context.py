@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -17,7 +18,6 @@ import peers
 from bare import Bare
 from measure import Subject
 
-import longshore
 from longshore.engine import Engine
 from longshore.errors import NotSupported
 from longshore.oci.probe import must_hide_unified
@@ -175,10 +175,16 @@ class Bench:
 
     def _interpreter(self) -> tuple[str, str]:
         """The distribution's python3, which is what most users have, where it can import longshore as it is here."""
-        import msgspec
-
-        parts = [Path(longshore.__file__).parents[1], Path(msgspec.__file__).parents[1]]
-        path = os.pathsep.join(dict.fromkeys(map(str, parts)))
+        # nothing but what an installation has: a package of the tests may be imported by others if it is there
+        path = str(self.work / "site")
+        os.mkdir(path)
+        for name in ("longshore", "msgspec"):
+            found = importlib.util.find_spec(name)
+            assert found is not None
+            assert found.origin is not None
+            os.symlink(Path(found.origin).parent, f"{path}/{name}")
+        for metadata in Path(found.origin).parents[1].glob("longshore-*.dist-info"):
+            os.symlink(metadata, f"{path}/{metadata.name}")
         check = "import longshore.cli, msgspec"
         if os.path.exists(DISTRIBUTION_PYTHON):
             tried = subprocess.run(
