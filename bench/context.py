@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import shutil
 import subprocess
@@ -179,11 +179,9 @@ class Bench:
         path = str(self.work / "site")
         os.mkdir(path)
         for name in ("longshore", "msgspec"):
-            found = importlib.util.find_spec(name)
-            assert found is not None
-            assert found.origin is not None
-            os.symlink(Path(found.origin).parent, f"{path}/{name}")
-        for metadata in Path(found.origin).parents[1].glob("longshore-*.dist-info"):
+            package = Path(importlib.import_module(name).__file__ or "").parent
+            os.symlink(package, f"{path}/{name}")
+        for metadata in package.parent.glob("longshore-*.dist-info"):
             os.symlink(metadata, f"{path}/{metadata.name}")
         check = "import longshore.cli, msgspec"
         if os.path.exists(DISTRIBUTION_PYTHON):
