@@ -10,7 +10,6 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from longshore.logs import LogRecord
 
 from longshore.compute import DEVNULL, PIPE, Cause
 from longshore.engine import Engine
@@ -23,6 +22,7 @@ from longshore.errors import (
     TimeLimit,
 )
 from longshore.events import Event
+from longshore.logs import LogRecord
 
 from ..leftovers import leftovers
 
@@ -50,12 +50,18 @@ async def test_run_leaves_nothing(engine: Engine, state: Path) -> None:
 
 async def test_exit_137_and_sigkill_differ(engine: Engine) -> None:
     features = await engine.features()
-    left = await engine.run("host", ["sh", "-c", "exit 137"])
-    killed = await engine.run("host", ["sh", "-c", "kill -9 $$"])
-    assert left.exit_code == killed.exit_code == 137
+    box = await engine.launch("box", root="host", args=SLEEP)
+    left = await (await box.exec(["sh", "-c", "sleep 0.3; exit 137"])).wait()
+    killed = await (await box.exec(["sh", "-c", "sleep 0.3; kill -9 $$"])).wait()
+    assert left.code == killed.code == 137
     if features.items["wait-status"].supported:
-        assert (left.exit.signal, killed.exit.signal) == (None, 9)
-        assert killed.exit.cause is Cause.SIGNALLED
+        assert (left.signal, left.cause) == (None, Cause.EXITED)
+        assert (killed.signal, killed.cause, killed.signal_inferred) == (9, Cause.SIGNALLED, False)
+
+
+async def test_a_signal_that_a_small_init_passes_on_as_a_code_is_marked_as_inferred(engine: Engine) -> None:
+    done = await engine.run("host", ["sh", "-c", "kill -9 $$"], init=True)
+    assert (done.exit_code, done.exit.signal, done.exit.signal_inferred) == (137, 9, True)
 
 
 async def test_a_python_program_of_the_machine_runs(engine: Engine) -> None:

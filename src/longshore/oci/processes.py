@@ -6,6 +6,7 @@ import fcntl
 import os
 import select
 import signal
+import stat
 import struct
 import termios
 import time
@@ -25,6 +26,7 @@ PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info of 64 bytes)
 PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_INFO = struct.Struct("=QQ11Ii")
 
+PTS_MAJORS = range(136, 144)  # UNIX98 terminals (Documentation/admin-guide/devices.txt)
 SETTLE_LIMIT = 1.0  # seconds that killed processes of a paused container may take to be gone
 
 
@@ -49,7 +51,7 @@ def alive(pid: int, start: int | None) -> bool:
     fields = _stat(pid)
     if fields is None or fields[0] in (b"Z", b"X"):
         return False
-    return start is None or int(fields[19]) == start
+    return int(fields[19]) == start  # without a start time it was gone before it could be looked at
 
 
 def open_pidfd(pid: int, start: int | None) -> int | None:
@@ -229,6 +231,26 @@ def _wait_and_freeze(pidfds: list[int], cgroup: Cgroup) -> None:
     if cgroup.pids():
         with suppress(OSError):
             cgroup.freeze()
+
+
+def resize_terminal(pid: int, start: int | None, rows: int, columns: int) -> bool:
+    """Set the size of the terminal that a process has as one of its standard streams (tty_ioctl(4)); the kernel tells
+    those in its foreground. False if it has none, or is gone."""
+    if not alive(pid, start):
+        return False
+    for stream in (0, 1, 2):
+        path = f"/proc/{pid}/fd/{stream}"
+        with suppress(OSError):
+            found = os.stat(path)
+            if not (stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) in PTS_MAJORS):
+                continue
+            fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            finally:
+                os.close(fd)
+            return True
+    return False
 
 
 def has_passed_on_everything(pid: int, ours: Collection[int]) -> bool:

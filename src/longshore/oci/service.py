@@ -23,7 +23,7 @@ from .bundle import Bundle, plan_bundle, prepare
 from .cgroup import ROOT, Cgroup
 from .runtime import Runtime
 from .system import LEAF, OciSystem, SystemToken, delete_state, read_pid, run_direct
-from .watch import KeptProcess, OciProcess, ProcessToken, StrangerProcess
+from .watch import KeptProcess, OciProcess, StrangerProcess, identify
 
 ABANDON_LIMIT = 60.0
 
@@ -131,15 +131,14 @@ class OciService:
         try:
             pid = await conmon.create(argv, runtime, id, place, command_name=spec.command[0], steps=bundle.steps)
             monitor = read_pid(place.run / "monitor.pid")
-            token = None if monitor is None else ProcessToken(monitor, processes.start_time(monitor))
-            if token is None:
+            if monitor is None:
                 raise ServiceError("conmon create", id, "the monitor left no pid file")
+            token = identify(monitor)
             group = Cgroup(f"{cgroup}/{LEAF}", root=self._cgroups)
             process = KeptProcess(
                 id,
                 "init",
-                pid,
-                processes.start_time(pid),
+                identify(pid, wrapped=spec.init),
                 group,
                 run=place.run,
                 monitor=token,
@@ -194,6 +193,7 @@ class OciService:
                 size=spec.size or ((24, 80) if spec.terminal else None),
                 pass_fds=pass_fds,
                 steps=list(bundle.steps),
+                wrapped=spec.init,
             )
         except BaseException:
             await shielded(self._clear(system))
@@ -224,15 +224,14 @@ class OciService:
             process = KeptProcess(
                 id,
                 "init",
-                known.init.pid,
-                known.init.start,
+                known.init,
                 group,
                 run=place.run,
                 monitor=known.monitor,
                 terminal=known.terminal,
             )
         else:
-            process = StrangerProcess(id, "init", known.init.pid, known.init.start, group)
+            process = StrangerProcess(id, "init", known.init, group)
         process.watch()
         return OciSystem(
             id,

@@ -21,7 +21,7 @@ from .cgroup import Cgroup
 from .launch import Child
 from .runtime import VERB_LIMIT, Runtime
 from .stdio import Wiring
-from .watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, StrangerProcess, ended
+from .watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, StrangerProcess, ended, identify
 
 if TYPE_CHECKING:
     from .launch import MountStep
@@ -98,6 +98,7 @@ async def run_direct(
     size: tuple[int, int] | None,
     pass_fds: list[int],
     steps: list[MountStep] | None = None,
+    wrapped: bool = False,
     limit: float = START_LIMIT,
 ) -> DirectProcess:
     """Start `run` or `exec` of a runtime with streams of the caller's; returns when the process has its pid."""
@@ -122,8 +123,7 @@ async def run_direct(
             process = DirectProcess(
                 container_id,
                 name,
-                pid,
-                processes.start_time(pid),
+                identify(pid, wrapped=wrapped),
                 cgroup,
                 child=child,
                 wiring=wiring,
@@ -180,7 +180,7 @@ class OciSystem:
             SystemToken(
                 runtime=self.runtime.path,
                 cgroup=self.parent.path,
-                init=msgspec.json.decode(init.token, type=ProcessToken),
+                init=init.identity,
                 monitor=self.monitor,
                 terminal=self._terminal,
                 stdin=self._stdin,
@@ -248,7 +248,7 @@ class OciSystem:
         if entry is not None:
             noted = entry
             with noted.open("a") as file:
-                file.write(f"{started.start or ''}\n")
+                file.write(f"{started.identity.start or ''}\n")
             started._exit.add_done_callback(lambda _: noted.unlink(missing_ok=True))
         self._execs.add(started)
         started._exit.add_done_callback(lambda _: self._execs.discard(started))
@@ -264,7 +264,7 @@ class OciSystem:
         found = msgspec.json.decode(token, type=ProcessToken)
         if self.init is not None and found.pid == self.init.pid:
             return self.init
-        process = StrangerProcess(self.id, "", found.pid, found.start, self.cgroup)
+        process = StrangerProcess(self.id, "", found, self.cgroup)
         process.watch()
         return process
 

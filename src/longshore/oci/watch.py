@@ -30,11 +30,17 @@ KILL = int(signal.SIGKILL)
 REAP_LIMIT = 2.0  # seconds until a dead process's new parent has reaped it (pid 1 may take its time)
 
 
-class ProcessToken(msgspec.Struct):
-    """What finds a process again: a pid alone never does."""
+class ProcessToken(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What finds a process again: a pid alone never does. Without `start` it was gone before it could be looked at."""
 
     pid: int
-    start: int | None
+    start: int | None = None
+    wrapped: bool = False  # a small init that ends with 128 + n when what it runs dies of signal n
+
+
+def identify(pid: int, *, wrapped: bool = False) -> ProcessToken:
+    """The identity of a process that has this pid now."""
+    return ProcessToken(pid, processes.start_time(pid), wrapped)
 
 
 async def ended(pidfd: int) -> None:
@@ -69,44 +75,20 @@ async def reaped_status(pidfd: int) -> int | None:
         pause = min(pause * 2, 0.05)
 
 
-def from_status(raw: int, at: datetime, pid: int | None, started_at: datetime | None) -> Exit:
-    """The exit record of a raw wait status (wait(2))."""
-    if os.WIFSIGNALED(raw):
-        number = os.WTERMSIG(raw)
-        return Exit(code=128 + number, signal=number, cause=Cause.SIGNALLED, at=at, pid=pid, started_at=started_at)
-    return Exit(code=os.WEXITSTATUS(raw), at=at, pid=pid, started_at=started_at)
-
-
-def from_code(code: int, raw: int | None, at: datetime, pid: int | None, started_at: datetime | None) -> Exit:
-    """The exit record of a code in which runtime and monitor report signal n as 128 + n."""
-    if raw is not None:
-        return from_status(raw, at, pid, started_at)
-    if 128 < code <= 128 + 64:
-        return Exit(
-            code=code,
-            signal=code - 128,
-            cause=Cause.SIGNALLED,
-            at=at,
-            pid=pid,
-            started_at=started_at,
-            signal_inferred=True,
-        )
-    return Exit(code=code, at=at, pid=pid, started_at=started_at)
-
-
 class OciProcess:
     """One process; `_watch` of each kind tells how its end is known. The watching task is owned here."""
 
-    def __init__(self, container_id: str, name: str, pid: int, start: int | None, cgroup: Cgroup) -> None:
+    def __init__(self, container_id: str, name: str, identity: ProcessToken, cgroup: Cgroup) -> None:
         self.container_id = container_id
         self.name = name
+        self.identity = identity
         self.streams = Streams()
         self.failure: LongshoreError | None = None  # it turned out that it never ran
         self.started_at: datetime | None = now()
-        self._pid = pid
-        self._start = start
+        self._pid = identity.pid
+        self._start = identity.start
         self._cgroup = cgroup
-        self._pidfd = processes.open_pidfd(pid, start)
+        self._pidfd = None if identity.start is None else processes.open_pidfd(identity.pid, identity.start)
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
 
@@ -115,13 +97,35 @@ class OciProcess:
         return self._pid
 
     @property
-    def start(self) -> int | None:
-        """When it began, as the kernel counts: with the pid it names the process."""
-        return self._start
-
-    @property
     def token(self) -> bytes:
-        return msgspec.json.encode(ProcessToken(self._pid, self._start))
+        return msgspec.json.encode(self.identity)
+
+    def from_status(self, raw: int, at: datetime) -> Exit:
+        """The exit record of a raw wait status (wait(2))."""
+        if os.WIFSIGNALED(raw):
+            return self._signalled(os.WTERMSIG(raw), at)
+        code = os.WEXITSTATUS(raw)
+        return self.from_code(code, at) if self.identity.wrapped else self._exited(code, at)
+
+    def from_code(self, code: int, at: datetime) -> Exit:
+        """The exit record of a code in which signal n is told as 128 + n: by a runtime, a monitor, a small init."""
+        if 128 < code <= 128 + 64:
+            return self._signalled(code - 128, at, inferred=True)
+        return self._exited(code, at)
+
+    def _exited(self, code: int, at: datetime) -> Exit:
+        return Exit(code=code, at=at, pid=self._pid, started_at=self.started_at)
+
+    def _signalled(self, number: int, at: datetime, *, inferred: bool = False) -> Exit:
+        return Exit(
+            code=128 + number,
+            signal=number,
+            cause=Cause.SIGNALLED,
+            at=at,
+            pid=self._pid,
+            started_at=self.started_at,
+            signal_inferred=inferred,
+        )
 
     def watch(self) -> None:
         """Begin to wait for the end."""
@@ -176,7 +180,8 @@ class OciProcess:
             self.streams.stdin.close()
 
     async def resize(self, rows: int, columns: int) -> None:
-        raise InvalidState("resize a terminal of", self.container_id, "one without a terminal")
+        if not processes.resize_terminal(self._pid, self._start, rows, columns):
+            raise InvalidState("resize a terminal of", self.container_id, "one without a terminal")
 
     async def close(self) -> None:
         if self._task is not None:
@@ -195,8 +200,7 @@ class DirectProcess(OciProcess):
         self,
         container_id: str,
         name: str,
-        pid: int,
-        start: int | None,
+        identity: ProcessToken,
         cgroup: Cgroup,
         *,
         child: Child,
@@ -206,7 +210,7 @@ class DirectProcess(OciProcess):
         verb: str,
         command: str,
     ) -> None:
-        super().__init__(container_id, name, pid, start, cgroup)
+        super().__init__(container_id, name, identity, cgroup)
         self.child = child
         self._wiring = wiring
         self._runtime = runtime
@@ -229,7 +233,7 @@ class DirectProcess(OciProcess):
                 return self._unknown(at)
             await ended(self._pidfd)
             raw = await reaped_status(self._pidfd)
-            return self._unknown(now()) if raw is None else from_status(raw, now(), self._pid, self.started_at)
+            return self._unknown(now()) if raw is None else self.from_status(raw, now())
         if status != 0 and last_error(self._log):
             self.failure = self._runtime.failure(
                 self._verb, self._log, self.container_id, command=self._command, status=status
@@ -238,7 +242,7 @@ class DirectProcess(OciProcess):
         raw = None
         if status > 128 and self._pidfd is not None:
             raw = processes.wait_status(self._pidfd)  # the runtime has reaped it: known at once, or never
-        return from_code(status, raw, at, self._pid, self.started_at)
+        return self.from_code(status, at) if raw is None else self.from_status(raw, at)
 
     async def _outlived_by_runtime(self) -> Exit | None:
         """The exit of a process whose runtime does not end with it; None if the runtime did, or can tell it.
@@ -258,7 +262,7 @@ class DirectProcess(OciProcess):
             raw = None if pidfd is None else processes.wait_status(pidfd)
             self._releasing = asyncio.create_task(self._release_runtime(), name=f"end of the runtime of {self.name}")
             if raw is not None:
-                return from_status(raw, at, self._pid, self.started_at)
+                return self.from_status(raw, at)
             await self._releasing
             return None
         finally:
@@ -291,8 +295,9 @@ class DirectProcess(OciProcess):
             await super().resize(rows, columns)
             return
         set_terminal_size(self._wiring.control, (rows, columns))
-        # a runtime in the foreground copies our terminal's size to the container's on this signal (runc tty.go)
-        self.child.kill(signal.SIGWINCH)
+        if not processes.resize_terminal(self._pid, self._start, rows, columns):
+            # a runtime in the foreground copies our terminal's size to the container's on this signal (runc's tty.go)
+            self.child.kill(signal.SIGWINCH)
 
     async def close(self) -> None:
         await super().close()
@@ -313,15 +318,14 @@ class KeptProcess(OciProcess):
         self,
         container_id: str,
         name: str,
-        pid: int,
-        start: int | None,
+        identity: ProcessToken,
         cgroup: Cgroup,
         *,
         run: Path,
         monitor: ProcessToken,
         terminal: bool,
     ) -> None:
-        super().__init__(container_id, name, pid, start, cgroup)
+        super().__init__(container_id, name, identity, cgroup)
         self._files = run
         self._terminal = terminal
         self._monitor_fd = processes.open_pidfd(monitor.pid, monitor.start)
@@ -345,10 +349,10 @@ class KeptProcess(OciProcess):
                 if pidfd is None:  # it ended before we looked
                     at = datetime.fromtimestamp(mtime, UTC)
                 raw = processes.wait_status(pidfd) if pidfd is not None and code > 128 else None
-                return from_code(code, raw, at, self._pid, self.started_at)
+                return self.from_code(code, at) if raw is None else self.from_status(raw, at)
             raw = await reaped_status(pidfd) if pidfd is not None else None
             if raw is not None:
-                return from_status(raw, at, self._pid, self.started_at)
+                return self.from_status(raw, at)
             return Exit(code=None, cause=Cause.MONITOR_LOST, at=at, pid=self._pid, started_at=self.started_at)
         finally:
             if pidfd is not None:
@@ -363,6 +367,8 @@ class KeptProcess(OciProcess):
     async def resize(self, rows: int, columns: int) -> None:
         if not self._terminal:
             await super().resize(rows, columns)
+            return
+        if processes.resize_terminal(self._pid, self._start, rows, columns):
             return
         try:
             await conmon.resize(self._files, rows, columns)
@@ -381,4 +387,4 @@ class StrangerProcess(OciProcess):
         raw = await reaped_status(self._pidfd)
         if raw is None:
             return Exit(code=None, cause=Cause.MONITOR_LOST, at=at, pid=self._pid)
-        return from_status(raw, at, self._pid, None)
+        return self.from_status(raw, at)
