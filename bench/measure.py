@@ -206,3 +206,23 @@ def lines(result: RowResult) -> list[str]:
 
 
 HEADER = f"  {'':<30} {'median':>8}  {'quartiles':>15}  {'min…max':>15}  ratio"
+
+
+def markdown(results: list[RowResult]) -> str:
+    """The table for docs/performance.md."""
+    told = ["| | median | quartiles | ratio | aim |", "|---|--:|--:|--:|---|"]
+    for result in results:
+        told.append(f"| **{result.title}** (`{result.name}`, {result.unit}) | | | | |")
+        for item in result.results:
+            if item.median is None:
+                told.append(f"| {item.subject.name} | - | {item.subject.why_not or 'failed'} | | |")
+                continue
+            low, high = item.quartiles or (item.median, item.median)
+            ratio = "" if item.ratio is None else f"{item.ratio:.2f}× {item.subject.against}"
+            aim = ""
+            if item.subject.aim is not None:
+                met = {True: "met", False: "**missed**", None: "not compared"}[item.met(result.unit)]
+                aim = f"{item.subject.aim.told(result.unit)}: {met}"
+            spread = f"{number(low)}…{number(high)}"
+            told.append(f"| {item.subject.name} | {number(item.median)} | {spread} | {ratio} | {aim} |")
+    return "\n".join(told) + "\n"

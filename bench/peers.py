@@ -26,7 +26,18 @@ MILLI = 1000.0
 
 # what the peers leave on a machine that had no such thing before
 TRACES = tuple(
-    map(Path, ("/var/lib/containers/cache", "/run/containerd", "/run/docker", "/run/libpod", "/run/crun", "/run/runc"))
+    map(
+        Path,
+        (
+            "/var/lib/containers/cache",
+            "/run/containerd",
+            "/run/docker",
+            "/run/libpod",
+            "/dev/shm/libpod_lock",
+            "/run/crun",
+            "/run/runc",
+        ),
+    )
 )
 
 

@@ -34,7 +34,7 @@ import rows_scale
 import rows_store
 import rows_streams
 from context import Bench
-from measure import HEADER, RowMaker, RowResult, lines, measure
+from measure import HEADER, RowMaker, RowResult, lines, markdown, measure
 
 ROWS: list[RowMaker] = [*rows_processes.ROWS, *rows_streams.ROWS, *rows_store.ROWS, *rows_scale.ROWS]
 
@@ -93,6 +93,8 @@ async def main(arguments: argparse.Namespace) -> int:
             results.append(result)
             failed += sum(bool(item.error) for item in result.results)
             print("\n" + "\n".join(lines(result)), flush=True)
+    if arguments.markdown:
+        Path(arguments.markdown).write_text(markdown(results))
     if arguments.json:
         document = {"machine": where, "quick": arguments.quick, "rows": [result.document() for result in results]}
         Path(arguments.json).write_text(json.dumps(document, indent=1) + "\n")
@@ -105,6 +107,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--rows", metavar="PATTERN", help="only these rows: names or patterns, with commas between")
     parser.add_argument("--json", metavar="FILE", help="write every sample to FILE")
+    parser.add_argument("--markdown", metavar="FILE", help="write the table to FILE, as docs/performance.md has it")
     parser.add_argument("--quick", action="store_true", help="a smoke run of seconds: few rounds, small amounts")
     parser.add_argument("--no-peers", action="store_true", help="leave docker, podman and bwrap out")
     parser.add_argument("--runtimes", default="crun,runc", help="which runtimes (%(default)s)")
