@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -70,7 +71,7 @@ async def test_a_bad_spec_is_refused_with_the_field_and_nothing_is_left(engine: 
         await engine.create("box", root=root, args=args, **values)
     assert caught.value.field.startswith(field), caught.value
     assert await engine.list() == []
-    assert leftovers(state) == []
+    assert leftovers(state, engine_open=True) == []
     await engine.run("host", TRUE, name="box")  # the id is free
 
 
@@ -117,8 +118,7 @@ async def test_a_command_that_cannot_run_is_told_apart(
     assert command in str(caught.value)
     for info in await engine.list():
         await (await engine.get(info.id)).delete(force=True)
-    await asyncio.sleep(0)
-    assert [line for line in leftovers(state) if "run/leases" not in line and "keeper.sh" not in line] == []
+    assert leftovers(state, engine_open=True) == []
 
 
 async def test_a_taken_id_is_refused_whoever_took_it(engine: Engine, state: Path) -> None:
@@ -169,7 +169,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A state directory on a file system that is full after a few writes; its mount is this test's own."""
     path = tmp_path / "small"
     path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=200", "small", str(path)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,nr_inodes=4000", "small", str(path)], check=True)
     yield path
     subprocess.run(["umount", str(path)], check=True)
 
@@ -188,7 +188,7 @@ async def test_a_full_disk_is_told_and_the_engine_goes_on(small_disk: Path) -> N
         filler.unlink()
         assert await engine.list() == []
         await engine.run("host", TRUE, name="box")
-    assert leftovers(small_disk) == []
+    assert [line for line in leftovers(small_disk) if " - tmpfs small " not in line] == []
 
 
 async def test_a_state_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
@@ -223,20 +223,52 @@ async def test_an_argument_of_a_hundred_thousand_bytes_arrives(engine: Engine) -
     assert done.stdout == b"100000"
 
 
-async def test_an_environment_of_ten_megabytes_arrives_or_is_refused_with_a_reason(engine: Engine, state: Path) -> None:
-    # the kernel takes at most a quarter of the stack limit for arguments and environment (execve(2))
+async def test_an_environment_that_is_too_large_is_refused_and_one_that_fits_arrives(engine: Engine) -> None:
     env = {f"V{number}": "x" * 100_000 for number in range(100)}
-    with pytest.raises(LongshoreError):
+    with pytest.raises(InvalidSpec, match="kernel takes at most"):
         await engine.run("host", TRUE, env=env)
     assert await engine.list() == []
+    box = await engine.launch("box", root="host", args=["sleep", "infinity"])
+    with pytest.raises(InvalidSpec, match="kernel takes at most"):
+        await box.exec(TRUE, env=env)
+    await box.delete(force=True)
     fitting = {f"V{number}": "x" * 100_000 for number in range(15)}
     done = await engine.run("host", ["sh", "-c", "printf %s ${#V14}"], env=fitting)
     assert done.stdout == b"100000"
 
 
+@pytest.mark.parametrize("content", [b"", b"just words\n", b"#!/no/such/interpreter\n", b"#!\n"])
+@pytest.mark.parametrize("how", ["run", "run without init", "exec"])
+async def test_a_file_that_the_kernel_cannot_run_is_no_exit_code_of_the_command(
+    engine: Engine, tmp_path: Path, content: bytes, how: str
+) -> None:
+    root = tmp_path / "root"
+    for name in ("bin", "lib64", "proc", "dev", "sys"):
+        (root / name).mkdir(parents=True)
+    command = root / "bin" / "odd"
+    command.write_bytes(content)
+    command.chmod(0o755)
+    if how == "exec":
+        box = await engine.launch("box", root="host", args=["sleep", "infinity"], user="root", show=[str(root)])
+        with pytest.raises(CommandNotExecutable):
+            await box.exec([str(command)])
+        await box.delete(force=True)
+    else:
+        with pytest.raises(CommandNotExecutable):
+            await engine.run(f"rootfs:{root}", ["/bin/odd"], init=how == "run")
+
+
+async def test_a_program_without_its_loader_is_told(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    shutil.copy("/bin/true", tmp_path / "bin" / "true")
+    with pytest.raises(CommandNotExecutable, match="loader"):
+        await engine.run(f"rootfs:{tmp_path}", ["/bin/true"])
+
+
 def test_an_ordinary_user_is_told_what_is_missing(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import asyncio, os, sys
+        import longshore.oci.service
         from longshore.engine import Engine
         os.setuid(65534)
         from longshore.errors import NotSupported

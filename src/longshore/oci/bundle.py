@@ -16,6 +16,7 @@ from ..files import store_error
 from ..spec import Rlimit, Spec
 from . import documents as oci
 from . import seccomp, translate
+from .executable import check_format, check_sizes
 from .inroot import Inside
 from .layers import Step
 from .mounts import defaults, user_mounts
@@ -119,7 +120,8 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
     env = translate.environment(spec.env, account, home=home, terminal=spec.terminal)
     cwd = _cwd(spec.cwd, inside, covered)
     args = spec.command
-    command = _find_command(args[0], env=env, cwd=cwd, inside=inside, covered=covered)
+    command = find_command(args[0], env=env, cwd=cwd, inside=inside, covered=covered)
+    _check_execution(id, spec, args, env, command, inside, covered)
     if spec.init:
         init, mount = _init(root)
         # with an init in between, the runtime would not see that the command is missing
@@ -199,6 +201,15 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
     )
 
 
+def _check_execution(
+    id: str, spec: Spec, args: list[str], env: list[str], command: str | None, inside: Inside, covered: list[str]
+) -> None:
+    """What the runtime would tell only by an exit code that looks like the command's."""
+    check_sizes(args, env, stack_limit=next((limit.soft for limit in spec.rlimits if limit.name == "stack"), None))
+    if command and not _under(command, covered):
+        check_format(id, args[0], command, inside, lambda path: _under(path, covered))
+
+
 def _as_dict(config: oci.Config) -> dict[str, Any]:
     profile, config.linux.seccomp = config.linux.seccomp, None
     document: dict[str, Any] = msgspec.to_builtins(config)
@@ -212,6 +223,11 @@ def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Dr
 
     asked = user_mounts(spec.mounts, root.hidden)
     config, reasons = given.build(spec, root, asked, cgroup_path)
+    process = config["process"]
+    args, env = process["args"], process.get("env") or []
+    covered = [mount["destination"] for mount in config.get("mounts") or []]
+    command = find_command(args[0], env=env, cwd=process.get("cwd") or "/", inside=root.inside, covered=covered)
+    _check_execution(id, spec, args, env, command, root.inside, covered)
     if spec.init:
         init, mount = _init(root)
         config.setdefault("mounts", []).extend(msgspec.to_builtins(mount))
@@ -270,7 +286,7 @@ def _under(path: str, folders: list[str]) -> bool:
     return any(normal == folder or normal.startswith(folder + "/") for folder in folders)
 
 
-def _find_command(command: str, *, env: list[str], cwd: str, inside: Inside, covered: list[str]) -> str | None:
+def find_command(command: str, *, env: list[str], cwd: str, inside: Inside, covered: list[str]) -> str | None:
     """Where a command is in the root; None if nowhere, empty text if what is there is not executable.
 
     A place within a mount counts as found: what is there is not looked at.

@@ -135,9 +135,11 @@ def explain(
             r"(exec|open executable|stat)[: ].*no such file or directory", text, re.IGNORECASE
         ):
             return CommandNotFound(container_id, command)
-        if re.search(r"exec.*(permission denied|format error|is a directory|not executable)", text, re.IGNORECASE) or (
-            "permission denied" in text.lower() and command in text
-        ):
+        if (
+            re.search(r"exec.*(permission denied|format error|is a directory|not executable)", text, re.IGNORECASE)
+            or ("permission denied" in text.lower() and command in text)
+            or "open executable: Operation not permitted" in text
+        ):  # crun of a folder
             return CommandNotExecutable(container_id, command, text.rpartition(": ")[2])
     if re.search(r"chdir|cwd", text) and re.search(r"no such file|not a directory|permission", text, re.IGNORECASE):
         return InvalidSpec("cwd", f"the container has no such working directory ({text.rpartition(': ')[2]})")

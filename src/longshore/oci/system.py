@@ -17,7 +17,10 @@ from ..spec import ProcessSpec, Resources
 from ..tasks import in_thread, shielded
 from ..watching import wait_for_file
 from . import conmon, processes, translate
+from .bundle import find_command
 from .cgroup import Cgroup
+from .executable import check_format, check_sizes
+from .inroot import Folder
 from .launch import Child
 from .runtime import VERB_LIMIT, Runtime
 from .stdio import Wiring
@@ -216,6 +219,8 @@ class OciSystem:
         if await self.paused():
             raise InvalidState("exec in", self.id, "paused", hint="resume it first")
         document = translate.process(self.config, process, pid=self.init.pid if self.init else None)
+        check_sizes(document["args"], document["env"])
+        self._check_command(document)
         path = place.run / "process.json"
         path.write_bytes(msgspec.json.encode(document))
         path.chmod(0o600)
@@ -253,6 +258,18 @@ class OciSystem:
         self._execs.add(started)
         started._exit.add_done_callback(lambda _: self._execs.discard(started))
         return started
+
+    def _check_command(self, document: dict[str, Any]) -> None:
+        """What the runtime could tell only by an exit code, in the root as it is now."""
+        with suppress(OSError):  # it has ended: the runtime will say so
+            inside = Folder(f"/proc/{self.init.pid}/root" if self.init else "")
+            try:
+                command: str = document["args"][0]
+                path = find_command(command, env=document["env"], cwd=document["cwd"], inside=inside, covered=[])
+                if path:
+                    check_format(self.id, command, path, inside)
+            finally:
+                inside.close()
 
     async def attach_stdin(self) -> asyncio.StreamWriter:
         try:
