@@ -115,7 +115,7 @@ class Terminal:
         """Wait until `text` is on the screen, after what was expected before; what came before it."""
         deadline = time.monotonic() + limit
         while (found := self.screen.find(text, self._seen)) < 0:
-            assert self._read(max(0.0, deadline - time.monotonic())), f"no {text!r} in {self.screen[self._seen:]!r}"
+            assert self._read(max(0.0, deadline - time.monotonic())), f"no {text!r} in {self.screen[self._seen :]!r}"
         before = self.screen[self._seen : found]
         self._seen = found + len(text)
         return before

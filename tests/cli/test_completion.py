@@ -79,18 +79,36 @@ def test_scripts_are_printed(tmp_path: Path, shell: str) -> None:
     assert "__complete" in Longshore(tmp_path).ok("completion", shell)
 
 
-@pytest.mark.usefixtures("store")
+def program(directory: Path) -> str:
+    """A directory for PATH, in which `longshore` is."""
+    path = directory / "bin"
+    path.mkdir()
+    (path / "longshore").write_text(f'#!/bin/sh\nexec {" ".join(ARGV)} "$@"\n')
+    (path / "longshore").chmod(0o755)
+    return str(path)
+
+
+def lines(longshore: Longshore, directory: Path, *argv: str) -> list[str]:
+    env = longshore.environment | {"PATH": f"{program(directory)}:{longshore.environment['PATH']}"}
+    done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=30, check=False)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
 def test_bash_completes_names_by_the_script(store: Path, tmp_path: Path) -> None:
     longshore = Longshore(store)
-    (tmp_path / "longshore").write_text(f'#!/bin/sh\nexec {" ".join(ARGV)} "$@"\n')
-    (tmp_path / "longshore").chmod(0o755)
     script = longshore.ok("completion", "bash") + (
         'COMP_WORDS=(longshore stop web) COMP_CWORD=2; _longshore; echo "${COMPREPLY[@]}"\n'
         'COMP_WORDS=(longshore run --network "") COMP_CWORD=3; _longshore; echo "${COMPREPLY[@]}"\n'
     )
-    env = longshore.environment | {"PATH": f"{tmp_path}:{longshore.environment['PATH']}"}
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=env, timeout=30, check=False)
-    assert (done.stdout.splitlines(), done.stderr) == (["web web-2", "none host"], "")
+    assert lines(longshore, tmp_path, "bash", "-c", script) == ["web web-2", "none host"]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_fish_completes_names_by_the_script(store: Path, tmp_path: Path) -> None:
+    longshore = Longshore(store)
+    script = longshore.ok("completion", "fish") + 'complete -C "longshore stop w"\n'
+    assert lines(longshore, tmp_path, "fish", "--no-config", "-c", script) == ["web\tcontainer", "web-2\tcontainer"]
 
 
 @pytest.mark.parametrize(("shell", "check"), [("zsh", ["zsh", "-n"]), ("fish", ["fish", "--no-execute"])])

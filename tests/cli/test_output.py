@@ -9,7 +9,8 @@ from longshore.cli.terminal import KeyWatch, parse_keys
 
 
 @pytest.mark.parametrize(
-    "text", ["\x1b[2J", "\x1b]0;title\x07", "a\nb", "a\rb", "\x9b31m", "\u202egnp.exe", "\u2066x", "\0", "\udc80", "\x7f"]
+    "text",
+    ["\x1b[2J", "\x1b]0;title\x07", "a\nb", "a\rb", "\x9b31m", "\u202egnp.exe", "\u2066x", "\0", "\udc80", "\x7f"],
 )
 def test_nothing_that_a_terminal_obeys_gets_through(text: str) -> None:
     shown = escaped(text)

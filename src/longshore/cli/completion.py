@@ -43,9 +43,14 @@ if [ "$funcstack[1]" = _longshore ]; then _longshore; else compdef _longshore lo
 FISH = r"""# longshore completion for fish
 function __longshore_complete
     set -l words (commandline -opc)
-    longshore __complete $words[2..-1] (commandline -ct) 2>/dev/null
+    set -l found (longshore __complete $words[2..-1] (commandline -ct) 2>/dev/null)
+    if test (count $found) -gt 0
+        printf '%s\n' $found
+    else
+        __fish_complete_path (commandline -ct)
+    end
 end
-complete -c longshore -k -a '(__longshore_complete)'
+complete -c longshore -f -k -a '(__longshore_complete)'
 """
 
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}

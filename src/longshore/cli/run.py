@@ -9,7 +9,7 @@ from .output import note, write
 from .parser import Arguments, Option, UsageError, Verb
 
 if TYPE_CHECKING:
-    from ..container import Process
+    from ..container import Container, Process
     from ..engine import Engine
     from ..spec import Spec
 
@@ -27,6 +27,7 @@ RUNNING = (
 async def run(engine: Engine, args: Arguments) -> int:
     import os
 
+    from ..tasks import shielded
     from . import attached, terminal
 
     id = args.name or settings.made_up_name()
@@ -38,22 +39,28 @@ async def run(engine: Engine, args: Arguments) -> int:
     if args.tty and args.interactive and os.isatty(0):
         return await _at_terminal(engine, id, spec, args)
 
+    made: list[Container] = []
+
     async def start(*, stdin: int, stdout: int, stderr: int) -> Process:
         container = await engine.launch(id, spec, stdin=stdin, stdout=stdout, stderr=stderr)
+        made.append(container)
         assert container.init is not None
         return container.init
 
-    if args.tty:
-        process = await start(stdin=attached.PIPE, stdout=attached.PIPE, stderr=attached.STDOUT)
-        exit = await attached.with_terminal(process, stdin=args.interactive, timeout=args.timeout)
-    else:
-        process, exit = await attached.plain(
-            start, stdin=args.interactive, share=True, timeout=args.timeout, sig_proxy=args.sig_proxy
-        )
-    code = attached.exit_code(exit, f"container `{id}`", process)
-    if code == 124 and exit.cause == "time_limit":
+    try:
+        if args.tty:
+            process = await start(stdin=attached.PIPE, stdout=attached.PIPE, stderr=attached.STDOUT)
+            exit = await attached.with_terminal(process, stdin=args.interactive, timeout=args.timeout)
+        else:
+            process, exit = await attached.plain(
+                start, stdin=args.interactive, share=True, timeout=args.timeout, sig_proxy=args.sig_proxy
+            )
+    finally:
+        for container in made:
+            await shielded(container.delete(force=True))
+    if exit.cause == "time_limit":
         note(f"container `{id}` did not end within {args.timeout:g} s, and was killed")
-    return code
+    return attached.exit_code(exit, f"container `{id}`", process)
 
 
 async def _detached(engine: Engine, id: str, args: Arguments) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import select
 import signal
 import termios
 import tty
@@ -115,9 +116,11 @@ async def typed(fd: int) -> AsyncIterator[bytes]:
         while True:
             await ready.wait()
             ready.clear()
+            if not select.select([fd], [], [], 0)[0]:
+                continue  # told once more while we were reading: a read would block, and all of us with it
             try:
                 data = os.read(fd, 1 << 16)
-            except (BlockingIOError, InterruptedError):
+            except BlockingIOError:
                 continue
             except OSError:  # EIO: the terminal was hung up
                 return
