@@ -10,7 +10,6 @@ import asyncio
 import atexit
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -26,8 +25,9 @@ log = logging.getLogger("longshore.sync")
 EXIT_LIMIT = 30.0  # seconds that the end of the program waits for engines left open; the rest is their keepers'
 STOP_LIMIT = 10.0  # seconds for the loop's thread to end once nothing is left to do
 
-# Where no signal wakes a thread that waits for a lock (Windows), it wakes by itself, so that Ctrl-C is heard.
-_SLICE = -1.0 if hasattr(signal, "pthread_kill") else 0.2
+# A signal that comes just before its thread begins to wait for a lock does not wake it, and on Windows none does.
+# The main thread, which is the one that hears Ctrl-C, therefore looks up from its wait: soon at first, then rarely.
+FIRST_LOOK, LAST_LOOK = 0.02, 0.5  # seconds
 
 
 class _Call(Generic[T]):
@@ -42,6 +42,8 @@ class _Call(Generic[T]):
 
     def start(self) -> None:
         """In the loop: begin."""
+        if self._ended:
+            return
         self._task = asyncio.get_running_loop().create_task(self._coroutine)
         self._task.add_done_callback(self._done)
 
@@ -55,8 +57,9 @@ class _Call(Generic[T]):
 
     def drop(self) -> None:
         """Where there is no loop to take it: it never ran."""
-        if self._task is None:
+        if self._task is None and not self._ended:
             self._coroutine.close()
+            self._end()
 
     def _done(self, task: asyncio.Task[T]) -> None:
         if not task.cancelled():
@@ -70,15 +73,18 @@ class _Call(Generic[T]):
     def wait(self, limit: float | None = None) -> bool:
         """Wait for its end, at most `limit` seconds; False if that did not come."""
         deadline = None if limit is None else time.monotonic() + limit
+        look = FIRST_LOOK if threading.current_thread() is threading.main_thread() else -1.0
         while not self._ended:
-            slice = _SLICE
+            slice = look
             if deadline is not None:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
-                slice = left if _SLICE < 0 else min(left, _SLICE)
+                slice = left if look < 0 else min(left, look)
             if self._lock.acquire(timeout=slice):
                 self._lock.release()  # for the next one who waits
+            if look > 0:
+                look = min(look * 2, LAST_LOOK)
         return True
 
     def result(self) -> T:
@@ -101,6 +107,7 @@ class LoopThread:
         self._lock = threading.RLock()  # a signal handler may call while its own thread holds it
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._early: list[Callable[[], object]] = []  # what is to be called once there is a loop
         self._stop: asyncio.Future[None] | None = None
         self._final: _Call[None] | None = None
         self._closed = False
@@ -117,36 +124,43 @@ class LoopThread:
         with self._lock:
             if self._closed:
                 raise EngineClosed
-            if self._loop is None:
-                self._start()
-            elif self._thread is threading.current_thread():
+            if self._thread is threading.current_thread():
                 raise RuntimeError("a blocking call in the engine's own thread would wait for itself")
-            assert self._loop is not None
-            self._loop.call_soon_threadsafe(callback)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(callback)
+                return
+            self._early.append(callback)
+            if self._thread is None:
+                self._start()
 
     def _start(self) -> None:
-        loop = asyncio.new_event_loop()
-        stop = loop.create_future()
         # a daemon: the end of the program must not wait for it before it has been told (see _at_exit)
-        thread = threading.Thread(target=self._run, args=(loop, stop), name="longshore", daemon=True)
-        try:
-            thread.start()
-        except BaseException:
-            loop.close()
-            raise
-        self._loop, self._stop, self._thread = loop, stop, thread
+        thread = threading.Thread(target=self._run, name="longshore", daemon=True)
         _running.add(self)
         # the last registered is the first called: before what the engine's own parts have registered, as the
-        # temporary directory of an engine with a service of its own
+        # removal of the state directory that an engine with a service of its own has
         atexit.unregister(_at_exit)
         atexit.register(_at_exit)
+        thread.start()  # interrupted in here, it may run or not: who comes next starts another, and one of them goes
+        self._thread = thread
 
-    @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop, stop: asyncio.Future[None]) -> None:
-        async def until_stopped() -> None:
-            await stop
+    def _run(self) -> None:
+        # the loop is made here, where no signal handler can interrupt that
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:  # its end cancels what is left
+            loop = runner.get_loop()
+            with self._lock:
+                if self._closed or self._loop is not None:
+                    return
+                self._thread = threading.current_thread()
+                self._loop, stop = loop, loop.create_future()
+                self._stop = stop
+                for callback in self._early:
+                    loop.call_soon(callback)
+                self._early.clear()
 
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:  # cancels what is left, and waits for that
+            async def until_stopped() -> None:
+                await stop
+
             runner.run(until_stopped())
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:

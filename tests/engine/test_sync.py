@@ -31,7 +31,7 @@ from longshore import container, engine, loop_thread, sync
 from longshore.simulator import Process, Simulator, Temperament
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LIMIT = 30  # seconds after which a test that hangs is interrupted
+LIMIT = 60  # seconds after which a test that hangs is interrupted
 TWINS = {
     sync.Engine: engine.Engine,
     sync.Container: container.Container,
@@ -735,6 +735,29 @@ def test_ctrl_c_kills_and_removes_a_real_run(state: Path, whom: str) -> None:
     assert err.rstrip().endswith(b"KeyboardInterrupt"), err
     assert program.returncode == -signal.SIGINT
     assert time.monotonic() - begin < 10
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_ctrl_c_at_any_moment_of_a_real_run_is_heard_and_leaves_nothing(state: Path) -> None:
+    source = 'import longshore.sync; print("go", flush=True); longshore.run("host", ["sleep", "60"])'
+    for turn in range(24):
+        program = subprocess.Popen(
+            [sys.executable, "-c", source],
+            env={**os.environ, "LONGSHORE_ROOT": str(state)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert program.stdout is not None
+        program.stdout.readline()
+        time.sleep(turn * 0.004)  # the moment is what is tried
+        os.killpg(program.pid, signal.SIGINT)
+        _, err = program.communicate(timeout=LIMIT)
+        assert err.rstrip().endswith(b"KeyboardInterrupt"), err
+        assert program.returncode == -signal.SIGINT
+        with sync.Engine(state=state) as after:
+            assert after.list() == []
 
 
 @pytest.mark.real
