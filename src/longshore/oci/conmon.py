@@ -77,6 +77,7 @@ async def create(
             cwd=place.run / "bundle",  # conmon up to 2.1.12 leaves its `oom` file in its working directory
             environment=environment,
             steps=steps,
+            private=True,
             hide_unified=runtime.hide_unified,
         )
     except BaseException:

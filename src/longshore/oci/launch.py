@@ -23,8 +23,10 @@ from ..tasks import in_thread, uninterrupted
 CLONE_FS = 0x200
 CLONE_NEWNS = 0x20000
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_SLAVE = 0x80000
+MNT_DETACH = 2
 
 UNIFIED = "/sys/fs/cgroup/unified"
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -76,18 +78,50 @@ def enter_private_mounts(*, hide_unified: bool) -> None:
     empty cgroup v2 hierarchy of a hybrid host, with which crun refuses to work (crun's src/libcrun/cgroup.c).
     """
     _check(libc().unshare(CLONE_FS | CLONE_NEWNS), "unshare a mount namespace")
-    try:
-        mount("", "/", "", MS_REC | MS_SLAVE, "")
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        raise OSError(
-            error.errno, "the root directory is not a mount point (a bare chroot?): bind it onto itself first"
-        ) from None
+    _own_the_root()
+    mount("", "/", "", MS_REC | MS_SLAVE, "")
     if hide_unified:
         # covered, not unmounted: crun makes a folder for each container where the hierarchy was, which would then be
         # on the file system below, the host's own, and stay
         mount("tmpfs", UNIFIED, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=1m,mode=700")
+
+
+def _own_the_root() -> None:
+    """Make this program's root directory that of the (private) namespace, if it is another: in a chroot(2).
+
+    Whoever later joins the namespace of a container (every `exec` does) begins at the root of the namespace; a
+    container made in a chroot would have the machine's own there, outside of all walls (setns(2)).
+    """
+    before = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    own = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(libc().setns(own, CLONE_NEWNS), "go to the root of the mount namespace")
+        after = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if _place(before) == _place(after):
+                return
+        finally:
+            os.close(after)
+        # nothing that happens from here on may reach the machine's own mounts
+        mount("", "/", "", MS_REC | MS_SLAVE, "")
+        os.fchdir(before)
+        path = os.getcwd()  # as the machine's own root sees it
+        mount(path, path, "", MS_BIND | MS_REC, "")  # a root must be a mount point, and a chroot need not be one
+        os.chdir(path)
+        _check(libc().pivot_root(b".", b"."), f"make {path} the root of a mount namespace")
+        _check(libc().umount2(b".", MNT_DETACH), "let go of the machine's own root")
+        os.chdir("/")
+    finally:
+        os.close(own)
+        os.close(before)
+
+
+def _place(fd: int) -> tuple[int, int, str]:
+    """What tells one directory, seen through one mount, from all others."""
+    found = os.fstat(fd)
+    with open(f"/proc/thread-self/fdinfo/{fd}", encoding="ascii") as file:
+        mount_id = next((line.split()[1] for line in file if line.startswith("mnt_id:")), "")
+    return found.st_dev, found.st_ino, mount_id
 
 
 class Child:
@@ -165,15 +199,17 @@ async def spawn(
     environment: Mapping[str, str] = ENVIRONMENT,
     steps: Sequence[MountStep] = (),
     hide_unified: bool = False,
+    private: bool = False,
 ) -> Child:
-    """Start a program in a session of its own; with `steps` or `hide_unified`, in a private mount namespace.
+    """Start a program in a session of its own; with `private` or `hide_unified`, in a private mount namespace, with the
+    mounts of `steps`.
 
     It does not return before the program runs, and never loses one: a cancellation meanwhile is delivered at the
     caller's next await, when the caller owns the child. Raises ServiceError if it cannot be started.
     """
 
     def start() -> int:
-        if steps or hide_unified:
+        if private or hide_unified:
             enter_private_mounts(hide_unified=hide_unified)
             for step in steps:
                 if step.cwd:

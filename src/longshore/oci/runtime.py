@@ -46,6 +46,7 @@ class Runtime:
         *arguments: str,
         stdio: Sequence[int] | None = None,
         steps: Sequence[MountStep] = (),
+        private: bool = False,
         pass_fds: Sequence[int] = (),
         cwd: Path | None = None,
     ) -> Child:
@@ -57,6 +58,7 @@ class Runtime:
             stdout=stdout,
             stderr=stderr,
             steps=steps,
+            private=private,
             pass_fds=pass_fds,
             cwd=cwd,
             hide_unified=self.hide_unified,

@@ -109,7 +109,14 @@ async def run_direct(
     log = directory / f"{verb}.log"
     with Wiring(stdio, terminal=terminal, size=size) as wiring:
         child = await runtime.start(
-            log, verb, *arguments, stdio=wiring.child, steps=steps or (), pass_fds=pass_fds, cwd=directory
+            log,
+            verb,
+            *arguments,
+            stdio=wiring.child,
+            steps=steps or (),
+            private=verb == "run",
+            pass_fds=pass_fds,
+            cwd=directory,
         )
         wiring.close_theirs()
         process: DirectProcess | None = None
