@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from .errors import EngineClosed
+from .tasks import program_ends
 
 T = TypeVar("T")
 
@@ -251,6 +252,7 @@ _running: set[LoopThread] = set()
 
 def _at_exit() -> None:
     """Close the engines that the program left open, all at once, within a bound."""
+    program_ends()
     left = [thread for thread in _running if not thread.forked]
     deadline = time.monotonic() + EXIT_LIMIT
     for thread in left:

@@ -81,5 +81,19 @@ async def in_thread(function: Callable[[], T], name: str = "longshore") -> T:
         except RuntimeError:
             pass  # the loop is closed: nobody waits any more
 
-    threading.Thread(target=work, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=work, name=name, daemon=True).start()
+    except RuntimeError:
+        if not _program_ends:
+            raise
+        work()  # Python 3.12 makes no threads any more by then; nothing else waits for this one
     return await future
+
+
+_program_ends = False
+
+
+def program_ends() -> None:
+    """To be called when the interpreter has begun to end: `in_thread` then does without a thread if there is none."""
+    global _program_ends
+    _program_ends = True
