@@ -18,7 +18,7 @@ import pytest
 from longshore.engine import Engine
 
 from ..conftest import wait_for_nothing_left
-from ..leftovers import leftovers
+from ..leftovers import leftovers, processes
 
 pytestmark = pytest.mark.real
 ROUNDS = int(os.environ.get("LONGSHORE_KILLS", "100"))
@@ -109,7 +109,7 @@ def kill_owners(nursery: Nursery, state: Path, tmp_path: Path, rounds: int, *, a
             kill(victim)
         children = [int(child) for child in notes(report, "child")]
         try:
-            if not also_keeper and notes(report, "keeper"):  # else it was killed before there was one
+            if not also_keeper:
                 end_by_keeper(state)
             asyncio.run(check_the_books(state, runtime, report))
         except BaseException as error:
@@ -122,13 +122,10 @@ def kill_owners(nursery: Nursery, state: Path, tmp_path: Path, rounds: int, *, a
 
 
 def end_by_keeper(state: Path) -> None:
-    """The keeper alone ends what the owner had: no process but those of kept containers is left."""
+    """The keeper alone ends what the owner had. An owner killed before it had one leaves that to who comes next."""
     deadline = time.monotonic() + 15
-    while True:
-        leases = list((state / "run" / "leases").glob("*-*")) if (state / "run" / "leases").exists() else []
-        if not leases:
-            return
-        assert time.monotonic() < deadline, f"the keeper left {leases}: {leftovers(state)}"
+    while any("keeper.sh" in line for line in processes(state)):
+        assert time.monotonic() < deadline, f"the keeper is still at work: {leftovers(state)}"
         time.sleep(0.005)
 
 
