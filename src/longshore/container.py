@@ -145,6 +145,11 @@ class Container:
             ending = partial(lifecycle.ended, self._core, self._entry, self._uid)
             tail = None if logs else 0
             attachment._begin(self._core, lambda: log_chunks(self._core, self._entry, inode, tail=tail, ending=ending))
+            try:
+                await asyncio.sleep(0)  # the views are at the log's end as it is now: what comes next is theirs
+            except asyncio.CancelledError:
+                await attachment.close()
+                raise
             return attachment
 
     async def _input(self) -> asyncio.StreamWriter:
