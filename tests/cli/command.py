@@ -69,20 +69,20 @@ class Terminal:
     """A program whose streams are a terminal, and the keyboard and screen of that."""
 
     def __init__(self, argv: Sequence[str], environment: dict[str, str], size: tuple[int, int]) -> None:
-        self.master, slave = os.openpty()
+        self.master, self._slave = os.openpty()
         self.screen = b""
         self._seen = 0
         self.resize(*size, tell=False)
         self.before = termios.tcgetattr(self.master)
 
-        def become_session() -> None:
-            os.setsid()
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
+        # a session of its own, whose terminal this becomes by being opened first
+        opener = "import os, sys; [os.dup2(os.open(sys.argv[1], os.O_RDWR), n) for n in (0, 1, 2)]"
+        opener += "; os.execv(sys.argv[2], sys.argv[2:])"
         self.process = subprocess.Popen(
-            argv, stdin=slave, stdout=slave, stderr=slave, env=environment, preexec_fn=become_session
+            [sys.executable, "-S", "-c", opener, os.ttyname(self._slave), *argv],
+            env=environment,
+            start_new_session=True,
         )
-        os.close(slave)
 
     def __enter__(self) -> Terminal:
         return self
@@ -91,12 +91,19 @@ class Terminal:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        os.close(self.master)
+        for fd in (self.master, self._slave):
+            if fd >= 0:
+                os.close(fd)
 
     def resize(self, rows: int, columns: int, *, tell: bool = True) -> None:
         """Change the size of the window; the kernel tells the program in the foreground."""
         del tell
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def hang_up(self) -> None:
+        """Close the window."""
+        os.close(self.master)
+        self.master = -1
 
     def type(self, keys: bytes) -> None:
         os.write(self.master, keys)

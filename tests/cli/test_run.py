@@ -212,7 +212,7 @@ def test_a_root_a_bundle_a_spec_and_layers_can_be_given(longshore: Longshore, tm
         "ociVersion": "1.0.2",
         "process": {"args": ["sh", "-c", "cat /which; exit 5"], "cwd": "/", "env": ["PATH=/bin"]},
         "root": {"path": "rootfs"},
-        "mounts": [*mounts, {"destination": "/proc", "type": "proc", "source": "proc"}],
+        "mounts": [*mounts, {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"}],
         "linux": {"namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]},
     }
     (bundle / "rootfs" / "which").write_text("bundle\n")

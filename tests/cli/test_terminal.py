@@ -6,15 +6,24 @@ import signal
 
 import pytest
 
-from .command import Longshore, wait_until
+from .command import Longshore
 
 pytestmark = pytest.mark.real
 
-SHELL = [
-    "sh",
-    "-c",
-    "stty -echo; trap 'echo size:$(stty size)' WINCH; echo size:$(stty size); while read line; do echo got:$line; done",
-]
+PROGRAM = """
+import os, signal, sys, termios
+def show(*_):
+    size = os.get_terminal_size(0)
+    print(f"size:{size.lines} {size.columns}", flush=True)
+mode = termios.tcgetattr(0)
+mode[3] &= ~termios.ECHO
+termios.tcsetattr(0, termios.TCSANOW, mode)
+signal.signal(signal.SIGWINCH, show)
+show()
+for line in sys.stdin:
+    print("got:" + line.strip(), flush=True)
+"""
+SHELL = ["python3", "-c", PROGRAM]  # tells its size, and what it is told
 
 
 def test_a_shell_at_a_terminal_can_be_talked_to(each_runtime: Longshore) -> None:
@@ -133,7 +142,19 @@ def test_the_terminal_is_restored_when_the_command_is_not_there(longshore: Longs
 def test_a_closed_window_ends_the_container(longshore: Longshore) -> None:
     with longshore.at_terminal("run", "-it", "host", "--", "sh") as terminal:
         terminal.expect(b"$ ")
-    wait_until(lambda: longshore.ok("ps", "-aq") == "")
+        terminal.hang_up()
+        assert terminal.process.wait(20) in (129, 130, 137)
+    assert longshore.ok("ps", "-aq") == ""
+
+
+def test_a_closed_window_leaves_what_it_was_only_attached_to(longshore: Longshore) -> None:
+    longshore.ok("run", "-dit", "--name", "shell", "host", "--", *SHELL)
+    with longshore.at_terminal("attach", "--sig-proxy=false", "shell") as terminal:
+        terminal.type(b"hello\n")
+        terminal.expect(b"got:hello")
+        terminal.hang_up()
+        assert terminal.process.wait(20) == 129
+    assert longshore.json("inspect", "shell")[0]["state"] == "running"
 
 
 def test_a_time_limit_ends_it_at_a_terminal_too(longshore: Longshore) -> None:

@@ -37,6 +37,8 @@ async def run(engine: Engine, args: Arguments) -> int:
     except attached.Detached:
         note(f"left container `{container.id}`, which runs on")
         return 0
+    except attached.HungUp:  # it runs on, as if the keys had been typed
+        return 129
     return attached.exit_code(exit, f"container `{container.id}`")
 
 

@@ -5,28 +5,33 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ..compute import DEVNULL, PIPE, STDOUT, Cause, Exit
+from ..compute import PIPE, STDOUT, Cause, Exit
 from ..errors import LongshoreError
 from ..tasks import in_thread
 from . import ENGINE_FAILED, terminal
-from .output import complain, note
+from .output import complain
 from .parser import UsageError
-from .signals import passed_on
+from .signals import end_program, passed_on
 from .streams import Plumbing, write_all
 
 if TYPE_CHECKING:
     from ..container import Attachment, Container, Process
 
 INSIST = 3  # so many requests to end, and it is killed
+A_MOMENT = 1.0  # seconds that a signal waits for what is being started
 CHUNK = 1 << 16
 
 
 class Detached(Exception):
     """The detach keys were typed."""
+
+
+class HungUp(Exception):
+    """Our terminal is gone."""
 
 
 def check_terminal(*, interactive: bool, tty: bool) -> None:
@@ -51,32 +56,66 @@ def exit_code(exit: Exit, what: str, process: Process | None = None) -> int:
 
 
 class Forwarding:
-    """Passes signals on to a process; who insists kills it."""
+    """Passes signals on to a process; who insists kills it. A context manager.
 
-    def __init__(self, send: Callable[[int], Awaitable[None]], kill: Callable[[], Awaitable[None]]) -> None:
-        self._send = send
-        self._kill = kill
+    Until `to` has said which process, a signal waits for it, because it may be running already when we are told;
+    if that takes longer than a moment, the signal ends what we are doing instead.
+    """
+
+    def __init__(self) -> None:
+        self._target: Process | Container | None = None
+        self._waiting: list[int] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._asked = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stack = ExitStack()
 
-    def __call__(self, number: int) -> None:
-        if number in (signal.SIGINT, signal.SIGTERM):
-            self._asked += 1
-        self._do(self._kill() if self._asked >= INSIST else self._send(number))
+    async def __aenter__(self) -> Forwarding:
+        self._stack.enter_context(passed_on(self._arrived))
+        return self
 
-    def _do(self, work: Awaitable[None]) -> None:
-        async def quietly() -> None:
-            with suppress(LongshoreError):  # it has ended meanwhile
-                await work
-
-        task = asyncio.ensure_future(quietly())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def close(self) -> None:
+    async def __aexit__(self, *exc: object) -> None:
+        self._stack.close()
+        if self._timer is not None:
+            self._timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def to(self, target: Process | Container) -> None:
+        """It runs: it gets the signals from now on, and those that wait."""
+        self._target = target
+        if self._timer is not None:
+            self._timer.cancel()
+        for number in self._waiting:
+            self._arrived(number)
+        self._waiting.clear()
+
+    def _arrived(self, number: int) -> None:
+        if self._target is None:
+            self._waiting.append(number)
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(A_MOMENT, end_program, number)
+            return
+        if number in (signal.SIGINT, signal.SIGTERM):
+            self._asked += 1
+        task = asyncio.ensure_future(self._pass_on(self._target, number))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _pass_on(self, target: Process | Container, number: int) -> None:
+        with suppress(LongshoreError):  # it has ended meanwhile
+            await (target.kill() if self._asked >= INSIST else target.signal(number))
+
+
+@asynccontextmanager
+async def _signals(*, proxy: bool) -> AsyncIterator[Callable[[Process | Container], None]]:
+    """Pass signals on, if that is wanted: to what the yielded function is told."""
+    if not proxy:
+        yield lambda target: None
+        return
+    async with Forwarding() as forwarding:
+        yield forwarding.to
 
 
 async def plain(
@@ -92,43 +131,40 @@ async def plain(
     `start` is given stdin=, stdout= and stderr=. TimeLimit after `timeout` seconds; the process is then dead.
     """
     plumbing = Plumbing(stdin=stdin, share=share)
-    try:
-        stdio = plumbing.stdio
-        process = await start(stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr)
-    except BaseException:
-        plumbing.abandon()
-        raise
-    plumbing.started()
-    forwarding = Forwarding(process.signal, process.kill)
-    try:
-        with ExitStack() as stack:
-            if sig_proxy:
-                stack.enter_context(passed_on(forwarding))
+    async with _signals(proxy=sig_proxy) as to:
+        try:
+            stdio = plumbing.stdio
+            process = await start(stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr)
+        except BaseException:
+            plumbing.abandon()
+            raise
+        to(process)
+        plumbing.started()
+        try:
             if timeout is not None:
                 await process.communicate(timeout=timeout)
             exit = await process.wait()
-    finally:
-        await forwarding.close()
-        await plumbing.finish()
+        finally:
+            await plumbing.finish()
     return process, exit
 
 
-async def with_terminal(process: Process, *, stdin: bool, timeout: float | None = None) -> Exit:
-    """Our terminal is that of a process which has one of its own, until it ends."""
-    forwarding = Forwarding(process.signal, process.kill)
-    conversation = Conversation(
-        stdin=process.stdin if stdin else None,
-        outputs=[(process.stdout, 1)],
-        resize=process.resize,
-        keys=b"",
-        close_stdin=None,
-    )
-    try:
-        with passed_on(forwarding):
+async def with_terminal(
+    start: Callable[..., Awaitable[Process]], *, stdin: bool, timeout: float | None = None, sig_proxy: bool = True
+) -> tuple[Process, Exit]:
+    """Start a process that has a terminal of its own, which is ours until it ends."""
+    async with _signals(proxy=sig_proxy) as to:
+        process = await start(stdin=PIPE, stdout=PIPE, stderr=STDOUT)
+        to(process)
+        conversation = Conversation(
+            stdin=process.stdin if stdin else None, outputs=[(process.stdout, 1)], resize=process.resize
+        )
+        try:
             async with conversation:
-                return await _within(process.wait(), timeout, process.kill)
-    finally:
-        await forwarding.close()
+                return process, await conversation.until(_within(process.wait(), timeout, process.kill))
+        except HungUp:
+            await process.kill()
+            return process, await process.wait()
 
 
 async def with_attachment(
@@ -142,27 +178,25 @@ async def with_attachment(
     sig_proxy: bool = True,
 ) -> Exit:
     """Our streams are those of a kept container, until it ends. Detached if the keys are typed."""
-    forwarding = Forwarding(container.signal, container.kill)
-    outputs = [(attachment.stdout, 1)] if tty else [(attachment.stdout, 1), (attachment.stderr, 2)]
     conversation = Conversation(
         stdin=attachment.stdin,
-        outputs=outputs,
+        outputs=[(attachment.stdout, 1)] if tty else [(attachment.stdout, 1), (attachment.stderr, 2)],
         resize=container.resize if tty else None,
         keys=keys,
         close_stdin=None if tty or attachment.stdin is None else attachment.stdin.close,
     )
     try:
-        with ExitStack() as stack:
-            if sig_proxy:
-                stack.enter_context(passed_on(forwarding))
-            async with conversation:
-                if start is not None:
-                    await start()
-                    await conversation.tell_size()
-                return await conversation.until(_within(container.wait(), timeout, container.kill))
+        async with _signals(proxy=sig_proxy) as to, conversation:
+            if start is not None:
+                await start()
+            to(container)
+            await conversation.tell_size()
+            exit = await conversation.until(_within(container.wait(), timeout, container.kill))
     finally:
-        await forwarding.close()
         await attachment.close()
+    for gap in (*attachment.gaps["stdout"], *attachment.gaps["stderr"]):
+        complain(f"some of the output is missing: {gap.reason}")
+    return exit
 
 
 async def _within(end: Awaitable[Exit], timeout: float | None, kill: Callable[[], Awaitable[None]]) -> Exit:
@@ -189,8 +223,8 @@ class Conversation:
         stdin: asyncio.StreamWriter | None,
         outputs: Sequence[tuple[asyncio.StreamReader | None, int]],
         resize: Callable[[int, int], Awaitable[None]] | None,
-        keys: bytes,
-        close_stdin: Callable[[], None] | None,
+        keys: bytes = b"",
+        close_stdin: Callable[[], None] | None = None,
     ) -> None:
         self._stdin = stdin
         self._outputs = [(reader, fd) for reader, fd in outputs if reader is not None]
@@ -198,16 +232,18 @@ class Conversation:
         self._keys = keys
         self._close_stdin = close_stdin
         self._stack = ExitStack()
+        self._raw = False
         self._copies: list[asyncio.Task[None]] = []
         self._input: asyncio.Task[None] | None = None
         self._resizing: set[asyncio.Task[None]] = set()
-        self._detached = asyncio.get_running_loop().create_future()
+        self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # Detached, HungUp
 
     async def __aenter__(self) -> Conversation:
         if self._resize is not None:
             self._stack.enter_context(terminal.resizes(self._size_changed))
             if self._stdin is not None and os.isatty(0):
                 self._stack.enter_context(terminal.raw(0))
+                self._raw = True
         self._copies = [asyncio.create_task(_copy_out(reader, fd)) for reader, fd in self._outputs]
         if self._stdin is not None:
             self._input = asyncio.create_task(self._copy_in(self._stdin))
@@ -225,16 +261,15 @@ class Conversation:
             del results
         finally:
             self._stack.close()
-            if not self._detached.done():
-                self._detached.cancel()
+            self._left.cancel()
 
     async def until(self, end: Awaitable[Exit]) -> Exit:
-        """Wait for the end. Raises Detached if the keys are typed first."""
+        """Wait for the end. Raises Detached or HungUp if that comes first."""
         task = asyncio.ensure_future(end)
         try:
-            await asyncio.wait((task, self._detached), return_when=asyncio.FIRST_COMPLETED)
-            if self._detached.done() and not task.done():
-                raise Detached
+            await asyncio.wait((task, self._left), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                self._left.result()
             return await task
         finally:
             task.cancel()
@@ -265,9 +300,11 @@ class Conversation:
                     writer.write(passed)
                     await writer.drain()
                 if detach:
-                    self._detached.set_result(None)
+                    self._left.set_exception(Detached())
                     return
-            if self._close_stdin is not None:
+            if self._raw:  # a raw terminal has no end of input
+                self._left.set_exception(HungUp())
+            elif self._close_stdin is not None:
                 self._close_stdin()
 
 
@@ -275,6 +312,3 @@ async def _copy_out(reader: asyncio.StreamReader, fd: int) -> None:
     while data := await reader.read(CHUNK):
         # in a thread: a terminal whose output is stopped must not stop us, too
         await in_thread(lambda data=data: write_all(fd, data), "output")  # type: ignore[misc]
-
-
-__all__ = ["DEVNULL", "PIPE", "STDOUT", "Detached", "check_terminal", "exit_code", "note", "plain"]

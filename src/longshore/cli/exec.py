@@ -38,6 +38,7 @@ def before(args: Arguments) -> int | None:
 
 
 async def run(engine: Engine, args: Arguments) -> int:
+    from ..compute import DEVNULL
     from . import attached, terminal
 
     if not args.command:
@@ -61,14 +62,13 @@ async def run(engine: Engine, args: Arguments) -> int:
         )
 
     if args.detach:
-        process = await start(stdin=attached.DEVNULL, stdout=attached.DEVNULL, stderr=attached.DEVNULL)
+        process = await start(stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
         os.write(args.tell, f"{process.name}\n".encode())
         os.close(args.tell)
         _let_go_of_streams()
         exit = await process.wait()
     elif args.tty:
-        process = await start(stdin=attached.PIPE, stdout=attached.PIPE, stderr=attached.STDOUT)
-        exit = await attached.with_terminal(process, stdin=args.interactive)
+        process, exit = await attached.with_terminal(start, stdin=args.interactive)
     else:
         # our pipes are not shared: what it leaves running in the container would hold them open
         process, exit = await attached.plain(start, stdin=args.interactive, share=False, timeout=None)

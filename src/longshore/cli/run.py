@@ -49,8 +49,9 @@ async def run(engine: Engine, args: Arguments) -> int:
 
     try:
         if args.tty:
-            process = await start(stdin=attached.PIPE, stdout=attached.PIPE, stderr=attached.STDOUT)
-            exit = await attached.with_terminal(process, stdin=args.interactive, timeout=args.timeout)
+            process, exit = await attached.with_terminal(
+                start, stdin=args.interactive, timeout=args.timeout, sig_proxy=args.sig_proxy
+            )
         else:
             process, exit = await attached.plain(
                 start, stdin=args.interactive, share=True, timeout=args.timeout, sig_proxy=args.sig_proxy
@@ -98,6 +99,9 @@ async def _at_terminal(engine: Engine, id: str, spec: Spec, args: Arguments) -> 
     except attached.Detached:
         note(f"left container `{id}`, which runs on; `longshore attach {id}` comes back to it")
         return 0
+    except attached.HungUp:
+        await shielded(container.delete(force=True))
+        return 129
     except BaseException:
         await shielded(container.delete(force=True))
         raise

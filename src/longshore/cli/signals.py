@@ -12,6 +12,13 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PASSED_ON = (*ENDING, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 _pass_on: Callable[[int], None] | None = None
+_end: Callable[[int], None] | None = None
+
+
+def end_program(number: int) -> None:
+    """Do what this signal does when it is not passed on."""
+    if _end is not None:
+        _end(number)
 
 
 async def interruptible(work: Coroutine[Any, Any, int]) -> int:
@@ -21,12 +28,16 @@ async def interruptible(work: Coroutine[Any, Any, int]) -> int:
     assert task is not None
     received: list[int] = []
 
-    def arrived(number: int) -> None:
-        if _pass_on is not None:
-            _pass_on(number)
-        elif not received:  # a second one must not cut the cleanup short
+    def end(number: int) -> None:
+        if not received:  # a second one must not cut the cleanup short
             received.append(number)
             task.cancel()
+
+    def arrived(number: int) -> None:
+        (_pass_on or end)(number)
+
+    global _end
+    _end = end
 
     watched = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]  # nohup, `&` in a script
     for number in watched:

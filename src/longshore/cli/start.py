@@ -47,6 +47,8 @@ async def _attached(engine: Engine, args: Arguments) -> int:
     except attached.Detached:
         note(f"left container `{id}`, which runs on; `longshore attach {id}` comes back to it")
         return 0
+    except attached.HungUp:  # it runs on, as if the keys had been typed
+        return 129
     return attached.exit_code(exit, f"container `{id}`", container.init)
 
 
