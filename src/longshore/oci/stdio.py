@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import stat
 import termios
 from contextlib import suppress
 from typing import Any
 
 from ..compute import DEVNULL, INHERIT, PIPE, STDOUT, Stdio, Streams
 from ..errors import InvalidSpec
+from .launch import libc
 
 PIPE_SIZE = 1 << 20  # fewer wakeups on a fast stream; the kernel's usual bound for users, too
 CHUNK = 1 << 18
+FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # the same number on every processor (syscalls(2))
 LIMIT = 1 << 20  # what a reader holds before it lets the pipe fill: the program then waits, nobody else
 
 
@@ -119,6 +122,35 @@ def make_pipe() -> tuple[int, int]:
     return read, write
 
 
+def open_null() -> int:
+    """A null device of our own: what a runtime gives to the container's user must not be the host's.
+
+    `crun exec` makes its streams belong to that user (seen with 1.8.1), who could then change the mode of the
+    machine's /dev/null. This one stands in a file system that nobody else sees (fsopen(2), fsmount(2), Linux 5.2)
+    and that goes with the descriptor.
+    """
+    call = libc().syscall
+    context = call(FSOPEN, b"tmpfs", 1)  # FSOPEN_CLOEXEC
+    if context < 0:
+        return os.open(os.devnull, os.O_RDWR)
+    try:
+        mount = -1
+        if call(FSCONFIG, context, 6, None, None, 0) == 0:  # FSCONFIG_CMD_CREATE
+            mount = call(FSMOUNT, context, 1, 0)  # FSMOUNT_CLOEXEC
+    finally:
+        os.close(context)
+    if mount < 0:
+        return os.open(os.devnull, os.O_RDWR)
+    try:
+        os.mknod("null", stat.S_IFCHR | 0o666, os.makedev(1, 3), dir_fd=mount)
+        os.chmod("null", 0o666, dir_fd=mount)  # whatever our umask is
+        return os.open("null", os.O_RDWR, dir_fd=mount)
+    except OSError:
+        return os.open(os.devnull, os.O_RDWR)
+    finally:
+        os.close(mount)
+
+
 def set_terminal_size(fd: int, size: tuple[int, int]) -> None:
     """Set rows and columns of a terminal (tty_ioctl(4), TIOCSWINSZ)."""
     import struct
@@ -159,6 +191,7 @@ class Wiring:
         self.child = [slave, slave, slave]
 
     def _make_pipes(self, stdio: Stdio) -> None:
+        null = -1
         for number, (name, target) in enumerate(
             (("stdin", stdio.stdin), ("stdout", stdio.stdout), ("stderr", stdio.stderr))
         ):
@@ -169,9 +202,10 @@ class Wiring:
                 self._theirs.append(theirs)
                 self.child.append(theirs)
             elif target == DEVNULL:
-                theirs = os.open(os.devnull, os.O_RDWR)
-                self._theirs.append(theirs)
-                self.child.append(theirs)
+                if null < 0:
+                    null = open_null()
+                    self._theirs.append(null)
+                self.child.append(null)
             elif target == INHERIT:
                 self.child.append(number)
             elif target == STDOUT and number == 2:
