@@ -241,13 +241,14 @@ class Bare:
         """Run with pipes as longshore's: stdout and stderr read to their end, `input` fed by a thread."""
         read, write = _pipe()
         errors, errors_write = _pipe()
-        stdin, feed = (self._null, -1) if input is None else _pipe()
+        stdin, feed = _pipe()  # not the null device: `crun exec` would give the machine's own to the container's user
         pid = spawn(argv, stdio=(stdin, write, errors_write), steps=steps, hide_unified=self.hide_unified)
-        for fd in (write, errors_write):
+        for fd in (stdin, write, errors_write):
             os.close(fd)
         feeder = None
-        if input is not None:
-            os.close(stdin)
+        if input is None:
+            os.close(feed)
+        else:
             feeder = threading.Thread(target=_feed, args=(feed, input))
             feeder.start()
         output = bytearray()
