@@ -123,7 +123,7 @@ def _status(pid: int) -> dict[str, str] | None:
 def can_receive(pid: int, number: int) -> bool:
     """Whether a signal would do anything to a process.
 
-    The first process of a pid namespace gets only what it handles (pid_namespaces(7)); any other gets what it does
+    The first process of a pid namespace gets only what it handles or blocks (pid_namespaces(7)); any other gets what it does
     not ignore. True where it cannot be known.
     """
     found = _status(pid)
@@ -131,7 +131,8 @@ def can_receive(pid: int, number: int) -> bool:
         return True
     bit = 1 << (number - 1)
     if found.get("NSpid", "").split()[-1:] == ["1"]:
-        return bool(int(found.get("SigCgt", "0"), 16) & bit)
+        # what it blocks is kept for it (kernel/signal.c, sig_ignored): catatonit reads its signals from a signalfd
+        return bool((int(found.get("SigCgt", "0"), 16) | int(found.get("SigBlk", "0"), 16)) & bit)
     return not int(found.get("SigIgn", "0"), 16) & bit
 
 
