@@ -61,25 +61,31 @@ class _Text:
 
     def __init__(self, args: Arguments) -> None:
         self._args = args
-        self._inside = {"stdout": False, "stderr": False}  # whether a line has begun
+        self._whole_lines = args.timestamps or args.tags
+        self._unended: str | None = None  # the stream whose line has begun, where lines are marked
 
     def show(self, record: LogRecord) -> None:
         data = record.data
-        if self._args.timestamps or self._args.tags:
-            head = b""
-            if not self._inside[record.stream]:
-                if self._args.timestamps:
-                    head += f"{record.at:%Y-%m-%dT%H:%M:%S.%fZ} ".encode()
-                if self._args.tags:
-                    head += f"{record.stream} ".encode()
-            self._inside[record.stream] = not data.endswith(b"\n")
-            data = head + data
+        if self._whole_lines:
+            data = self._marked(record)
         if record.stream == "stderr" and not self._args.tags and sys.stderr is not None:
             flush()
             sys.stderr.buffer.write(data)
             sys.stderr.buffer.flush()
         else:
             write(data)
+
+    def _marked(self, record: LogRecord) -> bytes:
+        head = b""
+        if self._unended != record.stream:
+            if self._unended is not None and self._args.tags:
+                head += b"\n"  # the other stream's line goes on after this one
+            if self._args.timestamps:
+                head += f"{record.at:%Y-%m-%dT%H:%M:%S.%fZ} ".encode()
+            if self._args.tags:
+                head += f"{record.stream} ".encode()
+        self._unended = None if record.data.endswith(b"\n") else record.stream
+        return head + record.data
 
 
 VERB = Verb(

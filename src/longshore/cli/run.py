@@ -71,8 +71,13 @@ async def _detached(engine: Engine, id: str, args: Arguments) -> int:
         raise UsageError("-d and --rm: nobody would be there to remove it", hint="`longshore rm` it once it has ended")
     if args.timeout is not None:
         raise UsageError("-d and --timeout: nobody would be there to end it", hint="`stop` it, or leave -d away")
+    if args.interactive and not args.tty:
+        raise UsageError(
+            "-d and -i without -t: the input would end with this program",
+            hint="use -dit; or `create -i` it, and `start -i` it when there is something to read",
+        )
     spec = settings.spec(args, size=(24, 80) if args.tty else None)
-    await engine.launch(id, spec, stdin=PIPE if args.interactive or args.tty else DEVNULL)
+    await engine.launch(id, spec, stdin=PIPE if args.tty else DEVNULL)
     write(f"{id}\n")
     return 0
 
