@@ -1,0 +1,315 @@
+"""The documents that HCS reads and writes, schema 1: typed, and encoded to the very text that the original sent.
+
+Names, order and what is left out follow hcsshim v0.5.12, the original's own binding. Later members are marked with
+the build that brought them; they are left out unless asked for, so that old builds never see them.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import field
+
+# what HCS reads
+
+
+class Document(msgspec.Struct, rename="pascal", omit_defaults=True):
+    """A JSON document that HCS reads.
+
+    It spells names in PascalCase; a name off the rule is written beside its field. An absent member is "not
+    configured", so `omit_defaults` drops what nobody asked for. A member that the original always wrote, empty or
+    not, has no default: whoever builds the document says its value. (`kw_only` is not inherited.)
+    """
+
+
+class Layer(Document, kw_only=True):
+    """A read-only parent layer; `id` is what NameToGuid says of its folder's name."""
+
+    id: str = field(name="ID")
+    path: str
+
+
+class MappedDirectory(Document, kw_only=True):
+    """A host folder that the container sees. A maximum of 0 is no limit."""
+
+    host_path: str
+    container_path: str
+    read_only: bool
+    bandwidth_maximum: int
+    iops_maximum: int = field(name="IOPSMaximum")
+
+
+class MappedPipe(Document, kw_only=True):
+    r"""A host's named pipe that the container sees; its name there is without `\\.\pipe\`. From build 16299 on."""
+
+    host_path: str
+    container_pipe_name: str
+
+
+class AssignedDevice(Document, kw_only=True):
+    """All devices of an interface class, for a process-isolated container. From build 17763 on."""
+
+    interface_class_guid: str
+
+
+class HvRuntime(Document, kw_only=True):
+    """The utility VM of a Hyper-V isolated container."""
+
+    image_path: str = ""
+
+
+class ContainerConfig(Document, kw_only=True):
+    """What HcsCreateComputeSystem takes; members in the original's order, the later ones after them."""
+
+    system_type: str
+    name: str
+    owner: str
+    is_dummy: bool
+    volume_path: str = ""  # process isolation; without a trailing backslash
+    ignore_flushes_during_boot: bool
+    layer_folder_path: str = ""
+    layers: list[Layer] | None  # nearest parent first
+    credentials: str = ""
+    processor_count: int = 0
+    processor_weight: int = 0  # 1 to 10000
+    processor_maximum: int = 0  # percent x 100, so 1 to 10000
+    storage_iops_maximum: int = field(default=0, name="StorageIOPSMaximum")
+    storage_bandwidth_maximum: int = 0  # bytes a second
+    storage_sandbox_size: int = 0  # bytes
+    memory_maximum: int = field(default=0, name="MemoryMaximumInMB")
+    host_name: str
+    mapped_directories: list[MappedDirectory]
+    mapped_pipes: list[MappedPipe] = []
+    sandbox_path: str = ""
+    hv_partition: bool
+    endpoint_list: list[str] | None  # null: none were given
+    network_shared_container_name: str = ""
+    hv_runtime: HvRuntime | None = None
+    servicing: bool
+    allow_unqualified_dns_query: bool = field(name="AllowUnqualifiedDNSQuery")
+    dns_search_list: str = field(default="", name="DNSSearchList")
+    terminate_on_last_handle_closed: bool = False
+    assigned_devices: list[AssignedDevice] = []
+
+
+class ProcessConfig(Document, kw_only=True):
+    """What HcsCreateProcess takes: every member always."""
+
+    application_name: str
+    command_line: str
+    user: str
+    working_directory: str
+    environment: dict[str, str]  # sorted by name
+    emulate_console: bool
+    create_std_in_pipe: bool
+    create_std_out_pipe: bool
+    create_std_err_pipe: bool
+    console_size: tuple[int, int]  # height, width
+
+
+class ConsoleSize(Document, kw_only=True):
+    """The size of a console, in characters."""
+
+    height: int
+    width: int
+
+
+class CloseHandle(Document, kw_only=True):
+    """Which of a process's streams to close: StdIn, StdOut, StdErr or All."""
+
+    handle: str
+
+
+class ProcessModifyRequest(Document, kw_only=True):
+    """What HcsModifyProcess takes; `operation` names the one of the others that is there."""
+
+    operation: str
+    console_size: ConsoleSize | None = None
+    close_handle: CloseHandle | None = None
+
+
+class SignalRequest(Document, kw_only=True):
+    """What HcsSignalProcess takes (from build 17763 on): CtrlC, CtrlBreak, CtrlClose, CtrlLogOff or CtrlShutdown."""
+
+    signal: str
+
+
+class ModifyRequest(Document, kw_only=True):
+    """What HcsModifyComputeSystem takes. `settings` is an endpoint's id where `resource_type` is Network."""
+
+    resource_type: str
+    request_type: str  # Add or Remove
+    settings: str
+
+
+class ComputeSystemQuery(Document, kw_only=True):
+    """Which systems HcsEnumerateComputeSystems tells of; an empty list is no condition."""
+
+    ids: list[str] = []
+    types: list[str] = []
+    names: list[str] = []
+    owners: list[str] = []
+
+
+CLOSE_STDIN = ProcessModifyRequest(operation="CloseHandle", close_handle=CloseHandle(handle="StdIn"))
+
+
+def resize(height: int, width: int) -> ProcessModifyRequest:
+    """The request that sets a console's size; HCS takes 16 bits each."""
+    return ProcessModifyRequest(operation="ConsoleSize", console_size=ConsoleSize(height=height, width=width))
+
+
+def property_query(*types: str) -> str:
+    """The text that asks HcsGetComputeSystemProperties for Statistics, ProcessList or PendingUpdates.
+
+    Its blanks are the original's. No types at all ask for the base properties.
+    """
+    names = ",".join(f'"{name}"' for name in types)
+    return f'{{ "PropertyTypes" : [{names}]}}' if types else ""
+
+
+# what HCS writes: any member may be missing, and a list or an object may be null
+
+
+class Answer(msgspec.Struct, rename="pascal", frozen=True):
+    """A JSON document that HCS writes. A number that is missing counts as 0, as it did for the original."""
+
+
+class ProcessStatus(Answer, kw_only=True, frozen=True):
+    """What HcsGetProcessProperties tells. The code means nothing unless `exited`, and unless the wait's result is 0."""
+
+    process_id: int = 0
+    exited: bool = False
+    exit_code: int = 0
+    last_wait_result: int = 0
+
+
+class MemoryStatistics(Answer, kw_only=True, frozen=True):
+    memory_usage_commit_bytes: int = 0
+    memory_usage_commit_peak_bytes: int = 0
+    memory_usage_private_working_set_bytes: int = 0
+
+
+class ProcessorStatistics(Answer, kw_only=True, frozen=True):
+    """In units of 100 ns, since the start."""
+
+    total_runtime: int = field(default=0, name="TotalRuntime100ns")
+    runtime_user: int = field(default=0, name="RuntimeUser100ns")
+    runtime_kernel: int = field(default=0, name="RuntimeKernel100ns")
+
+
+class StorageStatistics(Answer, kw_only=True, frozen=True):
+    read_count_normalized: int = 0
+    read_size_bytes: int = 0
+    write_count_normalized: int = 0
+    write_size_bytes: int = 0
+
+
+class NetworkStatistics(Answer, kw_only=True, frozen=True):
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    packets_received: int = 0
+    packets_sent: int = 0
+    dropped_packets_incoming: int = 0
+    dropped_packets_outgoing: int = 0
+    endpoint_id: str = ""
+    instance_id: str = ""
+
+
+class Statistics(Answer, kw_only=True, frozen=True):
+    """Counters of a system, since its start."""
+
+    timestamp: datetime | None = None
+    container_start_time: datetime | None = None
+    uptime: int = field(default=0, name="Uptime100ns")
+    memory: MemoryStatistics | None = None
+    processor: ProcessorStatistics | None = None
+    storage: StorageStatistics | None = None
+    network: list[NetworkStatistics] | None = None
+
+
+class ProcessListItem(Answer, kw_only=True, frozen=True):
+    """One process of a system; the list also shows the system's own."""
+
+    create_timestamp: datetime | None = None
+    image_name: str = ""
+    kernel_time: int = field(default=0, name="KernelTime100ns")
+    user_time: int = field(default=0, name="UserTime100ns")
+    memory_commit_bytes: int = 0
+    memory_working_set_private_bytes: int = 0
+    memory_working_set_shared_bytes: int = 0
+    process_id: int = 0
+
+
+class ContainerProperties(Answer, kw_only=True, frozen=True):
+    """What HcsGetComputeSystemProperties and HcsEnumerateComputeSystems tell of one system."""
+
+    id: str = ""
+    state: str = ""
+    name: str = ""
+    system_type: str = ""
+    owner: str = ""
+    silo_guid: str = ""
+    runtime_id: str = ""
+    is_runtime_template: bool = False
+    runtime_image_path: str = ""
+    stopped: bool = False
+    exit_type: str = ""
+    are_updates_pending: bool = False
+    statistics: Statistics | None = None
+    process_list: list[ProcessListItem] | None = None
+
+
+class ErrorEvent(Answer, kw_only=True, frozen=True):
+    """One event of the service's own log that belongs to a failure."""
+
+    message: str = ""
+    stack_trace: str = ""
+    provider: str = ""
+    event_id: int = 0
+    flags: int = 0
+    source: str = ""
+    data: Any = None
+
+
+class Failure(Answer, kw_only=True, frozen=True):
+    """The result document of a call that failed."""
+
+    error: int = 0
+    error_message: str = ""
+    error_events: list[ErrorEvent] | None = None
+
+
+class SchemaVersion(Answer, kw_only=True, frozen=True):
+    major: int = 0
+    minor: int = 0
+
+
+# text
+
+_GO_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_GO_SPELLING = str.maketrans(_GO_ESCAPES)
+_SHORT = re.compile(r"\\(.)")  # an escape: what follows the backslash decides
+_LONG = {"b": "\\u0008", "f": "\\u000c"}
+
+
+def encode(document: msgspec.Struct) -> str:
+    """A document as the text that the original sent, byte for byte.
+
+    Its encoder, Go's, writes `<`, `>`, `&` and two line ends of Unicode as \\u003c and so on, and has no short form
+    for the control characters that JSON calls \\b and \\f.
+    """
+    text = msgspec.json.encode(document).decode()
+    text = _SHORT.sub(lambda match: _LONG.get(match[1], match[0]), text)
+    return text.translate(_GO_SPELLING)
+
+
+T = TypeVar("T")
+
+
+def decode(text: str, kind: type[T]) -> T:
+    """An answer of the service. Raises msgspec.DecodeError for what is no JSON, or not of this shape."""
+    return msgspec.json.decode(text, type=kind)
