@@ -29,7 +29,7 @@ def processes(state: Path) -> Iterator[str]:
         with suppress(OSError):
             line = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ")
             groups = Path(f"/proc/{entry}/cgroup").read_text()
-            of_ours = name is not None and f"/longshore/{name}/" in groups
+            of_ours = name is not None and f"/longshore/{name}." in groups
             if _is_zombie(entry):
                 continue  # for its parent to wait for, which may be the machine's first process
             if of_ours or (str(state).encode() in line and b"pytest" not in line):
@@ -45,12 +45,8 @@ def cgroups(state: Path) -> Iterator[str]:
     name = store_id(state)
     if name is not None:
         for base in [CGROUPS, *CGROUPS.iterdir()]:
-            top = base / "longshore" / name
-            if top.is_dir():
-                for path, _, _ in os.walk(top):
-                    # the groups `kept` and of the store itself may stay: they are made for the store, not a container
-                    if Path(path) not in (top, top / "kept"):
-                        yield f"cgroup {path}"
+            for top in (base / "longshore").glob(f"{name}.*"):
+                yield from (f"cgroup {path}" for path, _, _ in os.walk(top))
 
 
 def mounts(state: Path) -> Iterator[str]:

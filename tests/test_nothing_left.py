@@ -35,6 +35,11 @@ def test_the_whole_suite_left_no_cgroup_with_a_process() -> None:
     assert found == []
 
 
+def test_the_whole_suite_left_no_empty_cgroup_either() -> None:
+    """One group of longshore's stays in each hierarchy, and nothing in it but what others on this machine use now."""
+    assert [path for base in CGROUPS.iterdir() for path in base.glob("longshore-probe-*")] == []
+
+
 def test_the_whole_suite_left_no_mount() -> None:
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     assert [line for line in lines if "longshore" in line] == []

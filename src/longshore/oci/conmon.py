@@ -58,17 +58,19 @@ async def create(
     *,
     command_name: str,
     steps: Sequence[MountStep],
+    alive: int,
     limit: float = ANSWER_LIMIT,
 ) -> int:
     """Start the monitor, let it create the container, and return the pid of the container's init.
 
+    `alive` is a descriptor that monitor and runtime inherit, and do not know of: it tells when both have ended.
     Raises what the runtime said; or ServiceError if the monitor dies or does not answer within `limit`. Whatever
     was begun then has to be undone by the caller (`abandon`): the monitor may still be at work.
     """
     read, write = os.pipe()
     try:
         environment = {**ENVIRONMENT, "_OCI_SYNCPIPE": str(write)}
-        pass_fds = [write] if place.lock_fd is None else [write, place.lock_fd]
+        pass_fds = [write, alive] if place.lock_fd is None else [write, alive, place.lock_fd]
         if place.lease is not None:
             pass_fds.append(place.lease.lock_fd)
         child = await spawn(

@@ -11,6 +11,7 @@ import asyncio
 import ctypes
 import errno
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -172,6 +173,32 @@ class Child:
                 signal.pidfd_send_signal(self._fd, number)
             except ProcessLookupError:
                 pass
+
+
+class Helpers:
+    """Tells whether programs that inherit `theirs` are still alive, however they daemonise: by the end of a pipe."""
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = os.pipe()
+
+    def let_go(self) -> None:
+        """Close our copy of what they inherit; nobody can be started with it any more. Idempotent."""
+        if self.theirs >= 0:
+            os.close(self.theirs)
+            self.theirs = -1
+
+    def gone(self) -> bool:
+        """Whether all have ended."""
+        poll = select.poll()
+        poll.register(self._ours, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def __enter__(self) -> Helpers:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.let_go()
+        os.close(self._ours)
 
 
 _slots: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}

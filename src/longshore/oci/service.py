@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import signal
@@ -21,11 +22,15 @@ from ..tasks import in_thread, shielded, uninterrupted
 from . import conmon, probe, processes
 from .bundle import Bundle, plan_bundle, prepare
 from .cgroup import ROOT, Cgroup
+from .launch import Helpers
 from .runtime import Runtime
 from .system import LEAF, OciSystem, SystemToken, delete_state, read_pid, run_direct
 from .watch import KeptProcess, OciProcess, StrangerProcess, identify
 
-ABANDON_LIMIT = 60.0
+log = logging.getLogger("longshore.oci")
+
+ABANDON_LIMIT = 10.0  # seconds that a runtime may take to end what it was doing
+TOP_CGROUP = "/longshore"  # of this machine's longshore, as others have theirs: it stays
 
 
 class OciService:
@@ -71,7 +76,12 @@ class OciService:
 
     def cgroup_path(self, id: str, lease: str | None) -> str:
         """The cgroup of a container; the runtime's is its child, so that counters outlive the container."""
-        return f"/longshore/{self.store_id}/{lease or 'kept'}/{id}"
+        return f"{self._owner_cgroup(lease)}/{id}" if lease is not None else f"{TOP_CGROUP}/{self.store_id}.kept.{id}"
+
+    def _owner_cgroup(self, lease: str) -> str:
+        """What all containers of a lease are in. No group is shared by two that come and go on their own: to remove
+        one while a runtime makes another in it would fail the runtime."""
+        return f"{TOP_CGROUP}/{self.store_id}.{lease}"
 
     # the protocol
 
@@ -128,27 +138,46 @@ class OciService:
             stdin=stdin,
             log_size=spec.log_size,
         )
-        try:
-            pid = await conmon.create(argv, runtime, id, place, command_name=spec.command[0], steps=bundle.steps)
-            monitor = read_pid(place.run / "monitor.pid")
-            if monitor is None:
-                raise ServiceError("conmon create", id, "the monitor left no pid file")
-            token = identify(monitor)
-            group = Cgroup(f"{cgroup}/{LEAF}", root=self._cgroups)
-            process = KeptProcess(
-                id,
-                "init",
-                identify(pid, wrapped=spec.init),
-                group,
-                run=place.run,
-                monitor=token,
-                terminal=spec.terminal,
-            )
-            if spec.terminal and spec.size is not None:
-                await conmon.resize(place.run, *spec.size)
-        except BaseException:
-            await shielded(self.abandon(id, place))
-            raise
+        with Helpers() as helpers:
+            try:
+                return await self._create(id, spec, place, runtime, bundle, cgroup, argv, helpers, stdin=stdin)
+            except BaseException:
+                helpers.let_go()
+                await shielded(self._abandon(id, place, helpers))
+                raise
+
+    async def _create(
+        self,
+        id: str,
+        spec: Spec,
+        place: Place,
+        runtime: Runtime,
+        bundle: Bundle,
+        cgroup: str,
+        argv: list[str],
+        helpers: Helpers,
+        *,
+        stdin: bool,
+    ) -> OciSystem:
+        pid = await conmon.create(
+            argv, runtime, id, place, command_name=spec.command[0], steps=bundle.steps, alive=helpers.theirs
+        )
+        monitor = read_pid(place.run / "monitor.pid")
+        if monitor is None:
+            raise ServiceError("conmon create", id, "the monitor left no pid file")
+        token = identify(monitor)
+        group = Cgroup(f"{cgroup}/{LEAF}", root=self._cgroups)
+        process = KeptProcess(
+            id,
+            "init",
+            identify(pid, wrapped=spec.init),
+            group,
+            run=place.run,
+            monitor=token,
+            terminal=spec.terminal,
+        )
+        if spec.terminal and spec.size is not None:
+            await conmon.resize(place.run, *spec.size)
         process.watch()
         return OciSystem(
             id,
@@ -257,34 +286,40 @@ class OciService:
 
     async def abandon(self, id: str, place: Place) -> None:
         """Undo a container whose maker failed or died: its helpers may still be at work."""
-        loop = asyncio.get_running_loop()
+        await self._abandon(id, place, None)
+
+    async def _abandon(self, id: str, place: Place, helpers: Helpers | None) -> None:
         groups = [Cgroup(self.cgroup_path(id, None), root=self._cgroups)]
         if place.lease is not None:
             groups.append(Cgroup(self.cgroup_path(id, place.lease.id), root=self._cgroups))
+        loop = asyncio.get_running_loop()
         deadline = loop.time() + ABANDON_LIMIT
-        monitor_pid = read_pid(place.run / "monitor.pid")
-        monitor = None if monitor_pid is None else processes.open_pidfd(monitor_pid, None)
-        try:
-            while True:
-                for group in groups:
-                    await in_thread(group.kill)
-                if self._helpers_gone(place, monitor):
-                    break
-                if loop.time() > deadline and monitor is not None:
-                    # its runtime hangs: the monitor's death is the runtime's, too (conmon sets PR_SET_PDEATHSIG)
-                    with suppress(ProcessLookupError):
-                        signal.pidfd_send_signal(monitor, signal.SIGKILL)
-                    break
-                # what a runtime makes next shows nowhere but in the cgroup: looked at until its makers are gone
-                await asyncio.sleep(0.01)
-        finally:
-            if monitor is not None:
-                os.close(monitor)
+        while True:
+            for group in groups:
+                await in_thread(group.kill)
+            if helpers.gone() if helpers is not None else self._helpers_gone(place):
+                break
+            if loop.time() > deadline:
+                self._kill_monitor(id, place)
+                break
+            # what a runtime makes next shows nowhere but in the cgroup: looked at until its makers are gone
+            await asyncio.sleep(0.005)
         for base in self._runtime_roots():
             runtime = Runtime(probe.find(base.name) or base.name, base, hide_unified=probe.must_hide_unified(base.name))
             await delete_state(runtime, id, place.run / "delete.log")
         for group in groups:
-            group.remove()
+            await in_thread(group.remove)
+
+    @staticmethod
+    def _kill_monitor(id: str, place: Place) -> None:
+        """Its runtime hangs: the monitor's death is the runtime's, too (conmon sets PR_SET_PDEATHSIG)."""
+        log.warning("container `%s`: its runtime did not end within %g s, and is killed", id, ABANDON_LIMIT)
+        pid = read_pid(place.run / "monitor.pid")
+        monitor = None if pid is None else processes.open_pidfd(pid, None)
+        if monitor is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(monitor, signal.SIGKILL)
+            os.close(monitor)
 
     def _runtime_roots(self) -> list[Path]:
         try:
@@ -293,14 +328,8 @@ class OciService:
             return []
 
     @staticmethod
-    def _helpers_gone(place: Place, monitor: int | None) -> bool:
-        if monitor is not None:
-            import select
-
-            if not select.select([monitor], [], [], 0)[0]:
-                return False
-        if place.lock_fd is not None:  # we hold the lock ourselves: our own helpers have been waited for
-            return True
+    def _helpers_gone(place: Place) -> bool:
+        """Whether no helper of a maker that died holds the lock any more that they inherited."""
         held = try_hold(place.run / "making.lock")
         if held is None:
             return False
@@ -315,7 +344,7 @@ class OciService:
             "/bin/sh",
             str(script),
             str(directory),
-            f"/longshore/{self.store_id}/{lease.id}",
+            self._owner_cgroup(lease.id),
             state,
             sys.executable,
             package,
@@ -323,7 +352,7 @@ class OciService:
 
     async def end_lease(self, lease: Lease | str, directory: Path) -> None:
         id = lease if isinstance(lease, str) else lease.id
-        group = Cgroup(f"/longshore/{self.store_id}/{id}", root=self._cgroups)
+        group = Cgroup(self._owner_cgroup(id), root=self._cgroups)
         if group.exists():
             await in_thread(group.kill)
             group.remove()

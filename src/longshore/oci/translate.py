@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import InvalidSpec
+from ..errors import InvalidSpec, NotSupported
 from ..spec import ProcessSpec, Resources, Security, Spec
 from . import documents as oci
 from .inroot import Folder, Inside
@@ -221,7 +221,8 @@ def process(config: Mapping[str, Any], process: ProcessSpec, pid: int | None) ->
 
     `pid` is a process of the container: its root is where users are looked up. Raises InvalidSpec for an unknown one.
     """
-    base = config.get("process") or {}
+    check_command_line(process.command_line)
+    base = (config.get("process") or {}) if process.oci is None else process.oci
     base_user = base.get("user") or {"uid": 0, "gid": 0}
     env = merged_environment(base.get("env") or [], process.env)
     user = dict(base_user)
@@ -237,9 +238,9 @@ def process(config: Mapping[str, Any], process: ProcessSpec, pid: int | None) ->
     document: dict[str, Any] = {
         "terminal": process.terminal,
         "user": user,
-        "args": process.args,
+        "args": process.args or list(base.get("args") or []),
         "env": env,
-        "cwd": process.cwd or base.get("cwd") or "/",
+        "cwd": process.cwd or base.get("cwd") or (config.get("process") or {}).get("cwd") or "/",
     }
     if process.terminal:
         rows, columns = process.size or (24, 80)
@@ -251,6 +252,12 @@ def process(config: Mapping[str, Any], process: ProcessSpec, pid: int | None) ->
         if name in base:
             document[name] = base[name]
     return document
+
+
+def check_command_line(value: str | None) -> None:
+    """NotSupported for a command that is one string: what runs here takes a list."""
+    if value is not None:
+        raise NotSupported("command_line", "only Windows has commands as one string", hint="give `args`, a list")
 
 
 def _exec_capabilities(base: Mapping[str, Any], process: ProcessSpec, uid: int) -> oci.Capabilities | None:
