@@ -163,13 +163,13 @@ def test_signals_are_passed_on_to_an_exec(longshore: Longshore) -> None:
 
 def test_an_exec_ends_with_the_program_that_runs_it(longshore: Longshore) -> None:
     kept(longshore)
-    process = longshore.start("exec", "web", "sh", "-c", "echo ready; exec sleep 1234")
+    process = longshore.start("exec", "web", "sh", "-c", "echo ready; sleep 1233 & sleep 1234")
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     assert "sleep 1234" in longshore.ok("top", "web")
     process.kill()
     process.communicate()
-    wait_until(lambda: "sleep 1234" not in longshore.ok("top", "web"))
+    wait_until(lambda: "sleep 123" not in longshore.ok("top", "web"))
     assert longshore.json("inspect", "web")[0]["state"] == "running"
 
 
@@ -181,7 +181,7 @@ def test_a_detached_exec_has_a_name_and_runs_on(longshore: Longshore) -> None:
     assert done.returncode == 125
     assert b"the name is taken" in done.stderr
     longshore.ok("signal", "web", "TERM", "--process", "job")
-    wait_until(lambda: "sleep 1234" not in longshore.ok("top", "web"))
+    wait_until(lambda: "sleep 123" not in longshore.ok("top", "web"))
     wait_until(lambda: longshore.json("inspect", "web")[0]["processes"]["job"]["exit"] is not None)
     assert longshore.json("inspect", "web")[0]["processes"]["job"]["exit"]["code"] == 143
     done = longshore("exec", "-d", "web", "/nonexistent")

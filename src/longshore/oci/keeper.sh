@@ -29,19 +29,19 @@ kill_all() {
     read -r stat <"/proc/$pid/stat"
     set -- ${stat##*) }
     [ -z "$start" ] || [ "$start" = "${20}" ] || continue
-    kill_session "$pid" "$within"
+    kill_session "$pid" "$within" "$4"
   done
 }
 
-# An exec, its process group and its session. Frozen in version 1, it dies only when thawed; then it is frozen again.
+# An exec ($1, in cgroup $2), its process group and its session ($3; crun's exec does not lead it). Frozen in version 1, it dies only when thawed; then it is frozen again.
 kill_session() {
-  kill -KILL -- "-$1" "$1"
+  kill -KILL "-$1" "$1"  # no `--`: dash does not know it here
   for procs in "/sys/fs/cgroup$2/cgroup.procs" "/sys/fs/cgroup/pids$2/cgroup.procs"; do
     [ -f "$procs" ] || continue
     while read -r member; do
       read -r stat <"/proc/$member/stat" || continue
       session=$(set -- ${stat##*) }; echo "$4")
-      [ "$session" = "$1" ] && kill -KILL "$member"
+      [ "$session" = "$3" ] && kill -KILL "$member"
     done <"$procs"
   done
   freezer=/sys/fs/cgroup/freezer$2/freezer.state
