@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 make_engine: Callable[[Arguments], Engine] | None = None
 """How the engine is made; None for this machine's. Tests put the simulator here."""
 
+debugging = False
+"""Whether errors are told with where they come from."""
+
 
 def run_with_engine(verb: Verb, args: Arguments) -> int:
     """Open an engine, run the verb, and return the exit code; errors become lines on stderr."""
+    global debugging
+    debugging = args.debug
     try:
         _import_engine()
         set_up_logging(args)
@@ -33,10 +38,6 @@ def run_with_engine(verb: Verb, args: Arguments) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        if args.debug:
-            import traceback
-
-            traceback.print_exc()
         return told(error)
 
 
@@ -74,6 +75,10 @@ def _this_machine(args: Arguments) -> Engine:
 
 def told(error: Exception) -> int:
     """Tell people of an error; the exit code that it means."""
+    if debugging:
+        import traceback
+
+        traceback.print_exception(error)
     from ..errors import CommandNotExecutable, CommandNotFound, LongshoreError, TimeLimit
 
     if isinstance(error, LongshoreError):
