@@ -133,7 +133,8 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     options: list[str] = []
 
     def __post_init__(self) -> None:
-        _check_path(self.target, "mount.target")
+        if not re.fullmatch("[A-Za-z]:", self.target):  # a whole drive, on Windows
+            _check_path(self.target, "mount.target")
         if self.type == "bind":
             if self.source is None:
                 raise InvalidSpec("mount.source", "a bind mount needs one")
@@ -276,22 +277,46 @@ class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class HyperV(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hyper-V isolation, as the original's HyperVIsolationOption."""
+    """Hyper-V isolation, as the original's HyperVIsolationOption: the container has a kernel of its own.
 
+    `utility_vm_path` None looks for the upper-most `UtilityVM` among the parent layers. `sandbox_path` is what builds
+    of 2016 asked for; none needs it now. With `enabled` False the container is process-isolated all the same.
+    """
+
+    enabled: bool = True
     sandbox_path: str = ""
     utility_vm_path: str = ""
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Network endpoints, as the original's NetworkEndpointsOption."""
+    """Network endpoints, as the original's NetworkEndpointsOption: ids of endpoints that HNS has made.
+
+    `dns_search_list` are domains; `shared_container` is the id of a container whose network this one shares (process
+    isolation only).
+    """
 
     ids: list[str] | None = None
     allow_unqualified_dns_query: bool = False
     dns_search_list: list[str] | None = None
+    shared_container: str = ""
+
+    def __post_init__(self) -> None:
+        for index, domain in enumerate(self.dns_search_list or []):
+            if "," in domain:
+                raise InvalidSpec(f"endpoints.dns_search_list[{index}]", f"{domain!r} is more than one domain")
 
 
 class WindowsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the original passed beside the spec, in one typed object; only the HCS service reads it."""
+    """What the original passed beside the spec, in one typed object; only the HCS service reads it.
+
+    `owner` is the tag by which HCS tells the container's makers apart. `layer_paths` are the parent layers, nearest
+    first, and `layer_folder` the container's own (`layers` of the spec says the same); `credentials` is the JSON text
+    of a credential spec. `servicing` runs a container that installs updates into its layer: it has no streams.
+    `cpu_count` is cut to what the host has; `cpu_percent` is 1 to 100 of all processors, `cpu_maximum` the same in
+    hundredths of a percent, `cpu_shares` 1 to 10000. Storage: bytes and operations a second; `storage_size` is that
+    of a scratch layer that is made for the container. 0 is "not configured" throughout. `devices` are GUIDs of device
+    interface classes, for process isolation.
+    """
 
     owner: str = "longshore"
     hyperv: HyperV | None = None
@@ -303,13 +328,45 @@ class WindowsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     layer_paths: list[str] | None = None
     cpu_count: int | None = None
     cpu_percent: int | None = None
+    cpu_maximum: int | None = None
     cpu_shares: int | None = None
     storage_bps: int | None = None
     storage_iops: int | None = None
+    storage_size: int | str | None = None
+    devices: list[str] = []
+
+    def __post_init__(self) -> None:
+        for name, most in _WINDOWS_MOST.items():
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= most:
+                raise InvalidSpec(f"windows.{name}", f"{value} is not between 0 and {most}")
+        if self.cpu_percent and self.cpu_maximum:
+            raise InvalidSpec("windows.cpu_maximum", "is `cpu_percent` in finer steps: give one of them")
+        if self.storage_size is not None:
+            msgspec.structs.force_setattr(self, "storage_size", parse_size(self.storage_size, "windows.storage_size"))
+
+    @property
+    def isolated(self) -> bool:
+        """Whether this is Hyper-V isolation."""
+        return self.hyperv is not None and self.hyperv.enabled
+
+
+_WINDOWS_MOST = {  # what the members of HCS's document hold
+    "cpu_count": (1 << 64) - 1,
+    "cpu_percent": 100,
+    "cpu_maximum": 10_000,
+    "cpu_shares": 10_000,
+    "storage_bps": (1 << 64) - 1,
+    "storage_iops": (1 << 64) - 1,
+}
 
 
 class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one process is: a command and its circumstances. None takes what the container has."""
+    """What one process is: a command and its circumstances. None takes what the container has.
+
+    `oci` is the `process` of an OCI runtime specification: it stands in the place of the container's own, so that
+    nothing but an empty working directory is taken from there; what is said above it counts more.
+    """
 
     args: list[str] = []
     env: dict[str, str] = {}
@@ -320,13 +377,13 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     cap_add: list[str] = []
     privileged: bool = False  # an exec with every capability of the container's bounding set
     command_line: str | None = None  # Windows: one string, passed as it is
+    oci: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         set_ = msgspec.structs.force_setattr
         set_(self, "args", check_arguments(self.args, "args"))
         set_(self, "env", check_environment(self.env, "env"))
-        if not self.args and self.command_line is None:
-            raise InvalidSpec("args", "is empty: there is no command to run")
+        _check_command(self.args, self.command_line, self.oci or {})
         if self.args and not self.args[0]:
             raise InvalidSpec("args[0]", "is an empty string")
         if self.cwd is not None:
@@ -334,6 +391,30 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.user is not None and (not self.user or re.search(r"[\0\n]", self.user)):
             raise InvalidSpec("user", f"{self.user!r} is not a name or uid[:gid]")
         _check_size(self.size)
+
+    @property
+    def command(self) -> list[str]:
+        """The command as a list; one element where it is a command line."""
+        return _command(self.args, self.command_line, self.oci or {})
+
+
+def _check_command(args: list[str], command_line: str | None, process: Mapping[str, Any]) -> None:
+    """That there is one command, and only one. `process` is that of an OCI document."""
+    if command_line is not None:
+        if args:
+            raise InvalidSpec("command_line", "says the command a second time, beside `args`", hint="give one of them")
+        if "\0" in command_line:
+            raise InvalidSpec("command_line", "holds a NUL character")
+    elif not args and not process.get("args") and not process.get("commandLine"):
+        raise InvalidSpec("args", "is empty: there is no command to run")
+
+
+def _command(args: list[str], command_line: str | None, process: Mapping[str, Any]) -> list[str]:
+    if args or command_line is not None:
+        return args or [command_line or ""]
+    if process.get("commandLine"):  # "the preferred means" of an OCI document
+        return [process["commandLine"]]
+    return list(process.get("args") or [])
 
 
 def _check_size(size: tuple[int, int] | None) -> None:
@@ -376,6 +457,7 @@ class SpecFields(SpecSettings, total=False):
 
     root: str | os.PathLike[str]
     args: Sequence[str]
+    command_line: str | None
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -408,13 +490,14 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     log_size: int = 64 << 20  # bytes that the log of a kept container may have
     oci: dict[str, Any] | None = None  # an OCI runtime specification: what it says stands unless said above
     windows: WindowsOptions | None = None
+    command_line: str | None = None  # Windows: the command as one string, passed as it is, in place of `args`
 
     def __post_init__(self) -> None:
         set_ = msgspec.structs.force_setattr
         set_(self, "args", check_arguments(self.args, "args"))
         set_(self, "env", check_environment(self.env, "env"))
-        if not self.args and not self._oci_args() and not (self.windows and self.windows.servicing):
-            raise InvalidSpec("args", "is empty: there is no command to run")
+        if self.command_line is not None or not (self.windows and self.windows.servicing):
+            _check_command(self.args, self.command_line, self._oci_process())
         if self.args and not self.args[0]:
             raise InvalidSpec("args[0]", "is an empty string")
         kind, _, path = self.root.partition(":")
@@ -444,14 +527,14 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 raise InvalidSpec(f"mounts[{index}].target", f"{mount.target} is mounted twice")
             seen.add(mount.target)
 
-    def _oci_args(self) -> list[str]:
-        process = (self.oci or {}).get("process") or {}
-        return list(process.get("args") or [])
+    def _oci_process(self) -> Mapping[str, Any]:
+        process = (self.oci or {}).get("process")
+        return process if isinstance(process, Mapping) else {}
 
     @property
     def command(self) -> list[str]:
-        """The command that init runs, also where an OCI document gives it."""
-        return self.args or self._oci_args()
+        """The command that init runs, also where an OCI document gives it; one element if it is a command line."""
+        return _command(self.args, self.command_line, self._oci_process())
 
     @classmethod
     def of(cls, spec: Spec | None = None, **fields: Unpack[SpecFields]) -> Spec:
@@ -480,6 +563,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             if spec is None and "root" not in values:
                 values["root"] = ""
         if values.get("layers") is not None and "root" not in values:
+            values["root"] = ""
+        windows = values.get("windows")
+        if windows is not None and spec is None and "root" not in values and windows.layer_paths is not None:
             values["root"] = ""
         for name in values.keys() - set(cls.__struct_fields__):
             raise InvalidSpec(name, "is not a field of a spec")
