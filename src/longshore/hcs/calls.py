@@ -1,0 +1,168 @@
+"""Calls of the service, which block, in threads; and handles, which are closed only when no call uses them any more.
+
+A caller may stop waiting for a call. The call goes on in its thread, which has its arguments, and whatever it uses
+stays open until it has returned: hcsshim learnt what happens otherwise (lessons: access violations in the DLL).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+from ..errors import NotSupported
+from .hresults import INVALID_HANDLE, HcsError
+
+T = TypeVar("T")
+H = TypeVar("H", bound=int)
+
+IDLE_LIMIT = 5.0  # seconds that a thread waits for its next call
+CLOSE_LIMIT = 2.0  # seconds that `close` waits for a call which still uses the handle; it is closed after it, then
+
+
+class Threads:
+    """As many threads as there are calls at once: some block for minutes, and none must wait for another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Have `job`, which must not raise, done in a thread."""
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+                self._jobs.put(job)
+                return
+        threading.Thread(target=self._work, args=(job,), name="longshore-hcs", daemon=True).start()
+
+    def _work(self, job: Callable[[], None]) -> None:
+        while True:
+            job()
+            del job  # it holds what the call was given
+            with self._lock:
+                self._idle += 1
+            try:
+                job = self._jobs.get(timeout=IDLE_LIMIT)
+            except queue.Empty:
+                with self._lock:  # a job may have been put for us in this moment
+                    try:
+                        job = self._jobs.get_nowait()
+                    except queue.Empty:
+                        self._idle -= 1
+                        return
+
+    async def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What `function` returns. Cancelled: only the waiting ends."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def tell(result: Any, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        def job() -> None:
+            result, failure = None, None
+            try:
+                result = function(*arguments)
+            except BaseException as error:
+                failure = error
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(tell, result, failure)
+
+        self.submit(job)
+        return await future
+
+
+class Handle(Generic[H]):
+    """A handle of the service, and the calls that use it now.
+
+    `release` unregisters and closes it; it is called once, in a thread, when nobody uses the handle any more.
+    """
+
+    def __init__(self, threads: Threads, value: H, container_id: str, release: Callable[[], None]) -> None:
+        self.value = value
+        self.container_id = container_id
+        self._threads = threads
+        self._release = release
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._closing = False
+        self._closed = threading.Event()
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+
+    @property
+    def closing(self) -> bool:
+        """Whether it is closed, or is to be."""
+        return self._closing
+
+    async def call(self, operation: str, function: Callable[..., T], *arguments: Any) -> T:
+        """`function(handle, *arguments)` in a thread. What the service refuses is told in words of `operation`."""
+        with self._lock:
+            if self._closing:
+                raise HcsError(operation, self.container_id, INVALID_HANDLE)
+            self._calls += 1
+        try:
+            return await self._threads.call(self._use, function, *arguments)
+        except HcsError as error:
+            raise error.about(operation, self.container_id) from error
+        except NotSupported as error:
+            raise NotSupported(f"{operation} ({error.feature})", error.reason, hint=error.hint) from error
+
+    def _use(self, function: Callable[..., T], *arguments: Any) -> T:
+        try:
+            return function(self.value, *arguments)
+        finally:
+            with self._lock:
+                self._calls -= 1
+                last = self._closing and not self._calls
+            if last:
+                self._close()
+
+    def _close(self) -> None:
+        try:
+            self._release()
+        finally:
+            with self._lock:
+                self._closed.set()
+                waiting, self._waiting = self._waiting, []
+            for loop, future in waiting:
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(_finish, future)
+
+    def close_now(self) -> None:
+        """Close it in this thread, unless a call uses it: for the end of the program."""
+        with self._lock:
+            begun, self._closing = self._closing, True
+            busy = self._calls
+        if not begun and not busy:
+            self._close()
+
+    async def close(self) -> None:
+        """Close it, after the last call that uses it: that is waited for only so long. Idempotent."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        with self._lock:
+            begun, self._closing = self._closing, True
+            busy = self._calls
+            if self._closed.is_set():
+                return
+            self._waiting.append((loop, future))
+        if not begun and not busy:
+            self._threads.submit(self._close)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_LIMIT if busy else None):
+                await asyncio.shield(future)
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,182 @@
+"""Notifications: from the service's threads to the event loop, and who waits for them.
+
+The service calls back on threads of its own, at any moment, also while we unregister. Such a thread only looks up the
+number it was given and hands type and status to the loop; it never calls the service, and nothing it meets can raise
+into it. What belongs to a number that is gone, and types that nobody knows, are passed over.
+
+A `Watch` belongs to one handle. Whoever waits for a completion also wakes when the system exits, when the service is
+lost, and when the handle is closed; any number may wait for one notification.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import ctypes
+import itertools
+import logging
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from enum import IntEnum
+from typing import NamedTuple
+
+from ..errors import EngineClosed, LongshoreError, TimeLimit
+from .hresults import SERVICE_DISCONNECT, UNEXPECTED_EXIT, HcsError, failed, normal
+from .vmcompute import NotificationCallback
+
+log = logging.getLogger("longshore.hcs")
+
+
+class Type(IntEnum):
+    """Notifications that somebody here waits for; there are more, and there will be."""
+
+    SYSTEM_EXITED = 0x00000001
+    SYSTEM_CREATE_COMPLETED = 0x00000002
+    SYSTEM_START_COMPLETED = 0x00000003
+    SYSTEM_PAUSE_COMPLETED = 0x00000004
+    SYSTEM_RESUME_COMPLETED = 0x00000005
+    PROCESS_EXITED = 0x00010000
+    SERVICE_DISCONNECT = 0x01000000
+
+
+_ENDS = {Type.SYSTEM_EXITED, Type.PROCESS_EXITED, Type.SERVICE_DISCONNECT}
+
+
+class End(NamedTuple):
+    """How the watching of a handle ended: its system or process exited, the service was lost, or it was closed."""
+
+    type: Type | None  # None: closed
+    status: int = 0  # as the service told it: an HRESULT, 32 unsigned bits
+
+    @property
+    def error(self) -> LongshoreError | None:
+        """What it is to somebody who was waiting for something else. `about` puts it in words of the operation."""
+        if self.type is None:
+            return EngineClosed("the handle was closed meanwhile")
+        if self.type is Type.SERVICE_DISCONNECT:
+            return HcsError("waiting", None, SERVICE_DISCONNECT)
+        return HcsError("waiting", None, UNEXPECTED_EXIT)
+
+
+class Watch:
+    """What is told of one handle. Lives on one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.ended: asyncio.Future[End] = loop.create_future()
+        self._expected: dict[int, list[asyncio.Future[int]]] = {}
+        self._listeners: dict[int, Callable[[int], None]] = {}
+
+    def on(self, type: Type, call: Callable[[int], None]) -> None:
+        """Have `call` called with the status of each notification of a type, beside those who wait for it."""
+        self._listeners[type] = call
+
+    def deliver(self, type: int, status: int) -> None:
+        """A notification has come; on the loop."""
+        for future in self._expected.pop(type, ()):
+            if not future.done():
+                future.set_result(status)
+        listener = self._listeners.get(type)
+        if listener is not None:
+            listener(status)
+        if type in _ENDS:
+            self._end(End(Type(type), status))
+
+    def close(self) -> None:
+        """Nothing more will be told: whoever waits wakes."""
+        self._end(End(None))
+
+    def _end(self, end: End) -> None:
+        if not self.ended.done():
+            self.ended.set_result(end)
+        # a completion that was told before has woken its waiters already
+        expected, self._expected = self._expected, {}
+        for futures in expected.values():
+            for future in futures:
+                if not future.done():
+                    error = end.error
+                    assert error is not None
+                    future.set_exception(error)
+                    future.exception()  # retrieved: it may be that nobody waits any more
+
+    def expect(self, type: Type) -> asyncio.Future[int]:
+        """The status of the next notification of a type: to be called before what brings it about."""
+        future: asyncio.Future[int] = self.loop.create_future()
+        if self.ended.done():
+            error = self.ended.result().error
+            assert error is not None
+            future.set_exception(error)
+            future.exception()
+        else:
+            self._expected.setdefault(type, []).append(future)
+        return future
+
+
+async def completed(expected: asyncio.Future[int], operation: str, container_id: str, limit: float) -> None:
+    """Wait for a completion. HcsError if it, or the system, or the service failed; TimeLimit after `limit` seconds."""
+    done, _ = await asyncio.wait((expected,), timeout=limit)
+    if not done:
+        expected.cancel()
+        raise TimeLimit(f"{operation} of container `{container_id}`", limit, hint="the service did not complete it")
+    try:
+        status = expected.result()
+    except HcsError as error:
+        raise error.about(operation, container_id) from None
+    if failed(status):
+        raise HcsError(operation, container_id, normal(status))
+
+
+class Notifications:
+    """The callback that the service is given, and the watches that its numbers stand for."""
+
+    def __init__(self) -> None:
+        self._watches: dict[int, Watch] = {}
+        self._numbers = itertools.count(1)
+        self._closers: dict[int, Callable[[], None]] = {}
+        self.callback = NotificationCallback(self._told)  # must outlive every registration: it has our lifetime
+        _all.add(self)
+
+    def add(self, watch: Watch) -> int:
+        """A number for a watch: the context of its registration."""
+        number = next(self._numbers)
+        self._watches[number] = watch
+        return number
+
+    def close_at_exit(self, number: int, close: Callable[[], None]) -> None:
+        """Have `close` called at the interpreter's end, unless `remove` comes first."""
+        self._closers[number] = close
+
+    def remove(self, number: int) -> None:
+        """Forget a number, after its registration was undone: until then it may still be told something."""
+        self._watches.pop(number, None)
+        self._closers.pop(number, None)
+
+    def _told(self, type: int, context: int | None, status: int, data: int | None) -> None:
+        """On a thread of the service's."""
+        try:
+            watch = self._watches.get(context or 0)
+            if watch is None:
+                return
+            if data and log.isEnabledFor(logging.DEBUG):  # a crash report, say; gone when we return
+                log.debug("notification 0x%X says: %s", type, ctypes.wstring_at(data))
+            watch.loop.call_soon_threadsafe(watch.deliver, type, status & 0xFFFFFFFF)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+        except Exception:  # into a thread of the service's nothing may be raised
+            log.exception("a notification was lost")
+
+    def close_all(self) -> None:
+        """Undo every registration: foreign threads must not find an interpreter that is gone."""
+        for close in list(self._closers.values()):
+            with suppress(Exception):
+                close()
+
+
+_all: weakref.WeakSet[Notifications] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    for each in list(_all):
+        each.close_all()
