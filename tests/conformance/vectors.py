@@ -6,7 +6,9 @@ means is told in vectors/README.md; nothing here, nor in what uses it, looks at 
 
 from __future__ import annotations
 
+import hashlib
 import os
+import uuid
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,15 @@ class _Member(msgspec.Struct, frozen=True, rename="camel"):
 def number(value: int | str) -> int:
     """An HRESULT or status, which files write as a number or as "0x…", as 32 unsigned bits."""
     return (int(value, 16) if isinstance(value, str) else value) & 0xFFFFFFFF
+
+
+def guid_of(name: str) -> str:
+    """What the recording double answered to NameToGuid, unless a vector's `guids` has the name.
+
+    The real service's names are version 5 UUIDs, too, but of a name space that is not public.
+    """
+    digest = hashlib.sha1(bytes(16) + name.encode("utf-16-le", "surrogatepass")).digest()
+    return str(uuid.UUID(bytes=digest[:16], version=5))
 
 
 # what a runner sets up
@@ -324,22 +335,18 @@ class Vector(_Member, kw_only=True, frozen=True):
     logs: list[Log] = []
     stability: Stability = Stability()
 
-    def creates(self) -> list[Operation]:
-        """The operations that create a container, each with the specification and options that hold for it."""
-        return [
-            msgspec.structs.replace(
-                step,
-                spec=self.create.spec if step.spec is None else step.spec,
-                options=self.create.options if step.options is None else step.options,
-                container=self.create.container if step.container is None else step.container,
-            )
-            for step in self.operations
-            if step.op == "create"
-        ]
+    def completed(self, step: Operation) -> Operation:
+        """A `create` operation with the container, specification and options that hold for it."""
+        return msgspec.structs.replace(
+            step,
+            spec=self.create.spec if step.spec is None else step.spec,
+            options=self.create.options if step.options is None else step.options,
+            container=self.container_of(step),
+        )
 
-    def calls_during(self, index: int) -> list[int]:
-        """Indices of the calls that lie between the begin and the return of `operations[index]`."""
-        found: list[int] = []
+    def calls_during(self, index: int) -> list[Call]:
+        """The calls that lie between the begin and the return of `operations[index]`, those of others beside it too."""
+        found: list[Call] = []
         inside = False
         for entry in self.timeline:
             if entry.get("op") == index:
@@ -347,8 +354,12 @@ class Vector(_Member, kw_only=True, frozen=True):
             elif entry.get("return") == index:
                 break
             elif inside and "call" in entry:
-                found.append(entry["call"])
+                found.append(self.calls[entry["call"]])
         return found
+
+    def container_of(self, step: Operation) -> str:
+        """The container that an operation is about."""
+        return self.create.container if step.container is None else step.container
 
 
 def directory() -> Path:

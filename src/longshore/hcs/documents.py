@@ -302,7 +302,16 @@ def encode(document: msgspec.Struct) -> str:
     Its encoder, Go's, writes `<`, `>`, `&` and two line ends of Unicode as \\u003c and so on, and has no short form
     for the control characters that JSON calls \\b and \\f.
     """
-    text = msgspec.json.encode(document).decode()
+    return _spelled(msgspec.json.encode(document))
+
+
+def encode_text(text: str) -> str:
+    """A string as it stands in such a document, with its quotes."""
+    return _spelled(msgspec.json.encode(text))
+
+
+def _spelled(json: bytes) -> str:
+    text = json.decode()
     text = _SHORT.sub(lambda match: _LONG.get(match[1], match[0]), text)
     return text.translate(_GO_SPELLING)
 
