@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self, Unpack
 
-from . import finding, host, lifecycle, making, restoring
+from . import finding, host, lifecycle, making, restoring, watching
 from .compute import DEVNULL, LOG, PIPE, Cause, ComputeService, Features, Plan, Stdio
 from .container import MAX_OUTPUT, Completed, Container, ContainerInfo, Process
 from .core import END_LIMIT, Core, log
@@ -111,6 +111,7 @@ class Engine:
         finally:
             if core.has_service and self._given is None:
                 await core.service.close()
+            watching.let_go()
             if self._private is not None:
                 self._private()
 

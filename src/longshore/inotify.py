@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import os
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ except (AttributeError, OSError, TypeError) as missing:  # another kernel, anoth
 
 
 class _Notifier:
-    """The inotify instance of one loop; it exists while somebody watches."""
+    """The inotify instance of one loop; it stays until `release`, since to make and end one is slow."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -45,11 +46,15 @@ class _Notifier:
         self._watchers: dict[int, list[Told]] = {}
         loop.add_reader(self._fd, self._read)
 
+    @property
+    def used(self) -> bool:
+        """Whether somebody watches."""
+        return bool(self._watchers)
+
     def add(self, directory: Path, callback: Told) -> int:
         watch = _libc.inotify_add_watch(self._fd, os.fsencode(directory), MASK)
         if watch < 0:
             code = ctypes.get_errno()
-            self._close_if_unused()
             raise OSError(code, os.strerror(code), str(directory))
         self._watchers.setdefault(watch, []).append(callback)
         return int(watch)
@@ -62,15 +67,15 @@ class _Notifier:
             if not callbacks:
                 del self._watchers[watch]
                 _libc.inotify_rm_watch(self._fd, watch)
-        self._close_if_unused()
 
-    def _close_if_unused(self) -> None:
-        if not self._watchers and self._fd >= 0:
+    def close(self) -> None:
+        """Give the descriptor back. In a thread: the kernel waits for all who might still look at a mark, which takes
+        many milliseconds (fsnotify_destroy_group)."""
+        if self._fd >= 0:
             if not self._loop.is_closed():
                 self._loop.remove_reader(self._fd)
-            os.close(self._fd)
+            threading.Thread(target=os.close, args=(self._fd,), name="longshore-inotify", daemon=True).start()
             self._fd = -1
-            _notifiers.pop(self._loop, None)
 
     def drain(self) -> None:
         """Tell of all that has happened up to now, without waiting for the loop."""
@@ -109,6 +114,8 @@ def subscribe(directory: Path, callback: Told) -> Callable[[], None]:
     loop = asyncio.get_running_loop()
     notifier = _notifiers.get(loop)
     if notifier is None:
+        for dead in [other for other in _notifiers if other.is_closed()]:
+            _notifiers.pop(dead).close()
         notifier = _notifiers[loop] = _Notifier(loop)
     notifier.drain()  # the directory may be watched already: what happened before this is not for `callback`
     watch = notifier.add(directory, callback)
@@ -120,3 +127,12 @@ def drain() -> None:
     notifier = _notifiers.get(asyncio.get_running_loop())
     if notifier is not None:
         notifier.drain()
+
+
+def release() -> None:
+    """Give back what this loop has, if nobody watches any more."""
+    loop = asyncio.get_running_loop()
+    notifier = _notifiers.get(loop)
+    if notifier is not None and not notifier.used:
+        del _notifiers[loop]
+        notifier.close()

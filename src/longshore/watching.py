@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 try:
-    from .inotify import drain, subscribe
+    from .inotify import drain, release, subscribe
 except ImportError:  # no inotify on this platform
     subscribe = None  # type: ignore[assignment]
 
@@ -101,4 +101,10 @@ def _filled(path: Path) -> bool:
         return False
 
 
-__all__ = ["DirectoryWatch", "wait_for_file"]
+def let_go() -> None:
+    """Give back what the watches of this loop have shared, if there are none left. For when an engine is closed."""
+    if subscribe is not None:
+        release()
+
+
+__all__ = ["DirectoryWatch", "let_go", "wait_for_file"]

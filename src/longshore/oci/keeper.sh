@@ -52,10 +52,23 @@ kill_session() {
   fi
 }
 
+# An exec whose runtime lives, but whose pid nobody has written down yet: the child of a runtime that has the lock.
+kill_unwritten() {
+  find /proc/[0-9]*/fd -lname "$lease/lease.lock" | while read -r link; do
+    holder=${link#/proc/}
+    holder=${holder%%/*}
+    tr '\0' ' ' <"/proc/$holder/cmdline" | grep -q -- ' exec --pid-file ' || continue
+    for child in $(cat "/proc/$holder/task/"*/children); do kill -KILL "$child"; done
+  done
+}
+
 # Every runtime process of the lease has a shared lock on the file: until the last has ended, a container may
 # still come into being.
 exec 9>>"$lease/lease.lock"
-until kill_all 2>/dev/null; flock -n 9; do sleep 0.02; done
+until kill_all 2>/dev/null; flock -n 9; do
+  kill_unwritten 2>/dev/null
+  sleep 0.02
+done
 kill_all 2>/dev/null
 
 # The records, events and files of what was killed: by longshore itself, while we hold the lease's lock.

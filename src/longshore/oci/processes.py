@@ -123,8 +123,8 @@ def _status(pid: int) -> dict[str, str] | None:
 def can_receive(pid: int, number: int) -> bool:
     """Whether a signal would do anything to a process.
 
-    The first process of a pid namespace gets only what it handles or blocks (pid_namespaces(7)); any other gets what it does
-    not ignore. True where it cannot be known.
+    The first process of a pid namespace gets only what it handles or blocks (pid_namespaces(7)); any other gets what
+    it does not ignore. True where it cannot be known.
     """
     found = _status(pid)
     if found is None:

@@ -22,9 +22,10 @@ from ..tasks import in_thread, shielded, uninterrupted
 from . import conmon, probe, processes
 from .bundle import Bundle, plan_bundle, prepare
 from .cgroup import ROOT, Cgroup
+from .direct import read_pid, run_direct
 from .launch import Helpers
 from .runtime import Runtime
-from .system import LEAF, OciSystem, SystemToken, delete_state, read_pid, run_direct
+from .system import LEAF, OciSystem, SystemToken, delete_state
 from .watch import KeptProcess, OciProcess, StrangerProcess, identify
 
 log = logging.getLogger("longshore.oci")
@@ -102,7 +103,8 @@ class OciService:
             stdin=False,
             log_size=spec.log_size,
         )
-        direct = runtime.argv(place.run / "run.log", *self._run_arguments(id, place))
+        pidfile = ["--pid-file", str(place.run / "pid")]
+        direct = runtime.argv(place.run / "run.log", "run", *pidfile, *self._run_arguments(id, place))
         return Plan(
             documents={"config.json": document},
             commands=[kept, runtime.argv(place.run / "start.log", "start", id), direct],
@@ -112,7 +114,7 @@ class OciService:
 
     @staticmethod
     def _run_arguments(id: str, place: Place) -> list[str]:
-        return ["run", "--bundle", str(place.run / "bundle"), "--pid-file", str(place.run / "pid"), id]
+        return ["--bundle", str(place.run / "bundle"), id]
 
     async def _prepare(self, id: str, spec: Spec, place: Place) -> tuple[Runtime, Bundle, str]:
         runtime = await self.runtime()
@@ -211,7 +213,7 @@ class OciService:
             process = await run_direct(
                 runtime,
                 "run",
-                self._run_arguments(id, place)[1:],
+                self._run_arguments(id, place),
                 container_id=id,
                 name="init",
                 command=spec.command[0],
@@ -221,7 +223,7 @@ class OciService:
                 terminal=spec.terminal,
                 size=spec.size or ((24, 80) if spec.terminal else None),
                 pass_fds=pass_fds,
-                steps=list(bundle.steps),
+                steps=bundle.steps,
                 wrapped=spec.init,
             )
         except BaseException:

@@ -15,22 +15,19 @@ from ..compute import Cause, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd, 
 from ..errors import InvalidState, ServiceError
 from ..spec import ProcessSpec, Resources
 from ..tasks import in_thread, shielded
-from ..watching import wait_for_file
 from . import conmon, processes, translate
 from .bundle import find_command
 from .cgroup import Cgroup
+from .direct import run_direct
 from .executable import check_format, check_sizes
 from .inroot import Folder
-from .launch import Child
 from .runtime import VERB_LIMIT, Runtime
-from .stdio import Wiring
-from .watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, StrangerProcess, ended, identify
+from .watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, StrangerProcess, ended
 
 if TYPE_CHECKING:
-    from .launch import MountStep
+    pass
 
 LEAF = "box"  # the container's cgroup is a child of one of its own: its counters outlive it
-START_LIMIT = 60.0
 
 
 class SystemToken(msgspec.Struct):
@@ -42,114 +39,6 @@ class SystemToken(msgspec.Struct):
     monitor: ProcessToken | None = None
     terminal: bool = False
     stdin: bool = False
-
-
-async def started_pid(child: Child, pidfile: Path) -> int | None:
-    """Wait until the runtime has written the pid file; None if it ended without."""
-    waiting = asyncio.ensure_future(wait_for_file(pidfile))
-    ending = asyncio.ensure_future(child.wait())
-    try:
-        await asyncio.wait((waiting, ending), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiting.cancel()
-        ending.cancel()
-        await asyncio.gather(waiting, ending, return_exceptions=True)
-    return read_pid(pidfile)
-
-
-def read_pid(pidfile: Path) -> int | None:
-    """The number in a pid file; None if there is none yet."""
-    try:
-        return int(pidfile.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-async def undo_start(child: Child, pidfile: Path, limit: float = VERB_LIMIT) -> None:
-    """End what a runtime in the foreground has started, or is about to start. The runtime itself is not killed:
-    it removes what it made."""
-    if not child.ended:
-        pid = await _bounded(started_pid(child, pidfile), limit)
-        if pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)  # alive, or a zombie until its runtime, alive, has waited for it
-        if await _bounded(child.wait(), limit) is None and not child.ended:
-            child.kill()
-            await child.wait()
-
-
-async def _bounded(awaitable: Any, limit: float) -> Any:
-    try:
-        async with asyncio.timeout(limit):
-            return await awaitable
-    except TimeoutError:
-        return None
-
-
-async def run_direct(
-    runtime: Runtime,
-    verb: str,
-    arguments: list[str],
-    *,
-    container_id: str,
-    name: str,
-    command: str,
-    directory: Path,
-    cgroup: Cgroup,
-    stdio: Stdio,
-    terminal: bool,
-    size: tuple[int, int] | None,
-    pass_fds: list[int],
-    steps: list[MountStep] | None = None,
-    wrapped: bool = False,
-    limit: float = START_LIMIT,
-) -> DirectProcess:
-    """Start `run` or `exec` of a runtime with streams of the caller's; returns when the process has its pid."""
-    pidfile = directory / "pid"
-    log = directory / f"{verb}.log"
-    with Wiring(stdio, terminal=terminal, size=size) as wiring:
-        child = await runtime.start(
-            log,
-            verb,
-            *arguments,
-            stdio=wiring.child,
-            steps=steps or (),
-            private=verb == "run",
-            pass_fds=pass_fds,
-            cwd=directory,
-        )
-        wiring.close_theirs()
-        process: DirectProcess | None = None
-        try:
-            try:
-                async with asyncio.timeout(limit):
-                    pid = await started_pid(child, pidfile)
-            except TimeoutError:
-                raise ServiceError(
-                    f"{runtime.name} {verb}", container_id, f"it did not start the process within {limit:g} s"
-                ) from None
-            if pid is None:
-                raise runtime.failure(verb, log, container_id, command=command, status=child.status)
-            process = DirectProcess(
-                container_id,
-                name,
-                identify(pid, wrapped=wrapped),
-                cgroup,
-                child=child,
-                wiring=wiring,
-                runtime=runtime,
-                log=log,
-                verb=verb,
-                command=command,
-            )
-            process.streams = await wiring.open()
-        except BaseException:
-            await shielded(undo_start(child, pidfile))
-            if process is not None:
-                await process.close()
-            raise
-        process.watch()
-        return process
 
 
 class OciSystem:
@@ -242,7 +131,7 @@ class OciSystem:
             started = await run_direct(
                 self.runtime,
                 "exec",
-                ["--process", str(path), "--pid-file", str(place.run / "pid"), self.id],
+                ["--process", str(path), self.id],
                 container_id=self.id,
                 name=name,
                 command=process.args[0],

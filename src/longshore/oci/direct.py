@@ -1,0 +1,199 @@
+"""Starting what runs for its caller: a runtime in the foreground, our own child, with plain pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..compute import Stdio
+from ..errors import ServiceError
+from ..tasks import shielded
+from ..watching import wait_for_file
+from .cgroup import Cgroup
+from .launch import Child, MountStep
+from .runtime import VERB_LIMIT, Runtime
+from .stdio import Wiring
+from .watch import DirectProcess, identify
+
+START_LIMIT = 60.0  # seconds until a runtime must have started the process
+
+
+def read_pid(pidfile: Path) -> int | None:
+    """The number in a pid file; None if there is none yet."""
+    try:
+        return int(pidfile.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+class PidFile:
+    """The pid that a runtime writes: into the file, which the keeper reads, too.
+
+    crun writes to any path, so that its pid comes by a pipe, and we write the file. That spares an inotify watch, whose
+    end takes the kernel many milliseconds; runc replaces the file by a rename, and has to be watched for.
+    """
+
+    def __init__(self, runtime: Runtime, path: Path) -> None:
+        self._path = path
+        self._ours = self._theirs = -1
+        self.argument = str(path)
+        if runtime.name.startswith("crun"):
+            self._ours, self._theirs = os.pipe()
+            os.set_blocking(self._ours, False)
+            self.argument = f"/proc/self/fd/{self._theirs}"
+
+    @property
+    def pass_fds(self) -> list[int]:
+        """What the runtime must inherit."""
+        return [] if self._theirs < 0 else [self._theirs]
+
+    def started(self) -> None:
+        """The runtime has its end of the pipe."""
+        if self._theirs >= 0:
+            os.close(self._theirs)
+            self._theirs = -1
+
+    async def wait(self, child: Child) -> int | None:
+        """Wait until the runtime has written the pid; None if it ended without. Any number of times."""
+        pid = read_pid(self._path)
+        if pid is None and self._ours >= 0:
+            pid = await self._from_pipe()
+            if pid is not None:
+                self._path.write_text(f"{pid}\n")
+        elif pid is None:
+            pid = await self._from_file(child)
+        return pid
+
+    async def _from_pipe(self) -> int | None:
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        loop.add_reader(self._ours, ready.set)
+        try:
+            await ready.wait()  # the pid in one write, or the runtime's end
+        finally:
+            loop.remove_reader(self._ours)
+        with suppress(ValueError):
+            return int(os.read(self._ours, 64))
+        return None
+
+    async def _from_file(self, child: Child) -> int | None:
+        waiting = asyncio.ensure_future(wait_for_file(self._path))
+        ending = asyncio.ensure_future(child.wait())
+        try:
+            await asyncio.wait((waiting, ending), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            ending.cancel()
+            await asyncio.gather(waiting, ending, return_exceptions=True)
+        return read_pid(self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.started()
+        if self._ours >= 0:
+            os.close(self._ours)
+            self._ours = -1
+
+
+async def _undo_start(child: Child, pidfile: PidFile, limit: float = VERB_LIMIT) -> None:
+    """End what a runtime in the foreground has started, or is about to start. The runtime itself is not killed:
+    it removes what it made."""
+    if not child.ended:
+        pid = await _bounded(pidfile.wait(child), limit)
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # alive, or a zombie until its runtime, alive, has waited for it
+        if await _bounded(child.wait(), limit) is None and not child.ended:
+            child.kill()
+            await child.wait()
+
+
+async def _bounded(awaitable: Any, limit: float) -> Any:
+    try:
+        async with asyncio.timeout(limit):
+            return await awaitable
+    except TimeoutError:
+        return None
+
+
+async def run_direct(
+    runtime: Runtime,
+    verb: str,
+    arguments: Sequence[str],
+    *,
+    container_id: str,
+    name: str,
+    command: str,
+    directory: Path,
+    cgroup: Cgroup,
+    stdio: Stdio,
+    terminal: bool,
+    size: tuple[int, int] | None,
+    pass_fds: Sequence[int],
+    steps: Sequence[MountStep] = (),
+    wrapped: bool = False,
+    limit: float = START_LIMIT,
+) -> DirectProcess:
+    """Start `run` or `exec` of a runtime with streams of the caller's; returns when the process has its pid.
+
+    Failed or cancelled: what was started is killed, and its runtime waited for. Raises what the runtime's log says,
+    ServiceError after `limit` seconds.
+    """
+    log = directory / f"{verb}.log"
+    with Wiring(stdio, terminal=terminal, size=size) as wiring, PidFile(runtime, directory / "pid") as pidfile:
+        child = await runtime.start(
+            log,
+            verb,
+            "--pid-file",
+            pidfile.argument,
+            *arguments,
+            stdio=wiring.child,
+            steps=steps,
+            private=verb == "run",
+            pass_fds=[*pass_fds, *pidfile.pass_fds],
+            cwd=directory,
+        )
+        wiring.close_theirs()
+        pidfile.started()
+        process: DirectProcess | None = None
+        try:
+            try:
+                async with asyncio.timeout(limit):
+                    pid = await pidfile.wait(child)
+            except TimeoutError:
+                raise ServiceError(
+                    f"{runtime.name} {verb}", container_id, f"it did not start the process within {limit:g} s"
+                ) from None
+            if pid is None:
+                await child.wait()
+                raise runtime.failure(verb, log, container_id, command=command, status=child.status)
+            process = DirectProcess(
+                container_id,
+                name,
+                identify(pid, wrapped=wrapped),
+                cgroup,
+                child=child,
+                wiring=wiring,
+                runtime=runtime,
+                log=log,
+                verb=verb,
+                command=command,
+            )
+            process.streams = await wiring.open()
+        except BaseException:
+            await shielded(_undo_start(child, pidfile))
+            if process is not None:
+                await process.close()
+            raise
+        process.watch()
+        return process
