@@ -311,6 +311,8 @@ class Bare:
     def remove(self, id: str, place: Path, bundle: Bundle, *, force: bool = False) -> None:
         """`runtime delete`, and the files."""
         self.verb("delete", *(["--force"] if force else []), id)
+        if force:
+            self.await_exit(id, place)  # the monitor writes into the folder until then
         shutil.rmtree(place)
         bundle.clear()
 
