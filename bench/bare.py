@@ -20,6 +20,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import stat
 import threading
 import time
@@ -180,11 +181,20 @@ class Bare:
         self._null = os.open(os.devnull, os.O_RDWR)
 
     def close(self) -> None:
-        """Remove the cgroups' common parent; the files are the caller's."""
+        """End what a row that failed has left, and remove the cgroups; the files are the caller's."""
         os.close(self._null)
-        for controller in CGROUPS.iterdir():
-            with suppress(OSError):
-                (controller / self.group).rmdir()
+        tops = [controller / self.group for controller in CGROUPS.iterdir() if (controller / self.group).is_dir()]
+        deadline = time.monotonic() + 10
+        while tops and time.monotonic() < deadline:
+            for top in tops:
+                for path, _, _ in os.walk(top, topdown=False):
+                    with suppress(OSError):
+                        for pid in (Path(path) / "cgroup.procs").read_text().split():
+                            os.kill(int(pid), signal.SIGKILL)
+                    with suppress(OSError):
+                        os.rmdir(path)
+            tops = [top for top in tops if top.is_dir()]
+            time.sleep(0.01)
 
     def bundle(self, spec: Spec) -> tuple[str, Bundle]:
         """An id, and a bundle for it, as longshore prepares it."""
