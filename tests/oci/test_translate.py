@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longshore.errors import InvalidSpec
+from longshore.errors import InvalidSpec, NotSupported
 from longshore.oci import translate
 from longshore.oci.users import NOBODY, Account
 from longshore.spec import ProcessSpec, Resources, Security
@@ -163,3 +163,15 @@ def test_labels_only_describe() -> None:
     with pytest.raises(InvalidSpec) as error:
         translate.label_annotations({"run.oci.handler": "krun"})
     assert error.value.field == "labels[run.oci.handler]"
+
+
+def test_an_exec_with_an_oci_process_of_its_own_takes_only_the_folder_from_its_container() -> None:
+    process = {"args": ["id"], "env": ["ONLY=1"], "user": {"uid": 7, "gid": 7}}
+    found = translate.process({"process": {"cwd": "/work", "env": ["A=1"]}}, ProcessSpec(oci=process), None)
+    assert (found["args"], found["env"], found["cwd"]) == (["id"], ["ONLY=1"], "/work")
+    assert found["user"] == {"uid": 7, "gid": 7}
+
+
+def test_a_command_as_one_string_is_windows() -> None:
+    with pytest.raises(NotSupported, match="command_line"):
+        translate.process(CONFIG, ProcessSpec(command_line="ls -l"), None)

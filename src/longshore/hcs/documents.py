@@ -188,6 +188,8 @@ class ProcessStatus(Answer, kw_only=True, frozen=True):
 
 
 class MemoryStatistics(Answer, kw_only=True, frozen=True):
+    """Bytes: what is committed, the most that ever was, and the private working set."""
+
     memory_usage_commit_bytes: int = 0
     memory_usage_commit_peak_bytes: int = 0
     memory_usage_private_working_set_bytes: int = 0
@@ -202,6 +204,8 @@ class ProcessorStatistics(Answer, kw_only=True, frozen=True):
 
 
 class StorageStatistics(Answer, kw_only=True, frozen=True):
+    """Operations (in units of 8 KiB) and bytes, since the start."""
+
     read_count_normalized: int = 0
     read_size_bytes: int = 0
     write_count_normalized: int = 0
@@ -209,6 +213,8 @@ class StorageStatistics(Answer, kw_only=True, frozen=True):
 
 
 class NetworkStatistics(Answer, kw_only=True, frozen=True):
+    """Counters of one endpoint, since it was attached."""
+
     bytes_received: int = 0
     bytes_sent: int = 0
     packets_received: int = 0
@@ -284,6 +290,8 @@ class Failure(Answer, kw_only=True, frozen=True):
 
 
 class SchemaVersion(Answer, kw_only=True, frozen=True):
+    """A version of the documents that the service reads."""
+
     major: int = 0
     minor: int = 0
 

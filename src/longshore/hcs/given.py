@@ -26,10 +26,14 @@ class _Given(msgspec.Struct, rename="camel"):
 
 
 class GivenUser(_Given, kw_only=True):
+    """`process.user`."""
+
     username: str = ""
 
 
 class GivenSize(_Given, kw_only=True):
+    """`process.consoleSize`, in characters."""
+
     height: int = 0
     width: int = 0
 
@@ -55,11 +59,15 @@ class GivenMount(_Given, kw_only=True):
 
 
 class GivenRoot(_Given, kw_only=True):
+    """`root`: the volume of a process-isolated container."""
+
     path: str = ""
     readonly: bool = False
 
 
 class GivenCpu(_Given, kw_only=True):
+    """`windows.resources.cpu`."""
+
     count: int | None = None
     shares: int | None = None
     maximum: int | None = None  # hundredths of a percent
@@ -67,22 +75,30 @@ class GivenCpu(_Given, kw_only=True):
 
 
 class GivenMemory(_Given, kw_only=True):
+    """`windows.resources.memory`, in bytes."""
+
     limit: int | None = None
 
 
 class GivenStorage(_Given, kw_only=True):
+    """`windows.resources.storage`; bytes and operations a second, and the size of the scratch layer."""
+
     iops: int | None = None
     bps: int | None = None
     sandbox_size: int | None = None
 
 
 class GivenResources(_Given, kw_only=True):
+    """`windows.resources`: limits."""
+
     cpu: GivenCpu | None = None
     memory: GivenMemory | None = None
     storage: GivenStorage | None = None
 
 
 class GivenNetwork(_Given, kw_only=True):
+    """`windows.network`."""
+
     endpoint_list: list[str] | None = None
     allow_unqualified_dns_query: bool = field(default=False, name="allowUnqualifiedDNSQuery")
     dns_search_list: list[str] | None = field(default=None, name="DNSSearchList")
@@ -91,10 +107,14 @@ class GivenNetwork(_Given, kw_only=True):
 
 
 class GivenHyperV(_Given, kw_only=True):
+    """`windows.hyperv`: Hyper-V isolation, where it is there."""
+
     utility_vm_path: str = field(default="", name="utilityVMPath")
 
 
 class GivenDevice(_Given, kw_only=True):
+    """One of `windows.devices`."""
+
     id: str
     id_type: str = "class"
 
