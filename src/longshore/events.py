@@ -18,7 +18,7 @@ import msgspec
 
 from .compute import Exit, now
 from .errors import InvalidSpec
-from .files import briefly, store_error
+from .files import briefly, open_file, store_error
 
 SEGMENT_SIZE = 4 << 20  # bytes after which a new segment begins
 SEGMENTS_KEPT = 8
@@ -136,7 +136,7 @@ class Journal:
             raise store_error(f"write the journal in {self.directory}", error) from error
 
     def _write(self, segment: int, lines: bytes, size: int) -> None:
-        fd = os.open(self.path(segment), os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o600)
+        fd = open_file(self.path(segment), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             if os.write(fd, lines) != len(lines):
                 os.ftruncate(fd, size)
@@ -147,7 +147,7 @@ class Journal:
     def _drop_old(self, newest: int) -> None:
         for segment in self.segments():
             if segment <= newest - SEGMENTS_KEPT:
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError, PermissionError):  # Windows, while it is read: the next time
                     os.unlink(self.path(segment))
 
     def _tail(self) -> tuple[int, int, int]:
@@ -168,7 +168,7 @@ class Journal:
 
     def _cut_torn(self, segment: int) -> int:
         """Cut off what a program that was killed in the middle of a write left; returns the size."""
-        with open(self.path(segment), "r+b", buffering=0) as file:
+        with open(self.path(segment), "r+b", buffering=0, opener=open_file) as file:
             size = file.seek(0, os.SEEK_END)
             back = min(size, TAIL)
             while True:
@@ -185,7 +185,7 @@ class Journal:
 
     def _last_number(self, segment: int) -> int | None:
         """The number of the last line of a segment that can be read; None if there is none."""
-        with open(self.path(segment), "rb", buffering=0) as file:
+        with open(self.path(segment), "rb", buffering=0, opener=open_file) as file:
             size = file.seek(0, os.SEEK_END)
             back = min(size, TAIL)
             while back:
@@ -206,7 +206,7 @@ class Journal:
             if segment < since.segment:
                 continue
             try:
-                with open(self.path(segment), "rb", buffering=0) as file:
+                with open(self.path(segment), "rb", buffering=0, opener=open_file) as file:
                     file.seek(since.offset if segment == since.segment else 0)
                     data = file.readall()
             except FileNotFoundError:
@@ -225,7 +225,7 @@ class Journal:
     def first_of(self, segment: int) -> int | None:
         """The number of the first line of a segment that can be read; None if there is none."""
         try:
-            with open(self.path(segment), "rb") as file:
+            with open(self.path(segment), "rb", opener=open_file) as file:
                 for line in file:
                     with suppress(msgspec.MsgspecError):
                         return _LINE.decode(line).seq
@@ -287,7 +287,7 @@ class JournalReader:
                 continue
             offset = self._position.offset if segment == self._position.segment else 0
             try:
-                with open(self._journal.path(segment), "rb", buffering=0) as file:
+                with open(self._journal.path(segment), "rb", buffering=0, opener=open_file) as file:
                     file.seek(offset)
                     data = file.readall()
             except FileNotFoundError:

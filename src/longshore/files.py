@@ -13,16 +13,14 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from .errors import StoreError
 from .tasks import in_thread
 
-try:
-    import fcntl
-except ImportError:  # Windows: see _lock_windows
-    fcntl = None  # type: ignore[assignment]
+if os.name == "nt":
+    from .winfiles import MOVES_WHAT_IS_OPEN, lock_at_last, open_file, replace, sync_file, try_lock
+else:
+    from .unixfiles import MOVES_WHAT_IS_OPEN, lock_at_last, open_file, replace, sync_file, try_lock
 
 LOCK_LIMIT = 30.0  # seconds
 
 PathLike = str | os.PathLike[str]
-
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def store_error(what: str, error: OSError) -> StoreError:
@@ -40,7 +38,7 @@ def store_error(what: str, error: OSError) -> StoreError:
 
 def read_whole(path: PathLike) -> bytes:
     """The content of a small file."""
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    fd = open_file(path, os.O_RDONLY)
     try:
         data = os.read(fd, 1 << 16)
         if len(data) == 1 << 16:
@@ -55,7 +53,7 @@ def _write_beside(path: PathLike, data: bytes) -> str:
     """Write a file of a name of its own in the directory of `path`; it is as it should be, or not there."""
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
-    fd = os.open(temporary, _NEW, 0o600)
+    fd = open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         try:
             written = os.write(fd, data)
@@ -74,7 +72,7 @@ def write_new(path: PathLike, data: bytes) -> None:
     """Write a file whole, or not at all: a reader sees the old content or the new, never a part."""
     temporary = _write_beside(path, data)
     try:
-        os.replace(temporary, path)
+        replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
@@ -97,49 +95,7 @@ def link_once(path: PathLike, data: bytes) -> bool:
 async def make_durable(path: PathLike) -> None:
     """Return when a file, and its name, would survive a loss of power. Waits for the disk: milliseconds."""
 
-    def sync() -> None:
-        for name, flags in ((path, os.O_RDONLY), (os.path.dirname(path), os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))):
-            if fcntl is None and name is not path:
-                return  # Windows has no such thing for a directory, nor needs it
-            fd = os.open(name, flags | getattr(os, "O_CLOEXEC", 0))
-            try:
-                os.fsync(fd)  # fsync(2), NOTES: a file's entry needs a sync of its directory
-            finally:
-                os.close(fd)
-
-    await in_thread(sync, "longshore-sync")
-
-
-def try_lock(fd: int, *, shared: bool = False) -> bool:
-    """Lock an open file against other programs, if nobody has it. It ends when its last descriptor is closed."""
-    if fcntl is None:
-        return _lock_windows(fd)
-    try:
-        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _lock_windows(fd: int) -> bool:
-    import msvcrt
-
-    os.lseek(fd, 0, os.SEEK_SET)
-    try:
-        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # only there
-    except OSError:
-        return False
-    return True
-
-
-def _lock_at_last(fd: int) -> None:
-    """Lock, waiting for as long as it takes."""
-    if fcntl is None:
-        import msvcrt
-
-        msvcrt.locking(fd, msvcrt.LK_LOCK, 1)  # tries ten times, a second apart
-    else:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    await in_thread(lambda: sync_file(path), "longshore-sync")
 
 
 class Held:
@@ -163,7 +119,7 @@ class Held:
 
 def open_lock(path: PathLike) -> int:
     """The descriptor of a lock file, made if need be."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    return open_file(path, os.O_RDWR | os.O_CREAT)
 
 
 def try_hold(path: PathLike) -> Held | None:
@@ -185,7 +141,7 @@ def briefly(path: PathLike) -> Iterator[None]:
     fd = open_lock(path)
     try:
         if not try_lock(fd):
-            _lock_at_last(fd)
+            lock_at_last(fd)
         yield
     finally:
         os.close(fd)
@@ -210,7 +166,7 @@ async def wait_for_lock(path: PathLike, limit: float) -> Held:
     def work() -> None:
         nonlocal locked
         try:
-            _lock_at_last(fd)
+            lock_at_last(fd)
         finally:
             with mutex:
                 locked = True
@@ -232,3 +188,22 @@ async def wait_for_lock(path: PathLike, limit: float) -> Held:
             ) from None
         raise
     return Held(fd)
+
+
+__all__ = [
+    "MOVES_WHAT_IS_OPEN",
+    "Held",
+    "briefly",
+    "hold",
+    "link_once",
+    "make_durable",
+    "open_file",
+    "open_lock",
+    "read_whole",
+    "replace",
+    "store_error",
+    "try_hold",
+    "try_lock",
+    "wait_for_lock",
+    "write_new",
+]

@@ -22,13 +22,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from .files import open_file
 from .log_format import BOUND, DAMAGE, FAR_BACK, GONE, HEAD, TORN, TRUNCATED, LogGap, LogRecord, Stream, moment, runs
 from .watching import DirectoryWatch
-
-try:
-    import msvcrt
-except ImportError:  # not Windows
-    msvcrt = None  # type: ignore[assignment]
 
 BLOCK = 1 << 18  # bytes that are read at once; a record is much smaller
 HELD = 4  # replaced files that a follower keeps open until it has read them: what it may lag behind
@@ -53,28 +49,6 @@ def mark_first(path: Path) -> int | None:
 def is_first(found: os.stat_result, expected_inode: int) -> bool:
     """Whether this is the file that was there when the container was made: nothing was dropped before it."""
     return found.st_ino == expected_inode and (os.name != "posix" or bool(found.st_mode & stat.S_ISVTX))
-
-
-def _open(path: Path) -> int:
-    """Open for reading, in such a way that the file can be replaced meanwhile."""
-    if msvcrt is None:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    return _open_windows(path)
-
-
-def _open_windows(path: Path) -> int:
-    """As `os.open`, which does not share the right to delete and so to replace (CreateFileW, dwShareMode)."""
-    import ctypes
-
-    create = ctypes.WinDLL("kernel32", use_last_error=True).CreateFileW  # type: ignore[attr-defined]  # only there
-    create.restype = ctypes.c_void_p
-    create.argtypes = [ctypes.c_wchar_p, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p]
-    create.argtypes += [ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p]
-    generic_read, share_all, open_existing, normal = 0x80000000, 0x7, 3, 0x80
-    handle = create(str(path), generic_read, share_all, None, open_existing, normal, None)
-    if handle is None or handle == ctypes.c_void_p(-1).value:
-        raise ctypes.WinError(ctypes.get_last_error())  # type: ignore[attr-defined]  # only there
-    return int(msvcrt.open_osfhandle(handle, os.O_RDONLY | getattr(os, "O_BINARY", 0)))  # type: ignore[attr-defined]
 
 
 def read_at(fd: int, size: int, offset: int) -> bytes:
@@ -157,7 +131,7 @@ class Trail:
                 found = os.stat(self._path)
                 if (found.st_dev, found.st_ino) == self._files[-1].identity:
                     return False
-            fd = _open(self._path)
+            fd = open_file(self._path, os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
             return False
         try:

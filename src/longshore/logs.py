@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from .files import open_file
 from .log_format import DAMAGE, LogGap, LogRecord, Stream, joined, moment, runs
 from .log_trail import BLOCK, Trail, mark_first, read_at
 
@@ -141,8 +142,7 @@ class LogWriter:
             self._fd = -1
 
     def _open(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        self._fd = os.open(self._path, flags, 0o600)
+        self._fd = open_file(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self._size = os.fstat(self._fd).st_size
 
     def _mend(self) -> None:
@@ -185,7 +185,7 @@ class LogWriter:
         with suppress(OSError):  # a disk that is full may have room again afterwards
             self._append(seal)
         fresh = self._path.with_name(f"{self._path.name}.tmp")
-        os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+        os.close(open_file(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
         self.close()  # Windows does not replace a file that its writer has open
         try:
             os.replace(fresh, self._path)

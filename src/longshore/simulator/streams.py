@@ -15,8 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..files import open_file, replace
+
 PIPE_SIZE = 1 << 16  # bytes that an input holds, and that a reader holds before the program has to wait
 LOG_CHUNK = 8192  # conmon reads so much at a time; each piece gets one time stamp
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 END_OF_TRANSMISSION = b"\x04"  # what a terminal takes for the end of input
 
 
@@ -133,7 +136,7 @@ class ContainerLog:
         self._size = 0
         self._second = -1
         self._stamp = ""
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+        os.close(open_file(path, _APPEND))
 
     def write(self, stream: bytes, data: bytes | bytearray | memoryview) -> None:
         """Append what was read from one stream at one moment, at most LOG_CHUNK bytes."""
@@ -144,7 +147,7 @@ class ContainerLog:
             text += b"%sP %s\n" % (head, rest)
         try:
             if self._fd < 0:
-                self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                self._fd = open_file(self.path, _APPEND)
                 self._size = os.fstat(self._fd).st_size
             if self._size + len(text) > self.limit:
                 self._begin_anew()
@@ -155,10 +158,12 @@ class ContainerLog:
 
     def _begin_anew(self) -> None:
         fresh = f"{self.path}.tmp"
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        os.rename(fresh, self.path)
-        os.close(self._fd)
-        self._fd, self._size = fd, 0
+        os.close(open_file(fresh, _APPEND | os.O_TRUNC))
+        self.close()
+        with suppress(PermissionError):  # Windows does not replace what a reader has open: then it goes on growing
+            replace(fresh, self.path)
+        self._fd = open_file(self.path, _APPEND)
+        self._size = os.fstat(self._fd).st_size
 
     def _now(self) -> bytes:
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)

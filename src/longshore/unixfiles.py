@@ -1,0 +1,45 @@
+"""What files.py asks of the operating system, on Unix. winfiles.py has the same names for Windows."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+PathLike = str | os.PathLike[str]
+
+MOVES_WHAT_IS_OPEN = True
+"""Whether a directory can be renamed while somebody has a file in it open."""
+
+
+def open_file(path: PathLike, flags: int) -> int:
+    """As `os.open`: not inherited, bytes as they are; others may replace and remove the file meanwhile."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def replace(source: PathLike, target: PathLike) -> None:
+    """As `os.replace`."""
+    os.replace(source, target)
+
+
+def try_lock(fd: int, *, shared: bool = False) -> bool:
+    """Lock an open file against other programs, if nobody has it. It ends when its last descriptor is closed."""
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lock_at_last(fd: int) -> None:
+    """Lock, waiting for as long as it takes."""
+    fcntl.flock(fd, fcntl.LOCK_EX)
+
+
+def sync_file(path: PathLike) -> None:
+    """Return when a file, and its name, would survive a loss of power."""
+    for name, flags in ((path, os.O_RDONLY), (os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)):
+        fd = open_file(name, flags)
+        try:
+            os.fsync(fd)  # fsync(2), NOTES: a file's entry needs a sync of its directory
+        finally:
+            os.close(fd)
