@@ -134,7 +134,7 @@ def test_who_insists_kills_what_does_not_listen(longshore: Longshore) -> None:
         return process.poll() is not None
 
     wait_until(insist)
-    assert process.returncode == 137
+    assert process.returncode in (137, 130)  # killed; or one more came while it was removed
     process.communicate()
     assert longshore.ok("ps", "-aq") == ""
 
