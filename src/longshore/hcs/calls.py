@@ -138,29 +138,35 @@ class Handle(Generic[H]):
                 with suppress(RuntimeError):
                     loop.call_soon_threadsafe(_finish, future)
 
-    def close_now(self) -> None:
-        """Close it in this thread, unless a call uses it: for the end of the program."""
+    def _begin_to_close(self) -> bool:
+        """Let no further call begin. Whether to close it now: else the last call does, or somebody has."""
         with self._lock:
             begun, self._closing = self._closing, True
-            busy = self._calls
-        if not begun and not busy:
+            return not begun and not self._calls
+
+    def close_now(self) -> None:
+        """Close it in this thread, unless a call uses it: for the end of the program."""
+        if self._begin_to_close():
             self._close()
+
+    def let_go(self) -> None:
+        """As `close`, without waiting for it."""
+        if self._begin_to_close():
+            self._threads.submit(self._close)
 
     async def close(self) -> None:
         """Close it, after the last call that uses it: that is waited for only so long. Idempotent."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         with self._lock:
-            begun, self._closing = self._closing, True
-            busy = self._calls
             if self._closed.is_set():
                 return
             self._waiting.append((loop, future))
-        if not begun and not busy:
-            self._threads.submit(self._close)
+            busy = self._calls
+        self.let_go()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_LIMIT if busy else None):
-                await asyncio.shield(future)
+                await future
 
 
 def _finish(future: asyncio.Future[None]) -> None:

@@ -1,0 +1,98 @@
+"""What the service tells of a system, in longshore's words: statistics, processes, moments."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from .. import compute
+from ..compute import NetworkStats, ProcessInfo, Stats
+from ..errors import ServiceError
+from . import documents
+
+TICKS = 10_000_000  # 100 ns units in a second
+SAME_CLOCK = timedelta(seconds=5)  # between our asking for a process and the time the service gives it
+OTHER_CLOCK = timedelta(minutes=2)  # a utility VM has a clock of its own
+
+
+def now() -> datetime:
+    """The moment before something is asked for."""
+    return compute.now()
+
+
+def properties(text: str | None, of: str, container_id: str) -> documents.ContainerProperties:
+    """The properties document. ServiceError if the service gave none, or what is no JSON."""
+    if text is None:
+        raise ServiceError(f"asking for {of}", container_id, "the service gave no document")
+    try:
+        return documents.decode(text, documents.ContainerProperties)
+    except msgspec.MsgspecError as error:
+        raise ServiceError(f"asking for {of}", container_id, f"the service gave no such document ({error})") from error
+
+
+def listed(text: str | None) -> list[documents.ContainerProperties]:
+    """The systems that an enumeration lists."""
+    try:
+        return documents.decode(text or "[]", list[documents.ContainerProperties] | None) or []  # type: ignore[arg-type]
+    except msgspec.MsgspecError as error:
+        raise ServiceError("listing the systems", None, f"the service gave no list ({error})") from error
+
+
+def is_same_moment(item: documents.ProcessListItem, started_at: datetime, *, hyperv: bool) -> bool:
+    """Whether a listed process is the one that was started then, and not a later one with its number."""
+    created = moment(item.create_timestamp)
+    if created is None:  # an old build does not tell
+        return True
+    return abs(created - started_at) <= (OTHER_CLOCK if hyperv else SAME_CLOCK)
+
+
+def moment(value: datetime | None) -> datetime | None:
+    """A time of the service's in UTC; None for the year 1, with which it says "not known"."""
+    if value is None or value.year <= 1:
+        return None
+    return value.astimezone(UTC) if value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
+def stats(found: documents.Statistics | None) -> Stats:
+    """Counters of a running container; what the service leaves out is 0, as the service means it."""
+    found = found or documents.Statistics()
+    memory = found.memory or documents.MemoryStatistics()
+    processor = found.processor or documents.ProcessorStatistics()
+    storage = found.storage or documents.StorageStatistics()
+    return Stats(
+        at=moment(found.timestamp) or compute.now(),
+        cpu_time=processor.total_runtime / TICKS,
+        cpu_user=processor.runtime_user / TICKS,
+        cpu_system=processor.runtime_kernel / TICKS,
+        memory=memory.memory_usage_private_working_set_bytes,
+        memory_peak=memory.memory_usage_commit_peak_bytes,
+        read_bytes=storage.read_size_bytes,
+        written_bytes=storage.write_size_bytes,
+        read_operations=storage.read_count_normalized,
+        write_operations=storage.write_count_normalized,
+        network=[
+            NetworkStats(
+                name=each.endpoint_id or each.instance_id,
+                received_bytes=each.bytes_received,
+                sent_bytes=each.bytes_sent,
+                received_packets=each.packets_received,
+                sent_packets=each.packets_sent,
+                received_dropped=each.dropped_packets_incoming,
+                sent_dropped=each.dropped_packets_outgoing,
+            )
+            for each in found.network or []
+        ],
+    )
+
+
+def process_info(item: documents.ProcessListItem) -> ProcessInfo:
+    """One process of a container; the list also shows the system's own."""
+    return ProcessInfo(
+        pid=item.process_id,
+        command=item.image_name,
+        started_at=moment(item.create_timestamp),
+        cpu_user=item.user_time / TICKS,
+        cpu_system=item.kernel_time / TICKS,
+        memory=item.memory_working_set_private_bytes,
+    )

@@ -1,0 +1,148 @@
+"""What works on this Windows, and why the rest does not: found by asking the service, not guessed from its build."""
+
+from __future__ import annotations
+
+import ntpath
+import os
+import sys
+from typing import Any
+
+import msgspec
+
+from ..compute import Feature, Features
+from ..errors import LongshoreError, NotSupported
+from . import documents, privileges
+from .hresults import ACCESS_DENIED, HcsError, same
+from .process import NO_SIGNALS, USE_KILL
+from .system import NEW_LIMITS, NO_INPUT, NO_UPDATE
+from .vmcompute import PROTOTYPES, Vmcompute
+
+OLDEST_BUILD = 14393  # Windows Server 2016, the first with containers
+OPTIONAL = {"HcsSignalProcess": "from build 17763 on", "HcsGetServiceProperties": "from build 17763 on"}
+FEATURE = "`Enable-WindowsOptionalFeature -Online -FeatureName Containers`, then restart Windows"
+
+
+def windows_version() -> str:
+    """`10.0.17763`; empty where this is not Windows."""
+    ask: Any = getattr(sys, "getwindowsversion", None)
+    if ask is None:
+        return ""
+    found = ask()
+    return f"{found.major}.{found.minor}.{found.build}"
+
+
+def build() -> int:
+    """The build number, 0 where there is none."""
+    return int(windows_version().rpartition(".")[2] or 0)
+
+
+def has_hypervisor() -> bool:
+    """Whether the program is there that runs utility VMs."""
+    return os.path.exists(ntpath.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "vmwp.exe"))
+
+
+def schema_versions(vmcompute: Vmcompute) -> str:
+    """The schema versions that the service says it supports; 1.0 is what longshore speaks."""
+    try:
+        text = vmcompute.get_service_properties('{"PropertyTypes":["Basic"]}')
+        found = documents.decode(text or "", _ServiceProperties)
+    except (LongshoreError, msgspec.MsgspecError):
+        return "1.0"
+    versions = [version for basic in found.properties or [] for version in basic.supported_schema_versions or []]
+    return ", ".join(f"{version.major}.{version.minor}" for version in versions) or "1.0"
+
+
+class _Basic(documents.Answer, kw_only=True, frozen=True):
+    supported_schema_versions: list[documents.SchemaVersion] | None = None
+
+
+class _ServiceProperties(documents.Answer, kw_only=True, frozen=True):
+    properties: list[_Basic] | None = None
+
+
+class Findings:
+    """Features, one added after the other."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, Feature] = {}
+
+    def add(self, name: str, supported: bool, reason: str = "", hint: str | None = None) -> None:
+        """One capability: why it works or does not, and the next step if not."""
+        self.items[name] = Feature(name, supported, reason, None if supported else hint)
+
+
+def probe(load: Vmcompute | NotSupported) -> Features:
+    """Every capability, with its reason. `load` is the binding, or why there is none. Blocks: calls the service."""
+    found = Findings()
+    version = windows_version()
+    number = build()
+    new_enough = not number or number >= OLDEST_BUILD
+    found.add(
+        "windows",
+        new_enough,
+        f"build {number}" if number else "of unknown build",
+        f"build {OLDEST_BUILD} (Windows Server 2016) or newer",
+    )
+    if isinstance(load, NotSupported):
+        found.add("run", False, load.reason, load.hint)
+        _add_rest(found, False, load.reason, None)
+        return _features(found, version)
+    runs, reason, hint = _ask(load)
+    found.add("run", runs, reason, hint)
+    _add_rest(found, runs, "" if runs else reason, load)
+    return _features(found, version)
+
+
+def _features(found: Findings, version: str) -> Features:
+    return Features(service="hcs", version=version or "unknown", items=found.items, keeps_output=False)
+
+
+def _ask(vmcompute: Vmcompute) -> tuple[bool, str, str | None]:
+    """Whether the service answers, and lets this user ask."""
+    missing = [name for name in PROTOTYPES if name not in OPTIONAL and not vmcompute.has(name)]
+    if missing:
+        return False, f"vmcompute.dll lacks {', '.join(missing)}", "use a newer build of Windows"
+    try:
+        vmcompute.enumerate_compute_systems("{}")
+    except HcsError as error:
+        if same(error.code or 0, (ACCESS_DENIED, 0x8037011B)):
+            return (
+                False,
+                "this user may not use the compute service",
+                "run it as a member of Administrators or of Hyper-V Administrators",
+            )
+        return False, f"the compute service does not answer: {error.detail}", error.hint or f"see {FEATURE}"
+    except LongshoreError as error:
+        return False, str(error), error.hint
+    return True, f"by vmcompute.dll, schema {schema_versions(vmcompute)}", None
+
+
+def _add_rest(found: Findings, runs: bool, why: str, vmcompute: Vmcompute | None) -> None:
+    isolated = runs and has_hypervisor()
+    no_vm = why or "Hyper-V is not installed"
+    enable = "`Enable-WindowsOptionalFeature -Online -FeatureName Microsoft-Hyper-V -All`"
+    found.add("hyperv", isolated, "utility VMs can be run" if isolated else no_vm, enable)
+    rights = runs and privileges.enable()
+    found.add(
+        "layers",
+        rights,
+        "scratch layers can be made and mounted" if rights else why or "backup and restore privileges are not held",
+        "run it as an administrator; or give a volume that is mounted already",
+    )
+    found.add("pause", runs, why or "with Hyper-V isolation only")
+    found.add("signals", False, NO_SIGNALS, USE_KILL)
+    console = runs and vmcompute is not None and vmcompute.has("HcsSignalProcess")
+    found.add(
+        "console-events",
+        console,
+        "TERM is CtrlShutdown, INT is CtrlC"
+        if console
+        else why or f"HcsSignalProcess is there {OPTIONAL['HcsSignalProcess']}",
+        "a container is asked to shut down as a whole instead",
+    )
+    found.add("update", False, why or NO_UPDATE, NEW_LIMITS)
+    found.add("attach-stdin", False, NO_INPUT, "use `launch` with stdin=PIPE, or `exec`")
+    found.add("oom-events", False, "Windows tells nobody that memory was lacking")
+    found.add("exec-deadline", runs, why or "the process is killed; what it started ends with the container")
+    found.add("wait-status", False, "what ended while no program had it open is forgotten")
+    found.add("checkpoint", False, "Windows containers have none (schema 1)")

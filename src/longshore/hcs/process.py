@@ -1,0 +1,306 @@
+"""One process of a compute system: its streams, its end, signals.
+
+The path of an exit code: the service's thread says ProcessExited (notifications.py); `_ended` asks for the status
+document, once; the exit stands in `_exit` before any waiter wakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..compute import Cause, Exit, Streams, now
+from ..errors import EngineClosed, InvalidState, LongshoreError, NotSupported, ProcessNotFound
+from . import documents
+from .calls import Handle
+from .hresults import ACCESS_DENIED, ELEMENT_NOT_FOUND, INPUT_GONE, PROCESS_ALREADY_STOPPED, HcsError, same
+from .notifications import End, Type, Watch
+from .stdio import Wiring
+from .vmcompute import Process
+
+if TYPE_CHECKING:
+    from .session import Session
+
+log = logging.getLogger("longshore.hcs")
+
+KILL, INTERRUPT, TERM = 9, 2, 15
+CONTROL = {INTERRUPT: "CtrlC", TERM: "CtrlShutdown"}
+"""What Windows has for signals (HcsSignalProcess, builds from 17763 on): sent to one process and what it started."""
+
+NO_SIGNALS = "Windows has no signals"
+USE_KILL = "use `kill` for a process, `stop` for a container"
+ANSWER_LIMIT = 1.0  # seconds in which the service says whether it takes a word for a process: it may wait for its end
+
+
+class ProcessToken(msgspec.Struct, frozen=True):
+    """What finds a process again: its pid, and when it was created, since pids are used again."""
+
+    pid: int
+    started_at: datetime
+
+
+class HcsProcess:
+    """A process that we hold, or that has ended before we could (`handle` None)."""
+
+    failure: LongshoreError | None = None
+
+    def __init__(
+        self,
+        session: Session,
+        container_id: str,
+        token: ProcessToken,
+        *,
+        wiring: Wiring | None = None,
+        terminal: bool = False,
+        keep_open: bool = False,
+    ) -> None:
+        self.container_id = container_id
+        self.identity = token
+        self.streams = Streams() if wiring is None else wiring.streams
+        self.handle: Handle[Process] | None = None
+        self.on_end: list[Callable[[HcsProcess], None]] = []
+        self._session = session
+        self._wiring = wiring
+        self._terminal = terminal
+        self._keep_open = keep_open  # the handle of init: closed after its system's
+        self._watch = Watch(asyncio.get_running_loop())
+        self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._ending: asyncio.Task[None] | None = None
+        self._told: asyncio.Task[None] | None = None  # the service, of the end of input
+        self._late: asyncio.TimerHandle | None = None
+        self._killed = False
+        self._closed = False
+        self._watch.ended.add_done_callback(self._on_end)
+
+    # what it is
+
+    @property
+    def pid(self) -> int:
+        return self.identity.pid
+
+    @property
+    def token(self) -> bytes:
+        return msgspec.json.encode(self.identity)
+
+    @property
+    def ended(self) -> asyncio.Future[Exit]:
+        """Its end, once it is known."""
+        return self._exit
+
+    @property
+    def over(self) -> bool:
+        """Whether its end is known."""
+        return self._exit.done()
+
+    @property
+    def ending(self) -> bool:
+        """Whether the service has told of its end."""
+        return self._ending is not None or self._exit.done()
+
+    # what the session does with it
+
+    async def watch(self, process: Process, *, ours: bool) -> None:
+        """Take a handle, and have its end told. Raises HcsError; the handle is closed then, and `ours` killed."""
+        undo = self._session.vmcompute.terminate_process if ours else None
+        self.handle = await self._session.watch_process(process, self._watch, self.container_id, undo=undo)
+
+    async def open(self, handles: tuple[int, int, int]) -> None:
+        """Take the pipes. HcsError if one is no pipe."""
+        wiring = self._wiring
+        if wiring is None:
+            return
+        try:
+            await wiring.open(handles)
+        except OSError as error:
+            code = getattr(error, "winerror", None) or 6
+            raise HcsError("opening the streams of a process", self.container_id, code) from error
+        if wiring.input is not None:
+            wiring.input.closed = self._input_closed
+            if wiring.ends_input:
+                wiring.input.close()
+
+    # its end
+
+    def _on_end(self, ended: asyncio.Future[End]) -> None:
+        end = ended.result()
+        if end.type is not None and self._ending is None:
+            self._ending = asyncio.create_task(self._end(end), name=f"end of process {self.pid}")
+
+    def system_ended(self) -> None:
+        """The system has exited, or the service was lost: our own notification comes now, or never."""
+        if not self.ending and self._late is None:
+            loop = asyncio.get_running_loop()
+            self._late = loop.call_later(self._session.limits.late_exit, self._missed)
+
+    def _missed(self) -> None:
+        if not self.ending:
+            log.warning("container `%s`: the end of process %d was not told", self.container_id, self.pid)
+            self._ending = asyncio.create_task(self._end(End(Type.SERVICE_DISCONNECT)), name=f"end of {self.pid}")
+
+    async def _end(self, end: End) -> None:
+        at = now()
+        if self._late is not None:
+            self._late.cancel()
+        wiring = self._wiring
+        if wiring is not None:
+            wiring.process_ended()
+        code = await self._exit_code()
+        cause = Cause.KILLED if self._killed else Cause.EXITED
+        if end.type is Type.SERVICE_DISCONNECT and code is None:
+            cause = Cause.SYSTEM_GONE
+        if wiring is not None:
+            await wiring.copied()
+        if not self._keep_open and self.handle is not None:
+            await self.handle.close()
+        self.tell(Exit(code=code, cause=cause, started_at=self.identity.started_at, at=at, pid=self.pid))
+
+    async def _exit_code(self) -> int | None:
+        """The code as the status document tells it; what it does not tell is unknown, never success."""
+        if self.handle is None:
+            return None
+        try:
+            text = await self.handle.call("reading the exit code", self._session.vmcompute.get_process_properties)
+            status = documents.decode(text or "", documents.ProcessStatus)
+        except (HcsError, NotSupported, msgspec.MsgspecError) as error:
+            log.warning(
+                "container `%s`: the exit code of process %d is not known: %s", self.container_id, self.pid, error
+            )
+            return None
+        return status.exit_code if status.exited and status.last_wait_result == 0 else None
+
+    def tell(self, exit: Exit) -> None:
+        """Its end is known: all waiters wake with it."""
+        if not self._exit.done():
+            self._exit.set_result(exit)
+            for call in self.on_end:
+                call(self)
+
+    def gone(self) -> None:
+        """It ended while nobody who could have been told had it open."""
+        self.tell(Exit(code=None, cause=Cause.SYSTEM_GONE, started_at=self.identity.started_at, at=None, pid=self.pid))
+
+    async def look(self) -> None:
+        """Whether it had ended before we watched it: nobody tells us then."""
+        assert self.handle is not None
+        with suppress(HcsError, msgspec.MsgspecError):
+            text = await self.handle.call("looking at a process", self._session.vmcompute.get_process_properties)
+            if documents.decode(text or "", documents.ProcessStatus).exited:
+                self._watch.deliver(Type.PROCESS_EXITED, 0)
+
+    async def wait(self) -> Exit:
+        return await asyncio.shield(self._exit)
+
+    # signals
+
+    async def signal(self, signal: int) -> None:
+        if signal == KILL:
+            await self.kill()
+            return
+        word = CONTROL.get(signal)
+        if word is None or not self._session.vmcompute.has("HcsSignalProcess"):
+            raise NotSupported("signals", NO_SIGNALS, hint=USE_KILL)
+        if self.ending or self.handle is None:
+            raise ProcessNotFound(self.container_id, f"pid {self.pid}")
+        await self.control(word)
+
+    async def control(self, word: str) -> None:
+        """Send a console event. Servercore answers only when the process has ended: that is not waited for."""
+        assert self.handle is not None
+        options = documents.encode(documents.SignalRequest(signal=word))
+        call = self.handle.call(f"sending {word} to a process", self._session.vmcompute.signal_process, options)
+        await self._session.ask(call, ANSWER_LIMIT)
+
+    async def kill(self) -> None:
+        """Have it ended. Already ended is fine."""
+        if self.ending or self._closed or self.handle is None:
+            return
+        self._killed = True
+        try:
+            await self.handle.call("killing a process", self._session.vmcompute.terminate_process)
+        except HcsError as error:
+            # so it is for one that is already dead, too (hcsshim's findings): its end is then about to be told
+            if same(error.code or 0, (ACCESS_DENIED, ELEMENT_NOT_FOUND, PROCESS_ALREADY_STOPPED)):
+                await asyncio.wait((self._watch.ended,), timeout=ANSWER_LIMIT)
+            if not self.ending:
+                self._killed = False
+                raise
+
+    def killed_with_system(self, killed: bool) -> None:
+        """Its system is (or, after all, was not) being terminated."""
+        if not self.ending:
+            self._killed = killed
+
+    async def kill_tree(self) -> None:
+        """HCS does not tell who started whom: the process alone is killed; the rest ends with the container."""
+        await self.kill()
+
+    # its input and its terminal
+
+    def _input_closed(self) -> None:
+        if self._told is None or self._told.done():
+            self._told = self._session.spawn(self._end_input(), f"end of input of {self.pid}")
+
+    async def _end_input(self) -> None:
+        """The end of input needs both: our pipe closed, after what was written; then the word to the service."""
+        if self._wiring is not None and self._wiring.input is not None:
+            with suppress(OSError):
+                await self._wiring.input.wait_closed()
+        if self.ending or self.handle is None or self.handle.closing:
+            return
+        request = documents.encode(documents.CLOSE_STDIN)
+        try:
+            await self.handle.call("closing the input of a process", self._session.vmcompute.modify_process, request)
+        except HcsError as error:
+            if not same(error.code or 0, INPUT_GONE):
+                raise
+
+    async def close_stdin(self) -> None:
+        wiring = self._wiring
+        if self.ending or self._closed:
+            if wiring is not None and wiring.input is not None:
+                asyncio.StreamWriter.close(wiring.input)  # the pipe alone: nobody is to be told
+            return
+        if self._told is None or self._told.done():
+            if wiring is not None and wiring.input is not None:
+                asyncio.StreamWriter.close(wiring.input)
+            self._input_closed()
+        assert self._told is not None
+        # it waits for what is still to be written, and the service may wait for the process: we do not
+        done, _ = await asyncio.wait((self._told,), timeout=ANSWER_LIMIT)
+        if done:
+            self._told.result()
+
+    async def resize(self, rows: int, columns: int) -> None:
+        if not self._terminal:
+            raise InvalidState("resize a terminal of", self.container_id, "one without a terminal")
+        if self.ending or self.handle is None:
+            raise InvalidState("resize the terminal of", self.container_id, "stopped")
+        request = documents.encode(documents.resize(rows, columns))
+        await self.handle.call("resizing the terminal of a process", self._session.vmcompute.modify_process, request)
+
+    # letting go
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._late is not None:
+            self._late.cancel()
+        self._watch.close()
+        if self._ending is not None and not self._exit.done():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_LIMIT):
+                    await asyncio.shield(self._exit)  # its code is just being read
+        if self._ending is not None:
+            self._ending.cancel()
+        if self._wiring is not None:
+            self._wiring.close()
+        if not self._exit.done():
+            self._exit.set_exception(EngineClosed())
+            self._exit.exception()  # retrieved: nobody has to have waited
+        if self.handle is not None:
+            await self.handle.close()

@@ -1,0 +1,385 @@
+"""The compute service of Windows: HCS, through vmcompute.dll."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from ..compute import Features, Lease, Place, Plan, State, Stdio, SystemGone
+from ..errors import NotSupported, ServiceError
+from ..spec import Spec
+from ..tasks import shielded, uninterrupted
+from . import documents, layers, measure, probe, translate
+from .hresults import GONE, HcsError, same
+from .notes import LeaseNotes, Made
+from .notifications import Type, completed
+from .process import HcsProcess
+from .session import Limits, Session
+from .stdio import Pipes, WindowsPipes
+from .system import HcsSystem, SystemToken
+from .vmcompute import System, Vmcompute, load
+
+OWNER = "longshore"
+USUAL = Limits()
+
+
+class HcsService:
+    """Containers of this Windows machine.
+
+    `run` is the store's place for what ends with the boot. `vmcompute` None loads the machine's; a double of it comes
+    with `pipes` of its own. With `end_with_handles`, what belongs to a lease is made to end with the last handle of
+    it, that is with its owner.
+    """
+
+    name = "hcs"
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        vmcompute: Vmcompute | None = None,
+        pipes: Pipes | None = None,
+        limits: Limits = USUAL,
+        cpus: int | None = None,
+        exists: Callable[[str], bool] = translate.exists,
+        end_with_handles: bool = True,
+    ) -> None:
+        self.run = run
+        self._given = vmcompute
+        self._pipes = pipes
+        self._limits = limits
+        self._cpus = cpus
+        self._exists = exists
+        self._end_with_handles = end_with_handles
+        self._notes = LeaseNotes(run)
+        self._made: Session | None = None
+        self._systems: dict[str, HcsSystem] = {}
+
+    # parts
+
+    @property
+    def session(self) -> Session:
+        """The binding and what goes with it. NotSupported where there is no vmcompute.dll."""
+        if self._made is None:
+            self._made = Session(self._given or load(), self._pipes or WindowsPipes(), self._limits)
+        return self._made
+
+    def _host(self) -> translate.Host:
+        vm = self.session.vmcompute
+        cpus = self._cpus or os.cpu_count() or 1
+        return translate.Host(cpus=cpus, name_to_guid=lambda name: str(vm.name_to_guid(name)), exists=self._exists)
+
+    def _system(self, token: SystemToken, place: Place, spec: Callable[[], Spec], stdio: Stdio | None) -> HcsSystem:
+        return HcsSystem(self.session, token, place, spec, notes=self._notes, stdio=stdio, on_close=self._forget)
+
+    def _forget(self, system: HcsSystem) -> None:
+        if self._systems.get(system.id) is system:
+            del self._systems[system.id]
+
+    # the protocol
+
+    async def probe(self) -> Features:
+        try:
+            session = self.session
+        except NotSupported as error:
+            return probe.probe(error)
+        return await session.threads.call(probe.probe, session.vmcompute)
+
+    def plan(self, id: str, spec: Spec, place: Place) -> Plan:
+        try:
+            host = self._host()
+        except NotSupported:  # not Windows: what can be said without asking
+            host = translate.Host(self._cpus or os.cpu_count() or 1, lambda name: f"(NameToGuid of {name})")
+        container = translate.container_config(id, spec, host)
+        process = translate.init_process(spec)
+        reasons = {"EndpointList": "a Windows container has the network endpoints that it is given"}
+        if self._needs_scratch(spec, container):
+            reasons["VolumePath"] = f"a scratch layer is made at {self._scratch(container, place)} and mounted"
+        return Plan(
+            documents={
+                "HcsCreateComputeSystem": msgspec.to_builtins(container),
+                "HcsCreateProcess": msgspec.to_builtins(process),
+            },
+            reasons=reasons,
+        )
+
+    # making
+
+    async def create(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> HcsSystem:
+        session = self.session
+        try:
+            config = await session.threads.call(translate.container_config, id, spec, self._host())
+        except HcsError as error:
+            raise error.about(f"create ({error.operation})", id) from error
+        translate.init_process(spec)  # what cannot be meant is refused before anything is made
+        scratch: layers.Scratch | None = None
+        made = Made(owner=config.owner, spec=spec)
+        try:
+            if self._needs_scratch(spec, config):
+                path = self._scratch(config, place)
+                made.scratch = layers.Scratch(
+                    path=path, mounted=not config.hv_partition, made=not os.path.lexists(path)
+                )
+                made.write(place)
+                scratch, volume = await self._add_scratch(id, spec, config, path)
+                made.scratch = scratch
+                config.layer_folder_path = path
+                if not config.hv_partition:
+                    config.volume_path = volume
+            made.write(place)
+            if place.lease is not None:
+                self._notes.add_system(place.lease.id, id)
+                config.terminate_on_last_handle_closed = self._end_with_handles
+            token = SystemToken(id=id, hyperv=config.hv_partition, scratch=scratch)
+            system = self._system(token, place, lambda: spec, stdio)
+            await self._create(system, documents.encode(config))
+        except BaseException:
+            await shielded(self._undo_create(id, place, scratch))
+            raise
+        self._systems[id] = system
+        return system
+
+    async def _create(self, system: HcsSystem, document: str) -> None:
+        """The system exists, and its notifications are told. Failed: it does not, and nothing is held of it."""
+        session, id = self.session, system.id
+        vm, limit = session.vmcompute, session.limits.default
+        try:
+            value, done = await uninterrupted(session.threads.call(vm.create_compute_system, id, document))
+        except HcsError as error:
+            raise error.about("create", id) from error
+        expected = system.watch.expect(Type.SYSTEM_CREATE_COMPLETED)
+        try:
+            # before its completion is waited for: the service keeps that until somebody is there to be told
+            system.handle = await session.watch_system(value, system.watch, id, undo=vm.terminate_compute_system)
+            if not done:
+                await completed(expected, "create", id, limit)
+        except BaseException as error:
+            await shielded(self._undo_system(system, error))
+            raise
+        finally:
+            expected.cancel()
+
+    async def _undo_system(self, system: HcsSystem, error: BaseException) -> None:
+        vm = self.session.vmcompute
+        if system.handle is None:
+            return  # terminated and closed already
+        refused = isinstance(error, HcsError)  # its creation failed, it exited, or the service is lost
+        if not refused:
+            with suppress(HcsError, NotSupported):
+                await system.handle.call("terminate", vm.terminate_compute_system)
+                await asyncio.wait((system.watch.ended,), timeout=self.session.limits.terminate)
+        await system.close()
+
+    async def _undo_create(self, id: str, place: Place, scratch: layers.Scratch | None) -> None:
+        if place.lease is not None:
+            self._notes.remove_system(place.lease.id, id)
+        if scratch is not None:
+            await layers.remove(self.session, scratch, id)
+        Made.forget(place)
+
+    def _needs_scratch(self, spec: Spec, config: documents.ContainerConfig) -> bool:
+        """Whether the container's own layer is ours to prepare: not where the options name layers that somebody has
+        prepared, as the original's caller did, nor where a volume is given."""
+        if config.servicing or config.volume_path:
+            return False
+        return spec.windows is None or spec.windows.layer_paths is None
+
+    @staticmethod
+    def _scratch(config: documents.ContainerConfig, place: Place) -> str:
+        return config.layer_folder_path or str(place.data / "scratch")
+
+    async def _add_scratch(
+        self, id: str, spec: Spec, config: documents.ContainerConfig, path: str
+    ) -> tuple[layers.Scratch, str]:
+        parents = [layer.path for layer in config.layers or []]
+        size = int(translate.options(spec).storage_size or 0)
+        return await layers.add(self.session, id, path, parents, mounted=not config.hv_partition, size=size)
+
+    async def launch(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> tuple[HcsSystem, HcsProcess]:
+        system = await self.create(id, spec, stdio, place)
+        try:
+            process = await system.start()
+            if translate.options(spec).servicing:
+                await self._serviced(system, process)
+        except BaseException:
+            await shielded(self._discard(system))
+            raise
+        return system, process
+
+    async def _serviced(self, system: HcsSystem, process: HcsProcess) -> None:
+        """A servicing container has done its work when its process ended well and the system has gone by itself."""
+        exit = await process.wait()
+        if exit.code != 0:
+            told = "is not known" if exit.code is None else f"is {exit.code}"
+            raise ServiceError("servicing", system.id, f"the exit code of its process {told}")
+        await system.until_gone(self.session.limits.servicing)
+
+    @staticmethod
+    async def _discard(system: HcsSystem) -> None:
+        try:
+            await system.terminate()
+        finally:
+            try:
+                await system.delete()
+            finally:
+                await system.close()
+
+    # finding
+
+    async def open(self, id: str, token: bytes, place: Place) -> HcsSystem:
+        try:
+            known = msgspec.json.decode(token, type=SystemToken)
+        except msgspec.MsgspecError:
+            raise SystemGone from None
+        system = self._system(known, place, lambda: Made.read(place).spec, None)
+        if await self._open(system) is None:
+            if known.scratch is None:
+                raise SystemGone
+            system.lost()  # its layer is still there, to be taken away by `delete`
+        if known.init is not None:
+            try:
+                system.init = await system.find_process(known.init, keep_open=True)
+            except BaseException:
+                await system.close()
+                raise
+        if system.handle is not None:
+            self._systems[id] = system
+        return system
+
+    async def _open(self, system: HcsSystem) -> System | None:
+        """A handle of a system that somebody made; None if there is none of this id."""
+        session, id = self.session, system.id
+        try:
+            value = await uninterrupted(session.threads.call(session.vmcompute.open_compute_system, id))
+        except HcsError as error:
+            if same(error.code or 0, GONE):
+                return None
+            raise error.about("open", id) from error
+        system.handle = await session.watch_system(value, system.watch, id)
+        return value
+
+    def state(self, token: bytes) -> State:
+        """From memory for what is open here. Else the service is asked, which takes it a moment."""
+        try:
+            known = msgspec.json.decode(token, type=SystemToken)
+        except msgspec.MsgspecError:
+            return State.STOPPED
+        system = self._systems.get(known.id)
+        if system is not None:
+            if system.over:
+                return State.STOPPED
+            return State.PAUSED if system.is_paused else State.RUNNING
+        return self._ask_state(known)
+
+    def _ask_state(self, known: SystemToken) -> State:
+        vm = self.session.vmcompute
+        try:
+            handle = vm.open_compute_system(known.id)
+        except HcsError as error:
+            return State.STOPPED if same(error.code or 0, GONE) else State.RUNNING
+        try:
+            base = measure.properties(
+                vm.get_compute_system_properties(handle, documents.property_query()), "", known.id
+            )
+            if base.stopped or base.state in ("Stopped", "Terminated"):
+                return State.STOPPED
+            if base.state == "Paused":
+                return State.PAUSED
+            if known.init is None:
+                return State.RUNNING
+            query = documents.property_query("ProcessList")
+            found = measure.properties(vm.get_compute_system_properties(handle, query), "", known.id)
+            init = known.init
+            alive = any(
+                item.process_id == init.pid and measure.is_same_moment(item, init.started_at, hyperv=known.hyperv)
+                for item in found.process_list or []
+            )
+            return State.RUNNING if alive else State.STOPPED
+        except ServiceError:
+            return State.RUNNING  # it is there, and says no more
+        finally:
+            with suppress(HcsError):
+                vm.close_compute_system(handle)
+
+    async def leftovers(self, owner: str) -> list[str]:
+        session = self.session
+        query = documents.encode(documents.ComputeSystemQuery(owners=[owner]))
+        text = await session.threads.call(session.vmcompute.enumerate_compute_systems, query)
+        return sorted(system.id for system in measure.listed(text) if system.owner in ("", owner))
+
+    # ending what others left
+
+    async def abandon(self, id: str, place: Place) -> None:
+        made: Made | None = None
+        with suppress(OSError, msgspec.MsgspecError):
+            made = Made.read(place)
+        await self._end(id, made.owner if made is not None else OWNER, place)
+        if made is not None and made.scratch is not None:
+            await layers.remove(self.session, made.scratch, id)
+        Made.forget(place)
+        self._notes.forget_system(id)
+
+    async def _end(self, id: str, owner: str | None, place: Place) -> None:
+        """Terminate a system that somebody else made, if it has this owner."""
+        system = self._system(SystemToken(id=id), place, _no_spec, None)
+        if await self._open(system) is None:
+            return
+        try:
+            if owner is not None:
+                with suppress(ServiceError):
+                    told = (await system.properties()).owner
+                    if told and told != owner:
+                        return
+            await system.terminate()
+            await system.delete()
+        finally:
+            await system.close()
+
+    def keeper(self, lease: Lease, directory: Path) -> Sequence[str] | None:
+        """None: HCS itself ends what was made to end with the last handle of it."""
+        return None
+
+    async def end_lease(self, lease: Lease | str, directory: Path) -> None:
+        name = lease if isinstance(lease, str) else lease.id
+        for id, token in self._notes.of(name):
+            if token is None:
+                await self._end(id, None, self._nowhere)
+            else:
+                with suppress(ServiceError):
+                    await self._end_process(id, token)
+
+    async def _end_process(self, id: str, token: bytes) -> None:
+        """Kill a process that somebody else started, in a system that goes on."""
+        system = self._system(SystemToken(id=id), self._nowhere, _no_spec, None)
+        if await self._open(system) is None:
+            return
+        try:
+            process = await system.open_process(token)
+            await process.kill()
+        finally:
+            await system.close()
+
+    @property
+    def _nowhere(self) -> Place:
+        return Place(run=self.run, data=self.run)
+
+    async def version(self) -> Mapping[str, str]:
+        session = self.session
+        schema = await session.threads.call(probe.schema_versions, session.vmcompute)
+        return {"windows": probe.windows_version() or "unknown", "hcs schema": schema}
+
+    async def close(self) -> None:
+        """Let go of everything; the systems go on, but for those that end with their last handle."""
+        for system in list(self._systems.values()):
+            await system.close()
+        if self._made is not None:
+            await self._made.close()
+
+
+def _no_spec() -> Spec:
+    raise AssertionError("nothing is started in a system that is only to be ended")

@@ -1,0 +1,165 @@
+"""What the parts of one HcsService share: the binding, threads, notifications, limits; and its handles."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+
+from ..errors import NotSupported
+from ..tasks import uninterrupted
+from .calls import Handle, Threads
+from .hresults import HcsError
+from .notifications import Notifications, Watch
+from .stdio import Pipes
+from .vmcompute import Process, Registration, System, Vmcompute
+
+log = logging.getLogger("longshore.hcs")
+
+T = TypeVar("T")
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds that the service is given for what it completes later."""
+
+    default: float = 240.0  # create, start, pause, resume: as the original
+    shutdown: float = 300.0  # as the original; but no longer than who settles a container gives it
+    terminate: float = 30.0
+    servicing: float = 300.0  # until a servicing container ends, after its process has
+    late_exit: float = 1.0  # between the end of a system and the word of the end of a process in it
+
+
+class Session:
+    """The binding and what goes with it. `owner` of the handles and tasks of one service."""
+
+    def __init__(self, vmcompute: Vmcompute, pipes: Pipes, limits: Limits) -> None:
+        self.vmcompute = vmcompute
+        self.pipes = pipes
+        self.limits = limits
+        self.threads = Threads()
+        self.notifications = Notifications()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # handles
+
+    async def watch_system(
+        self, system: System, watch: Watch, container_id: str, *, undo: Callable[[System], object] | None = None
+    ) -> Handle[System]:
+        """Own a system's handle, with its notifications told to `watch`.
+
+        On failure the handle is closed, after `undo` of what was made with it.
+        """
+        vm = self.vmcompute
+        return await self._watch(
+            system,
+            watch,
+            container_id,
+            vm.register_compute_system_callback,
+            vm.unregister_compute_system_callback,
+            vm.close_compute_system,
+            undo,
+        )
+
+    async def watch_process(
+        self, process: Process, watch: Watch, container_id: str, *, undo: Callable[[Process], object] | None = None
+    ) -> Handle[Process]:
+        """As `watch_system`, of a process."""
+        vm = self.vmcompute
+        return await self._watch(
+            process,
+            watch,
+            container_id,
+            vm.register_process_callback,
+            vm.unregister_process_callback,
+            vm.close_process,
+            undo,
+        )
+
+    async def _watch(
+        self,
+        value: T,
+        watch: Watch,
+        container_id: str,
+        register: Callable[[T, Any, int], Registration],
+        unregister: Callable[[Registration], None],
+        close: Callable[[T], None],
+        undo: Callable[[T], object] | None,
+    ) -> Handle[Any]:
+        notifications = self.notifications
+        number = notifications.add(watch)
+
+        def shut() -> None:
+            try:
+                close(value)
+            except (HcsError, NotSupported) as error:
+                log.warning("container `%s`: closing a handle: %s", container_id, error)
+
+        def undo_all() -> None:
+            try:
+                if undo is not None:
+                    undo(value)
+            except (HcsError, NotSupported) as error:
+                log.warning("container `%s`: undoing: %s", container_id, error)
+            shut()
+
+        try:
+            registration = await uninterrupted(
+                self.threads.call(register, value, notifications.callback, number),
+            )
+        except (HcsError, NotSupported) as error:
+            notifications.remove(number)
+            await uninterrupted(self.threads.call(undo_all))
+            if isinstance(error, HcsError):
+                raise error.about("registering for notifications", container_id) from error
+            raise
+
+        def release() -> None:
+            try:
+                unregister(registration)  # returns when no notification is under way any more
+            except (HcsError, NotSupported) as error:
+                # it may still be called back: what the service uses is not closed under it
+                log.warning("container `%s`: a handle stays open: %s", container_id, error)
+                return
+            finally:
+                notifications.remove(number)
+            shut()
+
+        handle: Handle[Any] = Handle(self.threads, value, container_id, release)
+        notifications.close_at_exit(number, handle.close_now)
+        return handle
+
+    # tasks
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """A task that nobody has to wait for: what it raises is logged."""
+        task = asyncio.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.info("%s: %s", task.get_name(), error)
+
+    async def ask(self, word: Awaitable[object], limit: float) -> None:
+        """Give a word to the service, and wait for its answer only so long; a failure within that is raised."""
+
+        async def give() -> None:
+            await word
+
+        task = self.spawn(give(), "a word to the service")
+        done, _ = await asyncio.wait((task,), timeout=limit)
+        if done:
+            task.result()
+
+    async def close(self) -> None:
+        """End what runs in the background."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)

@@ -1,0 +1,354 @@
+"""Streams of a process: the pipe handles that HcsCreateProcess gives, as asyncio's stream objects.
+
+The handles are overlapped named pipes; the Proactor loop reads and writes them. HCS always makes pipes, whatever the
+caller wants, so what is wanted is done here: output is thrown away, copied to a descriptor, or joined.
+
+A grandchild may hold the pipes after the process has ended: they are then read until nothing has come for a while,
+and let go of. A reader that is slow loses nothing by that, and one that stops early leaks nothing: the pipes belong to
+the process object, not to the reader's diligence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import importlib
+import logging
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from ..compute import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Stdio, Streams
+from ..errors import InvalidSpec
+from .calls import Handle, Threads
+
+log = logging.getLogger("longshore.hcs")
+
+LIMIT = 1 << 20  # what a reader holds before it lets the pipe fill: the program then waits, nobody else
+CHUNK = 1 << 18
+LATE_OUTPUT = 1.0  # seconds of silence after which the streams of a process that has ended are let go of
+
+
+class Pipes(Protocol):
+    """How a pipe handle becomes a file that the event loop can connect to."""
+
+    def file(self, handle: int) -> Any:
+        """An object for `connect_read_pipe` or `connect_write_pipe`, which owns the handle from then on."""
+        ...
+
+    def close(self, handle: int) -> None:
+        """Close a handle that was never made a file."""
+        ...
+
+
+class WindowsPipes:
+    """The handles as Windows knows them."""
+
+    def file(self, handle: int) -> Any:
+        _check_handle(handle)
+        return importlib.import_module("asyncio.windows_utils").PipeHandle(handle)
+
+    def close(self, handle: int) -> None:
+        _check_handle(handle)
+        importlib.import_module("_winapi").CloseHandle(handle)
+
+
+def _check_handle(handle: int) -> None:
+    """OSError unless it is a handle: a PipeHandle of what is none could not even be closed."""
+    library: Any = getattr(ctypes, "WinDLL")("kernel32", use_last_error=True)  # noqa: B009 -- only Windows has it
+    library.GetHandleInformation.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    flags = ctypes.c_uint32()
+    if not library.GetHandleInformation(handle, ctypes.byref(flags)):
+        raise getattr(ctypes, "WinError")(getattr(ctypes, "get_last_error")())  # noqa: B009
+
+
+class Output(asyncio.Protocol):
+    """One output stream, read as fast as its reader takes it. `reader` None throws it away."""
+
+    def __init__(self, reader: Reader | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._reader = reader
+        self._transport: Any = None
+        self._last = self._loop.time()
+        self._ending = False
+        self.paused = False
+        self.done: asyncio.Future[None] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        if self._reader is not None:
+            self._reader.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._last = self._loop.time()
+        if self._reader is not None and not self.done.done():
+            self._reader.stream.feed_data(data)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and not isinstance(exc, (BrokenPipeError, ConnectionResetError)):
+            log.debug("reading a stream: %s", exc)
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+            if self._reader is not None:
+                self._reader.ended(self)
+
+    def pause(self) -> None:
+        """The reader has enough for now."""
+        if not self.paused and not self.done.done():
+            self.paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """The reader takes more."""
+        if self.paused and not self.done.done():
+            self.paused = False
+            self._last = self._loop.time()
+            self._transport.resume_reading()
+
+    def process_ended(self) -> None:
+        """Let go of the pipe once nothing has come for a while, whoever else holds it."""
+        if not self._ending:
+            self._ending = True
+            self._loop.call_later(LATE_OUTPUT, self._look)
+
+    def _look(self) -> None:
+        if self.done.done():
+            return
+        if not self.paused and self._loop.time() - self._last >= LATE_OUTPUT:
+            self.cut()
+        else:
+            self._loop.call_later(LATE_OUTPUT, self._look)
+
+    def cut(self) -> None:
+        """Let go of the pipe now."""
+        if self._transport is not None:
+            _abort(self._transport)
+        self._finish()
+
+
+class Reader(asyncio.ReadTransport):
+    """A StreamReader over one output, or over two that are joined; carries its flow control."""
+
+    def __init__(self, count: int = 1) -> None:
+        super().__init__()
+        self.stream = asyncio.StreamReader(limit=LIMIT)
+        self.stream.set_transport(self)
+        self._open = count
+        self._outputs: list[Output] = []
+
+    def add(self, output: Output) -> None:
+        """One of its outputs is connected."""
+        self._outputs.append(output)
+
+    def ended(self, output: Output) -> None:
+        """One of its outputs has ended: the reader ends with the last."""
+        self._open -= 1
+        if self._open <= 0:
+            self.stream.feed_eof()
+
+    def pause_reading(self) -> None:
+        for output in self._outputs:
+            output.pause()
+
+    def resume_reading(self) -> None:
+        for output in self._outputs:
+            output.resume()
+
+    def is_reading(self) -> bool:
+        return any(not output.paused for output in self._outputs)
+
+    def close(self) -> None:
+        for output in self._outputs:
+            output.cut()
+
+    def is_closing(self) -> bool:
+        return self._open <= 0
+
+
+class Input(asyncio.StreamWriter):
+    """The writer of a process's standard input. Closing it is the end of input: the service is told, too."""
+
+    closed: Callable[[], None] | None = None
+
+    def close(self) -> None:
+        super().close()
+        if self.closed is not None:
+            self.closed()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.close()
+
+
+def _abort(transport: Any) -> None:
+    with suppress(Exception):  # whichever state it is in
+        getattr(transport, "abort", transport.close)()
+
+
+class Wiring:
+    """What becomes of the pipes of one process. `streams` are the caller's."""
+
+    def __init__(self, container_id: str, pipes: Pipes, threads: Threads, stdio: Stdio, *, terminal: bool) -> None:
+        self._container_id = container_id
+        self.streams = Streams()
+        self.input: Input | None = None
+        self._pipes = pipes
+        self._threads = threads
+        self._stdio = stdio
+        self._terminal = terminal
+        self._outputs: list[Output] = []
+        self._copies: list[asyncio.Task[None]] = []
+        self._feed: asyncio.Task[None] | None = None
+        self._descriptors: list[Handle[int]] = []
+        self._check()
+
+    def _check(self) -> None:
+        stdio = self._stdio
+        for name, target, special in (
+            ("stdin", stdio.stdin, (PIPE, DEVNULL, INHERIT, LOG)),
+            ("stdout", stdio.stdout, (PIPE, DEVNULL, INHERIT, LOG)),
+            ("stderr", stdio.stderr, (PIPE, DEVNULL, INHERIT, LOG, STDOUT)),
+        ):
+            if target < 0 and target not in special:
+                raise InvalidSpec(name, f"{target} is not a place for a stream of this process")
+
+    @property
+    def ends_input(self) -> bool:
+        """Whether there is an input pipe that nobody is to write to: it is to be ended at once."""
+        return self.input is not None and self.streams.stdin is None and self._feed is None
+
+    async def open(self, handles: tuple[int, int, int]) -> None:
+        """Take the pipes. OSError if one is no pipe; all are closed then."""
+        left = dict(zip(("stdin", "stdout", "stderr"), handles, strict=True))
+        try:
+            await self._open_outputs(left)
+            await self._open_input(left)
+        except BaseException:
+            self.discard(left.values())
+            self.close()
+            raise
+
+    def discard(self, handles: Iterable[int]) -> None:
+        """Close pipes that nobody is to have."""
+        for handle in handles:
+            if handle:
+                with suppress(OSError):
+                    self._pipes.close(handle)
+
+    async def _open_outputs(self, left: dict[str, int]) -> None:
+        stdio = self._stdio
+        out, err, joined = bool(left["stdout"]), bool(left["stderr"]), stdio.stderr == STDOUT
+        count = out + (err and joined)
+        reader = self._target("stdout", stdio.stdout, count) if count else None
+        if out:
+            await self._connect(left.pop("stdout"), reader)
+        if err:
+            if not joined:
+                reader = self._target("stderr", stdio.stderr, 1)
+            await self._connect(left.pop("stderr"), reader)
+
+    async def _connect(self, handle: int, reader: Reader | None) -> None:
+        file = self._pipes.file(handle)
+        output = Output(reader)
+        try:
+            await asyncio.get_running_loop().connect_read_pipe(lambda: output, file)
+        except BaseException:
+            with suppress(OSError):
+                file.close()
+            raise
+        self._outputs.append(output)
+
+    def _target(self, name: str, target: int, count: int) -> Reader | None:
+        """Where an output goes, or `count` of them; None if nowhere."""
+        if target == DEVNULL:
+            return None
+        reader = Reader(count)
+        if target in (PIPE, LOG):
+            setattr(self.streams, name, reader.stream)
+            return reader
+        descriptor = self._duplicate({"stdout": 1, "stderr": 2}[name] if target == INHERIT else target)
+        self._copies.append(asyncio.create_task(self._copy(reader.stream, descriptor), name=f"{name} to a file"))
+        return reader
+
+    def _duplicate(self, descriptor: int) -> Handle[int]:
+        """A copy of the caller's descriptor: closed when no thread reads or writes it any more."""
+        copy = os.dup(descriptor)
+        handle = Handle(self._threads, copy, self._container_id, lambda: os.close(copy))
+        self._descriptors.append(handle)
+        return handle
+
+    async def _copy(self, source: asyncio.StreamReader, descriptor: Handle[int]) -> None:
+        try:
+            while data := await source.read(CHUNK):
+                await descriptor.call("write", _write_all, data)
+        except OSError as error:
+            log.warning("writing to the caller's descriptor: %s", error)
+            while await source.read(CHUNK):
+                pass
+
+    async def _open_input(self, left: dict[str, int]) -> None:
+        handle, target = left.pop("stdin"), self._stdio.stdin
+        if not handle:
+            return
+        loop = asyncio.get_running_loop()
+        unread = asyncio.StreamReader(loop=loop)  # only for the protocol: nothing is ever read
+        file = self._pipes.file(handle)
+        try:
+            transport, protocol = await loop.connect_write_pipe(
+                lambda: asyncio.StreamReaderProtocol(unread, loop=loop), file
+            )
+        except BaseException:
+            with suppress(OSError):
+                file.close()
+            raise
+        self.input = Input(transport, protocol, None, loop)
+        if target == PIPE or self._terminal:
+            self.streams.stdin = self.input
+        elif target not in (DEVNULL, LOG):
+            descriptor = self._duplicate(0 if target == INHERIT else target)
+            self._feed = asyncio.create_task(self._feed_from(self.input, descriptor), name="stdin from a file")
+
+    async def _feed_from(self, writer: Input, descriptor: Handle[int]) -> None:
+        with suppress(OSError):
+            while data := await descriptor.call("read", os.read, 1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    def process_ended(self) -> None:
+        """The process has ended: what it wrote is in the pipes, or on its way."""
+        for output in self._outputs:
+            output.process_ended()
+        if self._feed is not None:
+            self._feed.cancel()
+
+    async def copied(self) -> None:
+        """Return when all that is copied to descriptors has been, after the process's end."""
+        if self._copies:
+            await asyncio.wait(self._copies)
+
+    def close(self) -> None:
+        """Let go of all pipes; readers see the end."""
+        for output in self._outputs:
+            output.cut()
+        if self.input is not None:
+            _abort(self.input.transport)
+        for task in [*self._copies, *([self._feed] if self._feed is not None else [])]:
+            task.cancel()
+        for descriptor in self._descriptors:
+            descriptor.let_go()
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,535 @@
+"""One container of HCS: its verbs, after it was made. What makes and finds it stands in service.py."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+
+from ..compute import INIT, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd
+from ..errors import CommandNotExecutable, CommandNotFound, InvalidState, LongshoreError, NotSupported, TimeLimit
+from ..spec import ProcessSpec, Resources, Spec
+from ..tasks import shielded, uninterrupted
+from . import documents, layers, measure, translate
+from .calls import Handle
+from .hresults import NO_COMMAND, NOT_EXECUTABLE, STOPPED, HcsError, failed, meaning, normal, same
+from .notes import LeaseNotes
+from .notifications import End, Type, Watch, completed
+from .process import ANSWER_LIMIT, CONTROL, HcsProcess, ProcessToken
+from .session import Session
+from .stdio import Wiring
+from .vmcompute import System
+
+log = logging.getLogger("longshore.hcs")
+
+NO_UPDATE = "Windows cannot change the limits of a running container (schema 1)"
+NO_PAUSE = "it is isolated by process, and Windows pauses only utility VMs"
+NO_INPUT = "the streams of a container end with the program that started it"
+USE_HYPERV = "create it with Hyper-V isolation, or use `stop`"
+NEW_LIMITS = "set limits when it is created"
+
+
+class SystemToken(msgspec.Struct, kw_only=True):
+    """What finds a container again, and what must be known of it then."""
+
+    id: str
+    hyperv: bool = False
+    terminal: bool = False
+    scratch: layers.Scratch | None = None  # a layer that was made for it
+    init: ProcessToken | None = None  # once it was started
+
+
+class HcsSystem:
+    """One container."""
+
+    def __init__(
+        self,
+        session: Session,
+        token: SystemToken,
+        place: Place,
+        spec: Callable[[], Spec],
+        *,
+        notes: LeaseNotes,
+        stdio: Stdio | None = None,
+        on_close: Callable[[HcsSystem], None],
+    ) -> None:
+        self.id = token.id
+        self.place = place
+        self.init: HcsProcess | None = None
+        self.watch = Watch(asyncio.get_running_loop())
+        self.handle: Handle[System] | None = None
+        self._session = session
+        self._identity = token
+        self._spec = spec
+        self._notes = notes
+        self._stdio = stdio
+        self._on_close = on_close
+        self._processes: set[HcsProcess] = set()
+        self._paused = False
+        self._started = token.init is not None
+        self._terminating = False
+        self._settled: SystemEnd | None = None
+        self._down = False  # the system is gone, or is to be taken for gone
+        self._deleted = False
+        self.watch.on(Type.SYSTEM_PAUSE_COMPLETED, self._on_paused)
+        self.watch.on(Type.SYSTEM_RESUME_COMPLETED, self._on_resumed)
+        self.watch.ended.add_done_callback(self._on_end)
+
+    # what it is
+
+    @property
+    def token(self) -> bytes:
+        return msgspec.json.encode(self._identity)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it was paused, as far as we were told."""
+        return self._paused
+
+    @property
+    def over(self) -> bool:
+        """Whether init, or all of it, has ended."""
+        init = self.init
+        return self._down or self._exited or (init is not None and init.ending)
+
+    @property
+    def _exited(self) -> bool:
+        return self.watch.ended.done() and self.watch.ended.result().type is not None
+
+    def _on_paused(self, status: int) -> None:
+        self._paused = self._paused or not failed(status)
+
+    def _on_resumed(self, status: int) -> None:
+        self._paused = self._paused and failed(status)
+
+    def _on_end(self, ended: asyncio.Future[End]) -> None:
+        if ended.result().type is not None:
+            self._paused = False
+            for process in self._all():
+                process.system_ended()
+
+    def _all(self) -> list[HcsProcess]:
+        return [*self._processes, *([self.init] if self.init is not None else [])]
+
+    def _open(self, operation: str) -> Handle[System]:
+        """The handle, to do something with it. InvalidState once there is nothing left."""
+        if self.handle is None or self.handle.closing:
+            raise InvalidState(operation, self.id, "stopped")
+        return self.handle
+
+    async def _verb(self, operation: str, type: Type, verb: Callable[[System], bool], limit: float) -> None:
+        """A call that may be pending, and its completion."""
+        handle = self._open(operation)
+        expected = self.watch.expect(type)
+        try:
+            async with asyncio.timeout(limit):
+                if not await handle.call(operation, verb):
+                    await completed(expected, operation, self.id, limit)
+        except TimeoutError as error:
+            if isinstance(error, TimeLimit):
+                raise
+            raise TimeLimit(f"{operation} of container `{self.id}`", limit, hint="the service did not answer") from None
+        finally:
+            expected.cancel()
+
+    # starting
+
+    async def start(self) -> HcsProcess:
+        handle = self._open("start")
+        if self._started:
+            raise InvalidState("start", self.id, "started already")
+        self._started = True
+        assert self._stdio is not None
+        session = self._session
+        config = translate.init_process(self._spec())
+        try:
+            await self._verb(
+                "start", Type.SYSTEM_START_COMPLETED, session.vmcompute.start_compute_system, session.limits.default
+            )
+            init = await self._create_process(handle, config, self._stdio, keep_open=True)
+        except BaseException as error:
+            await shielded(self._undo_start())
+            if isinstance(error, HcsError) and error.operation == "create the process":
+                raise error.about("start", self.id) from error
+            raise
+        self.init = init
+        self._identity = msgspec.structs.replace(self._identity, init=init.identity)
+        if self._exited:
+            init.system_ended()
+        return init
+
+    async def _create_process(
+        self, handle: Handle[System], config: documents.ProcessConfig, stdio: Stdio, *, keep_open: bool
+    ) -> HcsProcess:
+        """A process with its streams. Failed: nothing is held of it; whether it runs is the caller's to see to."""
+        session = self._session
+        terminal = config.emulate_console
+        wiring = Wiring(self.id, session.pipes, session.threads, stdio, terminal=terminal)
+        text = documents.encode(config)
+        started_at = measure.now()
+        try:
+            process, pid, pipes = await uninterrupted(
+                handle.call("create the process", session.vmcompute.create_process, text)
+            )
+        except HcsError as error:
+            raise _of_command(error, self.id, config.command_line) from error
+        made = HcsProcess(
+            session,
+            self.id,
+            ProcessToken(pid, started_at),
+            wiring=wiring,
+            terminal=terminal,
+            keep_open=keep_open,
+        )
+        if self._terminating:
+            made.killed_with_system(True)
+        try:
+            await uninterrupted(made.watch(process, ours=True))
+        except BaseException:
+            wiring.discard(pipes)
+            raise
+        try:
+            await made.open(pipes)
+        except BaseException:
+            await shielded(self._undo_process(made, wait=not keep_open))
+            raise
+        return made
+
+    async def _undo_process(self, process: HcsProcess, *, wait: bool) -> None:
+        """End a process that nobody is to have; init ends with its system."""
+        if wait:
+            try:
+                await process.kill()
+                async with asyncio.timeout(self._session.limits.terminate):
+                    await process.wait()
+            except (LongshoreError, TimeoutError) as error:
+                log.warning("container `%s`: ending process %d: %s", self.id, process.pid, error)
+        await process.close()
+
+    async def _undo_start(self) -> None:
+        """A start that failed: terminated, waited for, closed."""
+        try:
+            await self._terminate_and_wait(self._session.limits.terminate)
+        except LongshoreError as error:
+            log.warning("container `%s`, whose start failed, could not be terminated: %s", self.id, error)
+        await self._close_handle()
+
+    async def _terminate_and_wait(self, limit: float) -> None:
+        handle = self._open("terminate")
+        self._terminating = True
+        try:
+            done = await handle.call("terminate", self._session.vmcompute.terminate_compute_system)
+        except HcsError as error:
+            if not same(error.code or 0, STOPPED):
+                raise
+            return
+        if not done:
+            await self._wait_for_exit("terminate", limit)
+
+    async def _wait_for_exit(self, operation: str, limit: float) -> None:
+        """Return when the system has exited. HcsError if it did so badly, TimeLimit after `limit` seconds."""
+        await asyncio.wait((self.watch.ended,), timeout=limit)
+        if not self.watch.ended.done():
+            raise TimeLimit(f"{operation} of container `{self.id}`", limit, hint="the service did not complete it")
+        end = self.watch.ended.result()
+        if end.type is not Type.SYSTEM_EXITED:
+            error = end.error
+            assert error is not None
+            raise error.about(operation, self.id) if isinstance(error, HcsError) else error
+        if failed(end.status):
+            raise HcsError(operation, self.id, normal(end.status))
+
+    async def until_gone(self, limit: float) -> None:
+        """Return when it has ended by itself, with its handles closed. HcsError if it ended badly, TimeLimit."""
+        await self._wait_for_exit("the end", limit)
+        await self._let_go()
+
+    def lost(self) -> None:
+        """The service has no such system any more."""
+        self._down = True
+
+    async def _close_handle(self) -> None:
+        self._down = True
+        if self.handle is not None:
+            await self.handle.close()
+        for process in self._all():
+            process.system_ended()
+
+    # further processes
+
+    async def exec(self, process: ProcessSpec, stdio: Stdio, name: str, place: Place) -> HcsProcess:
+        handle = self._open("exec in")
+        if self._paused:
+            raise InvalidState("exec in", self.id, "paused", hint="resume it first")
+        if not self._started or self.over:
+            raise InvalidState("exec in", self.id, "stopped" if self._started else "created, not started")
+        config = translate.exec_process(process, self._spec())
+        made = await self._create_process(handle, config, stdio, keep_open=False)
+        self._keep(made)
+        if place.lease is not None and not made.over:
+            lease, id, pid = place.lease.id, self.id, made.pid
+            self._notes.add_process(lease, id, pid, made.token)
+            made.on_end.append(lambda _: self._notes.remove_process(lease, id, pid))
+        if self._exited or self._down:
+            made.system_ended()
+        return made
+
+    async def open_process(self, token: bytes) -> HcsProcess:
+        """A process by its token; one that ended unseen is told so by `wait`."""
+        found = msgspec.json.decode(token, type=ProcessToken)
+        if self.init is not None and found.pid == self.init.pid:
+            return self.init
+        made = await self.find_process(found)
+        self._keep(made)
+        return made
+
+    def _keep(self, process: HcsProcess) -> None:
+        if not process.over:
+            self._processes.add(process)
+            process.on_end.append(self._processes.discard)
+
+    async def find_process(self, token: ProcessToken, *, keep_open: bool = False) -> HcsProcess:
+        """A process by pid and creation time: pids are used again, and the list has the system's own, too."""
+        session = self._session
+        made = HcsProcess(session, self.id, token, terminal=self._identity.terminal, keep_open=keep_open)
+        handle = self.handle
+        if handle is None or handle.closing:
+            made.gone()
+            return made
+        listed = await self._listed(token.pid)
+        if listed is not None and not measure.is_same_moment(listed, token.started_at, hyperv=self._identity.hyperv):
+            made.gone()  # another process has its number now
+            return made
+        try:
+            process = await uninterrupted(handle.call("open a process", session.vmcompute.open_process, token.pid))
+            await made.watch(process, ours=False)
+        except HcsError:
+            made.gone()
+            return made
+        await made.look()
+        if listed is None and not made.ending:
+            await made.close()  # the service has it, and does not list it: it is not ours
+            made = HcsProcess(session, self.id, token)
+            made.gone()
+        return made
+
+    async def _listed(self, pid: int) -> documents.ProcessListItem | None:
+        try:
+            found = await self.properties("ProcessList")
+        except LongshoreError:
+            return None
+        return next((item for item in found.process_list or [] if item.process_id == pid), None)
+
+    async def attach_stdin(self) -> asyncio.StreamWriter:
+        raise NotSupported("attach-stdin", NO_INPUT, hint="use `launch` with stdin=PIPE, or `exec`")
+
+    # ending
+
+    async def shutdown(self, signal: int | None = None) -> None:
+        if self.over or self.handle is None or self.handle.closing:
+            return
+        session, init = self._session, self.init
+        word = CONTROL.get(signal) if signal is not None else None
+        if word is not None and init is not None and session.vmcompute.has("HcsSignalProcess"):
+            try:
+                await init.control(word)
+                return
+            except HcsError as error:
+                log.info("container `%s` is asked to shut down: %s", self.id, error)
+        call = self.handle.call("shutdown", session.vmcompute.shutdown_compute_system)
+        try:
+            await session.ask(call, max(ANSWER_LIMIT, session.limits.terminate))
+        except HcsError as error:
+            if not same(error.code or 0, STOPPED):
+                raise
+
+    def can_receive(self, signal: int) -> bool:
+        """A system can always be asked to shut down."""
+        return not self.over
+
+    async def terminate(self) -> None:
+        if self._down or self._exited or self.handle is None or self.handle.closing:
+            return
+        before, self._terminating = self._terminating, True
+        processes = self._all()
+        for process in processes:
+            process.killed_with_system(True)
+        try:
+            await self.handle.call("terminate", self._session.vmcompute.terminate_compute_system)
+        except LongshoreError as error:
+            if isinstance(error, HcsError) and same(error.code or 0, STOPPED):
+                return
+            self._terminating = before
+            for process in processes:
+                process.killed_with_system(before)
+            raise
+
+    async def settle(self, init: Exit, limit: float) -> SystemEnd:
+        if self._settled is not None:
+            return msgspec.structs.replace(self._settled, exit=init)
+        if self.handle is None or self.handle.closing:
+            return SystemEnd(exit=init)
+        try:
+            pending = await self._updates_pending()
+            error = await self._bring_down(limit)
+        finally:
+            await shielded(self._let_go())
+        end = SystemEnd(exit=init, updates_pending=pending, error=error)
+        self._settled = end
+        return end
+
+    async def _let_go(self) -> None:
+        await self._close_handle()
+        if self.init is not None and self.init.handle is not None:
+            await self.init.handle.close()
+
+    async def _updates_pending(self) -> bool:
+        """What servicing left to be applied; to be told, never acted upon."""
+        try:
+            return (await self.properties("PendingUpdates")).are_updates_pending
+        except LongshoreError as error:
+            log.info("container `%s`: whether updates are pending is not known: %s", self.id, error)
+            return False
+
+    async def _bring_down(self, limit: float) -> str | None:
+        """Shut the system down, or else terminate it, within `limit` seconds. What went wrong, in words."""
+        limits = self._session.limits
+        for_terminate = min(limits.terminate, limit / 2)
+        handle = self._open("shut down")
+        try:
+            if not await handle.call("shutdown", self._session.vmcompute.shutdown_compute_system):
+                await self._wait_for_exit("shutdown", min(limits.shutdown, limit - for_terminate))
+            return None
+        except LongshoreError as error:
+            if isinstance(error, HcsError) and same(error.code or 0, STOPPED):
+                return self._bad_exit()
+            first = error
+        try:
+            await self._terminate_and_wait(for_terminate)
+        except LongshoreError as error:
+            log.warning("container `%s` could not be terminated: %s", self.id, error)
+            return f"{first}; then {error}"
+        return str(first)
+
+    def _bad_exit(self) -> str | None:
+        """What a system that was down already said when it exited, if that was a failure."""
+        if self.watch.ended.done():
+            end = self.watch.ended.result()
+            if end.type is Type.SYSTEM_EXITED and failed(end.status):
+                return f"it exited with {meaning(normal(end.status)).name} (0x{end.status:08X})"
+        return None
+
+    async def delete(self) -> None:
+        if self._deleted:
+            return
+        session = self._session
+        handle = self.handle
+        if handle is not None and not handle.closing:
+            if not self._exited:
+                await self._terminate_for_deletion()
+            await self._let_go()
+        waiting = [process.ended for process in self._all() if not process.over]
+        if waiting:  # each is about to be told
+            await asyncio.wait(waiting, timeout=session.limits.late_exit + ANSWER_LIMIT)
+        if self._identity.scratch is not None:
+            await layers.remove(session, self._identity.scratch, self.id)
+        self._deleted = True
+
+    async def _terminate_for_deletion(self) -> None:
+        """End it. HcsError if that fails: what may still run is not forgotten."""
+        limit = self._session.limits.terminate
+        for process in self._all():
+            process.killed_with_system(True)
+        if self._terminating:  # asked already: it is on its way
+            with suppress(HcsError):
+                await self._wait_for_exit("terminate", limit)
+                return
+        if not self._exited:
+            try:
+                await self._terminate_and_wait(limit)
+            except HcsError:
+                if not self._exited:
+                    raise
+
+    # the rest
+
+    async def pause(self) -> None:
+        self._need_vm("pause")
+        session = self._session
+        verb, limit = session.vmcompute.pause_compute_system, session.limits.default
+        work = asyncio.ensure_future(self._verb("pause", Type.SYSTEM_PAUSE_COMPLETED, verb, limit))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await shielded(self._undo_pause(work))
+            raise
+        self._paused = True
+
+    async def _undo_pause(self, work: asyncio.Future[None]) -> None:
+        """What was asked for cannot be taken back: it is waited for, and undone."""
+        await asyncio.wait((work,), timeout=self._session.limits.terminate)
+        if not work.done():
+            work.cancel()
+        with suppress(LongshoreError, asyncio.CancelledError):
+            work.result()
+        with suppress(LongshoreError):
+            await self.resume()
+
+    async def resume(self) -> None:
+        self._need_vm("resume")
+        session = self._session
+        verb, limit = session.vmcompute.resume_compute_system, session.limits.default
+        await self._verb("resume", Type.SYSTEM_RESUME_COMPLETED, verb, limit)
+        self._paused = False
+
+    def _need_vm(self, operation: str) -> None:
+        if not self._identity.hyperv:
+            raise NotSupported(operation, NO_PAUSE, hint=USE_HYPERV)
+
+    async def paused(self) -> bool:
+        return self._paused
+
+    async def properties(self, *types: str) -> documents.ContainerProperties:
+        """The properties of some types, of the living system."""
+        query = documents.property_query(*types)
+        handle = self._open("ask about")
+        text = await handle.call(
+            f"asking for {' and '.join(types) or 'the properties'}",
+            self._session.vmcompute.get_compute_system_properties,
+            query,
+        )
+        return measure.properties(text, ", ".join(types), self.id)
+
+    async def stats(self) -> Stats:
+        return measure.stats((await self.properties("Statistics")).statistics)
+
+    async def processes(self) -> list[ProcessInfo]:
+        found = await self.properties("ProcessList")
+        return [measure.process_info(item) for item in found.process_list or []]
+
+    async def update(self, change: Resources) -> None:
+        raise NotSupported("update", NO_UPDATE, hint=NEW_LIMITS)
+
+    async def close(self) -> None:
+        self._on_close(self)
+        self.watch.close()
+        for process in self._all():
+            await process.close()
+        if self.handle is not None:
+            await self.handle.close()
+
+
+def _of_command(error: HcsError, container_id: str, command_line: str) -> LongshoreError:
+    """The refusal of a process in words of its command, where it is about that."""
+    command = command_line.split('"')[1] if command_line.startswith('"') else command_line.partition(" ")[0]
+    if same(error.code or 0, NO_COMMAND):
+        return CommandNotFound(container_id, command)
+    if same(error.code or 0, NOT_EXECUTABLE):
+        return CommandNotExecutable(container_id, command, error.detail)
+    return error
+
+
+__all__ = ["INIT", "HcsSystem", "SystemToken"]
