@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from .compute import Lease, Place
-from .errors import ContainerNotFound, InvalidState
+from .errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError
 from .files import (
+    MOVES_WHAT_IS_OPEN,
     Held,
     briefly,
     hold,
+    is_usable_name,
     link_once,
     open_lock,
     read_whole,
@@ -29,14 +33,21 @@ from .files import (
 from .records import ExitRecord, ProcessRecord, Record, decode
 from .spec import Spec
 from .tasks import in_thread
-from .trees import remove_some, remove_tree
+from .trees import move_out, remove_some, remove_though_open, remove_tree
 
 if TYPE_CHECKING:
     from .store import Store
 
 GONE = (FileNotFoundError, NotADirectoryError)
 AT_ONCE = 64  # files that are removed in the loop; a larger tree is a thread's work
-_CLAIMED = {"create": "created", "start": "started", "delete": "deleted", "stop": "stopped"}
+_CLAIMED = {
+    "create": "created",
+    "start": "started",
+    "pause": "paused",
+    "resume": "resumed",
+    "stop": "stopped",
+    "delete": "deleted",
+}
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -73,6 +84,8 @@ class Entry:
         except OSError as error:
             raise store_error(f"read {path}", error) from error
         found: Record = decode(data, Record, path)
+        if found.id != self.id:  # where file names are the same in upper and lower case
+            raise ContainerNotFound(self.id)
         return found
 
     def read_own(self, uid: str) -> Record:
@@ -202,16 +215,19 @@ class Entry:
             raise store_error(f"write {self.run}/claim", error) from error
         return held
 
-    def is_claimed(self) -> bool:
-        """Whether somebody creates, starts or deletes it at this moment."""
+    def is_claimed(self, *operations: str) -> bool:
+        """Whether somebody does one of these to it at this moment; any, if none is given."""
         try:
             with briefly(self.store.lock_path):
                 held = try_hold(f"{self.run}/claim")
                 if held is not None:
                     held.release()
+            if held is not None:
+                return False
+            word = read_whole(f"{self.run}/claim").decode(errors="replace") if operations else ""
         except OSError:
             return False
-        return held is None
+        return not operations or word in [_CLAIMED[operation] for operation in operations]
 
     def making_lock(self) -> int:
         """A locked descriptor that helpers which make the container inherit: free again when all have ended."""
@@ -229,6 +245,8 @@ class Entry:
 
     def new_process(self, name: str) -> Path:
         """Reserve a process name; the directory for its files. FileExistsError if the name is taken."""
+        if not is_usable_name(name):
+            raise InvalidSpec("name", f"{name!r} cannot be the name of a file here", hint="use another name")
         path = self.process_directory(name)
         try:
             with suppress(FileExistsError):
@@ -259,7 +277,7 @@ class Entry:
         except OSError as error:
             raise store_error(f"read {path}", error) from error
         found: ProcessRecord = decode(data, ProcessRecord, path)
-        return found
+        return found if found.name == name else None
 
     def write_process(self, record: ProcessRecord) -> None:
         """Replace the record of an exec."""
@@ -280,7 +298,7 @@ class Entry:
 
     def remove_process(self, name: str) -> None:
         """Forget an exec; its name is free."""
-        remove_tree(self.process_directory(name))
+        remove_though_open(self.process_directory(name), self.store.run_trash)
 
     # the end
 
@@ -290,6 +308,9 @@ class Entry:
         The caller has the claim: it moves along, so that who finds the trash knows whether somebody is at it.
         """
         trash, kept_trash = self.store.run_trash / uid, self.store.data_trash / uid
+        if not MOVES_WHAT_IS_OPEN:
+            await self._remove_in_place(trash, kept_trash, told)
+            return
         try:
             async with self.locked():  # who has the lock finishes first; who comes after finds nothing
                 for path, target in ((self.run, trash), (self.home, kept_trash))[: 1 + self.durable]:
@@ -302,6 +323,37 @@ class Entry:
         told()
         for path in (kept_trash, trash):  # the claim goes last
             await remove_in_bits(path)
+
+    async def _remove_in_place(self, trash: Path, kept_trash: Path, told: Callable[[], None]) -> None:
+        """As `remove`, where a directory cannot be moved while somebody reads a log in it: its files are, one by one.
+
+        The trash gets a claim of its own first. From then on, who finds the record there knows that we are at it.
+        """
+        moves = [(self.run, trash), (self.home, kept_trash)][: 1 + self.durable]
+        claim: Held | None = None
+        try:
+            while claim is None:  # who empties the trash meanwhile takes a directory without claim for a dead one's
+                for _, target in moves:
+                    with suppress(FileExistsError):
+                        os.mkdir(target, 0o700)
+                with suppress(FileNotFoundError):
+                    claim = try_hold(trash / "claim")
+                await asyncio.sleep(0)
+            with suppress(ContainerNotFound):
+                async with self.locked():  # who has the lock finishes first; who comes after finds no record
+                    with suppress(FileNotFoundError):
+                        os.rename(self.home / "record.json", moves[-1][1] / "record.json")
+            told()
+            for path, target in reversed(moves):
+                await in_thread(partial(move_out, path, target, last="claim"), "longshore-remove")
+        except OSError as error:
+            raise store_error(f"remove {self.run}", error) from error
+        finally:
+            if claim is not None:
+                claim.release()
+        with suppress(LongshoreError):  # what somebody has open goes when the trash is next emptied
+            for _, target in reversed(moves):
+                await remove_in_bits(target)
 
 
 async def remove_in_bits(path: Path) -> None:

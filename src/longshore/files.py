@@ -14,9 +14,9 @@ from .errors import StoreError
 from .tasks import in_thread
 
 if os.name == "nt":
-    from .winfiles import MOVES_WHAT_IS_OPEN, lock_at_last, open_file, replace, sync_file, try_lock
+    from .winfiles import MOVES_WHAT_IS_OPEN, is_usable_name, lock_at_last, open_file, replace, sync_file, try_lock
 else:
-    from .unixfiles import MOVES_WHAT_IS_OPEN, lock_at_last, open_file, replace, sync_file, try_lock
+    from .unixfiles import MOVES_WHAT_IS_OPEN, is_usable_name, lock_at_last, open_file, replace, sync_file, try_lock
 
 LOCK_LIMIT = 30.0  # seconds
 
@@ -195,6 +195,7 @@ __all__ = [
     "Held",
     "briefly",
     "hold",
+    "is_usable_name",
     "link_once",
     "make_durable",
     "open_file",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -24,6 +25,29 @@ def service(store: Store, runtime: str | None) -> ComputeService:
         "there is no compute service for it",
         hint="use Linux, or the simulator",
     )
+
+
+def places() -> tuple[str, str]:
+    """Where the machine's own store is: what ends with the boot, and what stays."""
+    if sys.platform == "win32":
+        base = os.path.join(os.environ.get("PROGRAMDATA") or r"C:\ProgramData", "longshore")
+        return os.path.join(base, "run"), os.path.join(base, "lib")
+    return "/run/longshore", "/var/lib/longshore"
+
+
+def boot_id() -> str:
+    """Tells this boot of the machine from every other; empty where the host has no such thing."""
+    if sys.platform == "win32":
+        import ctypes
+
+        # KUSER_SHARED_DATA.BootId, mapped in every process at this address: counts the boots (Wine: 0)
+        boot = ctypes.c_uint32.from_address(0x7FFE0000 + 0x2C4).value
+        return str(boot) if boot else ""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def has_init() -> bool:

@@ -21,9 +21,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .compute import ComputeService
-from .files import Held, briefly, open_lock, store_error, try_lock
+from .files import Held, briefly, open_file, open_lock, store_error, try_lock
 from .store import Store
-from .trees import remove_tree
+from .trees import remove_though_open, remove_tree
 
 log = logging.getLogger("longshore.lease")
 
@@ -183,7 +183,20 @@ class OwnerLease:
         await self._service.end_lease(self.id, self.directory)
         os.close(self._lock_fd)
         self._lock_fd = -1
-        remove_tree(self.directory)
+        remove_though_open(self.directory, self._store.run_trash)  # somebody may just be trying the lock
+
+
+def is_alive(store: Store, lease: str) -> bool:
+    """Whether the owner of a lease lives; or its keeper, which has not come to the end yet."""
+    try:
+        with briefly(store.lock_path):
+            fd = open_file(store.leases / lease / "lease.lock", os.O_RDWR)
+            try:
+                return not try_lock(fd)
+            finally:
+                os.close(fd)
+    except OSError:
+        return False
 
 
 def owned(store: Store, lease: str) -> list[str]:

@@ -17,23 +17,15 @@ import msgspec
 
 from .compute import now
 from .entry import Entry
-from .errors import ContainerExists, ContainerNotFound
+from .errors import ContainerExists, ContainerNotFound, InvalidSpec
 from .events import Journal
-from .files import Held, briefly, link_once, read_whole, store_error, write_new
+from .files import Held, briefly, is_usable_name, link_once, read_whole, store_error, write_new
+from .host import boot_id, places
 from .records import VERSION, Owner, ProcessRecord, Record, StoreInfo, decode
 from .spec import ProcessSpec, Spec
 from .trees import remove_tree
 
-RUN = Path("/run/longshore")
-DATA = Path("/var/lib/longshore")
-
-
-def boot_id() -> str:
-    """Tells this boot of the machine from every other; empty where the host has no such thing."""
-    try:
-        return read_whole("/proc/sys/kernel/random/boot_id").decode().strip()
-    except OSError:
-        return ""
+RUN, DATA = (Path(place) for place in places())
 
 
 class Store:
@@ -155,6 +147,8 @@ class Store:
 
     def reserve(self, id: str, *, durable: bool) -> tuple[Entry, Held]:
         """Take an id, and the claim to make it: in one step, so that of two programs one gets ContainerExists."""
+        if not is_usable_name(id):
+            raise InvalidSpec("id", f"{id!r} cannot be the name of a file here", hint="use another id")
         run, kept = self.containers / id, self.kept / id
         made = []
         try:

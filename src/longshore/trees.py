@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
+import time
 from contextlib import suppress
 
-from .files import store_error
+from .errors import StoreError
+from .files import MOVES_WHAT_IS_OPEN, store_error
+
+MOVE_LIMIT = 2.0  # seconds that a file of a tree may be in the way
 
 
 def remove_tree(path: str | os.PathLike[str]) -> None:
@@ -50,7 +55,7 @@ class _Remover:
             with os.scandir(path) as entries:
                 found = list(entries)
         except NotADirectoryError:
-            os.unlink(path)
+            _unlink(path)
             return
         except PermissionError:
             os.chmod(path, stat.S_IRWXU)
@@ -59,10 +64,88 @@ class _Remover:
         for entry in found:
             self.count()
             with suppress(FileNotFoundError):
-                if not entry.is_dir(follow_symlinks=False):
-                    os.unlink(entry.path)
-                elif entry.stat(follow_symlinks=False).st_dev == device:
+                if not _is_directory(entry):
+                    _unlink(entry.path)
+                elif os.lstat(entry.path).st_dev == device:  # DirEntry.stat does not say on Windows
                     self.remove(entry.path, device)
                 else:
                     raise OSError(16, "another file system is mounted there", entry.path)
         os.rmdir(path)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one to go into: a junction of Windows leads elsewhere, as a link does."""
+    if not entry.is_dir(follow_symlinks=False):
+        return False
+    return getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0) == 0
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except PermissionError:
+        if MOVES_WHAT_IS_OPEN or not os.path.lexists(path):
+            raise
+        if os.path.isdir(path):
+            os.rmdir(path)  # a junction: it goes, what it leads to stays
+        else:
+            os.chmod(path, stat.S_IWRITE)  # Windows does not remove what is marked read-only
+            os.unlink(path)
+
+
+def remove_though_open(path: str | os.PathLike[str], trash: str | os.PathLike[str]) -> None:
+    """As `remove_tree`, for what somebody may have files open in, perhaps we: its name is free afterwards.
+
+    Where they must be closed before they are gone (Windows), they are moved to a new directory in `trash`.
+    """
+    if MOVES_WHAT_IS_OPEN:
+        remove_tree(path)
+        return
+    place = f"{os.fspath(trash)}/{secrets.token_hex(8)}"
+    try:
+        os.mkdir(place, 0o700)
+    except OSError as error:
+        raise store_error(f"make {place}", error) from error
+    move_out(path, place)
+    with suppress(StoreError):  # the rest goes when the trash is next emptied
+        remove_tree(place)
+
+
+def move_out(path: str | os.PathLike[str], trash: str | os.PathLike[str], *, last: str = "") -> None:
+    """Move a tree into `trash` piece by piece, so that its name is free, though others have files in it open.
+
+    For Windows, which lets a file be renamed while it is open, but not a directory above it. What stands directly in
+    `path` keeps its name, and `last` goes last. The trash may be removed only when everybody has closed what is in
+    it. Gone already is fine. StoreError if something stays: a program has a file open and does not share it.
+    """
+    deadline = time.monotonic() + MOVE_LIMIT
+    while True:
+        try:
+            _move_out(os.fspath(path), os.fspath(trash), last, top=True)
+            return
+        except FileNotFoundError:
+            if not os.path.lexists(path):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise store_error(f"remove {os.fspath(path)}", error) from error
+        time.sleep(0.002)  # something new came in, or is open in a way that forbids it: for a moment, as a rule
+
+
+def _move_out(path: str, trash: str, last: str, *, top: bool) -> None:
+    with os.scandir(path) as entries:
+        found = sorted(entries, key=lambda entry: entry.name == last)
+    for entry in found:
+        if _is_directory(entry):
+            _move_out(entry.path, trash, last, top=False)
+        else:
+            _rename_into(trash, entry.path, entry.name if top else "")
+    _rename_into(trash, path, "")
+
+
+def _rename_into(trash: str, path: str, name: str) -> None:
+    with suppress(FileNotFoundError):
+        if name and not os.path.lexists(f"{trash}/{name}"):
+            os.rename(path, f"{trash}/{name}")
+        else:
+            os.rename(path, f"{trash}/.{secrets.token_hex(8)}")

@@ -16,6 +16,11 @@ def open_file(path: PathLike, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
+def is_usable_name(name: str) -> bool:
+    """Whether a file can have this name, which is one that `check_id` accepts."""
+    return True
+
+
 def replace(source: PathLike, target: PathLike) -> None:
     """As `os.replace`."""
     os.replace(source, target)

@@ -11,10 +11,14 @@ from typing import Self
 
 try:
     from .inotify import drain, release, subscribe
-except ImportError:  # no inotify on this platform
-    subscribe = None  # type: ignore[assignment]
+except ImportError:
+    drain = None  # type: ignore[assignment]  # elsewhere changes are told, but not of what, nor at once
+    try:
+        from .dirchanges import release, subscribe
+    except ImportError:  # neither Linux nor Windows
+        subscribe = None  # type: ignore[assignment]
 
-INTERVAL = 0.05  # seconds between two looks, where the platform tells nobody of changes
+INTERVAL = 0.05  # seconds between two looks, on platforms that tell nobody of changes: neither Linux nor Windows
 
 
 class DirectoryWatch:
@@ -50,7 +54,7 @@ class DirectoryWatch:
 
         None if that is not known: on platforms that do not tell, and once after the kernel has dropped events.
         """
-        if subscribe is None:
+        if drain is None:
             return None
         if not self._closed:
             drain()

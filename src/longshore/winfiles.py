@@ -25,17 +25,18 @@ MOVES_WHAT_IS_OPEN = False
 PATIENCE = 0.5  # seconds that a file may be in the way of others: virus scanners and indexers open what is new
 
 _ACCESS = {os.O_RDONLY: 0x80000000, os.O_WRONLY: 0x40000000, os.O_RDWR: 0xC0000000}  # GENERIC_READ, GENERIC_WRITE
-_SHARE_ALL = 0x7  # FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE
+SHARE_ALL = 0x7  # FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE
 _NORMAL = 0x80  # FILE_ATTRIBUTE_NORMAL
-_INVALID = c_void_p(-1).value
+INVALID = c_void_p(-1).value
 _LOCK_BYTE = 0x7FFFFFFF  # the upper half of the offset that is locked: no file is that long
 _FAIL_IMMEDIATELY, _EXCLUSIVE = 0x1, 0x2
 _IN_THE_WAY = (5, 32, 33)  # ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION
 _LOCKED = (33, 997)  # ERROR_LOCK_VIOLATION, ERROR_IO_PENDING
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{kind}{digit}" for kind in ("COM", "LPT") for digit in range(10))}
 
 
-class _Overlapped(ctypes.Structure):
-    """OVERLAPPED, as LockFileEx reads it."""
+class Overlapped(ctypes.Structure):
+    """OVERLAPPED: where LockFileEx reads its offset; where other calls write how they ended."""
 
     _fields_ = [
         ("internal", c_void_p),
@@ -54,6 +55,7 @@ def kernel32() -> Any:
     dll.CreateFileW.argtypes = [c_wchar_p, c_uint32, c_uint32, c_void_p, c_uint32, c_uint32, c_void_p]
     dll.LockFileEx.restype = c_int32
     dll.LockFileEx.argtypes = [c_void_p, c_uint32, c_uint32, c_uint32, c_uint32, c_void_p]
+    dll.CloseHandle.argtypes = [c_void_p]
     return dll
 
 
@@ -87,8 +89,8 @@ def open_file(path: PathLike, flags: int) -> int:
     name = os.fspath(path)
 
     def create() -> int:
-        handle = kernel32().CreateFileW(name, access, _SHARE_ALL, None, how, _NORMAL, None)
-        if handle is None or handle == _INVALID:
+        handle = kernel32().CreateFileW(name, access, SHARE_ALL, None, how, _NORMAL, None)
+        if handle is None or handle == INVALID:
             raise last_error(path)
         return int(handle)
 
@@ -102,6 +104,12 @@ def open_file(path: PathLike, flags: int) -> int:
     return descriptor
 
 
+def is_usable_name(name: str) -> bool:
+    """Whether a file can have this name: not that of a device, whatever its ending; Windows drops a last dot."""
+    stem = name.partition(".")[0].upper()
+    return not name.endswith(".") and stem not in _DEVICES
+
+
 def replace(source: PathLike, target: PathLike) -> None:
     """As `os.replace`; waits a moment for who has the target open."""
     _patiently(lambda: os.replace(source, target))
@@ -110,7 +118,7 @@ def replace(source: PathLike, target: PathLike) -> None:
 def _lock(fd: int, flags: int) -> bool:
     import msvcrt
 
-    where = _Overlapped(offset_high=_LOCK_BYTE)
+    where = Overlapped(offset_high=_LOCK_BYTE)
     handle = msvcrt.get_osfhandle(fd)  # type: ignore[attr-defined]
     if kernel32().LockFileEx(handle, flags, 0, 1, 0, ctypes.byref(where)):
         return True

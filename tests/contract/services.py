@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import secrets
 import shutil
@@ -13,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from longshore.compute import ComputeService, Features, Place
+from longshore.files import open_lock, try_lock
 from longshore.simulator import Machine, Process, Simulator, Temperament
 from longshore.spec import HyperV, Spec, WindowsOptions
+from longshore.trees import remove_though_open
 
 OWNER = "longshore"
 
@@ -114,9 +115,11 @@ class Station:
         """The places of a container that is about to be made; what an earlier one of this id left there is gone."""
         run, data = self.base / "run" / "containers" / id, self.base / "lib" / "containers" / id
         for path in (run, data):
-            shutil.rmtree(path, ignore_errors=True)
+            if path.exists():  # with a lock in it that its maker still has
+                (self.base / "trash").mkdir(exist_ok=True)
+                remove_though_open(path, self.base / "trash")
             path.mkdir(parents=True, mode=0o700)
-        lock = self._lock(run / "making.lock", fcntl.LOCK_EX, self.making)
+        lock = self._lock(run / "making.lock", self.making)
         return Place(run=run, data=data, lease=lease, lock_fd=lock)
 
     def found_place(self, id: str) -> Place:
@@ -131,12 +134,12 @@ class Station:
     def lease(self) -> ALease:
         directory = self.base / "run" / "leases" / f"1-{secrets.token_hex(4)}"
         (directory / "execs").mkdir(parents=True)
-        return ALease(directory, self._lock(directory / "lease.lock", fcntl.LOCK_SH, self.fds))
+        return ALease(directory, self._lock(directory / "lease.lock", self.fds, shared=True))
 
     @staticmethod
-    def _lock(path: Path, kind: int, holder: list[int]) -> int:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(fd, kind)
+    def _lock(path: Path, holder: list[int], *, shared: bool = False) -> int:
+        fd = open_lock(path)
+        assert try_lock(fd, shared=shared)
         holder.append(fd)
         return fd
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from ..host import places
 from . import VERBS, load
 from .parser import GLOBAL, Arguments, Option, UsageError, Verb, parse_global
-
-RUN, DATA = "/run/longshore", "/var/lib/longshore"  # as store.py has them; importing it would be slow
 
 CAPABILITIES = (
     "ALL AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_ADMIN NET_BIND_SERVICE NET_RAW SETFCAP SETGID"
@@ -24,9 +23,8 @@ SIGNALS = "HUP INT QUIT KILL USR1 USR2 TERM CONT STOP WINCH".split()
 def containers(state: str | None) -> list[str]:
     """Names of the containers of a store."""
     base = state or os.environ.get("LONGSHORE_ROOT")
-    places = (os.path.join(base, "run"), os.path.join(base, "lib")) if base else (RUN, DATA)
     found: set[str] = set()
-    for place in places:
+    for place in (os.path.join(base, "run"), os.path.join(base, "lib")) if base else places():
         try:
             found.update(os.listdir(os.path.join(place, "containers")))
         except OSError:
