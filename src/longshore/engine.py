@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self, Unpack
@@ -196,7 +195,7 @@ class Engine:
         spec = Spec.of(root=root, args=args, **fields)
         stdio = Stdio(stdin=stdin if input is None else PIPE, stdout=stdout, stderr=stderr)
         async with self._core.operation():
-            id = name or f"run-{secrets.token_hex(5)}"
+            id = name or f"run-{os.urandom(5).hex()}"
             completed = await self._run(id, spec, stdio, input=input, timeout=timeout, max_output=max_output)
         if check and completed.exit.code != 0:
             raise CommandFailed(completed)

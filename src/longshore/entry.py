@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -377,4 +376,4 @@ def _read_exit(path: str) -> ExitRecord | None:
 
 def trash_name() -> str:
     """A name in the trash for what has no uid."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()

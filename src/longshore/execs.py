@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ async def exec_(
     timeout: float | None,
 ) -> Process:
     """Start a further process; it ends with this engine. InvalidState unless running, ProcessExists."""
-    chosen = check_id(name, "name") if name is not None else f"exec-{secrets.token_hex(5)}"
+    chosen = check_id(name, "name") if name is not None else f"exec-{os.urandom(5).hex()}"
     if chosen == INIT:
         raise ProcessExists(entry.id, INIT)
     record = await current(core, entry, uid)

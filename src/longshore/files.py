@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import secrets
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -36,6 +35,15 @@ def store_error(what: str, error: OSError) -> StoreError:
     return StoreError(f"cannot {what}: {error.strerror or error}", hint=hint)
 
 
+def find_program(name: str, path: str | None = None) -> str | None:
+    """Where a program is, by `path` (None: PATH). shutil.which does the same, after 2 ms of imports."""
+    for directory in (os.environ.get("PATH", os.defpath) if path is None else path).split(os.pathsep):
+        candidate = os.path.join(directory, name)
+        if directory and os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            return candidate
+    return None
+
+
 def read_whole(path: PathLike) -> bytes:
     """The content of a small file."""
     fd = open_file(path, os.O_RDONLY)
@@ -52,7 +60,7 @@ def read_whole(path: PathLike) -> bytes:
 def _write_beside(path: PathLike, data: bytes) -> str:
     """Write a file of a name of its own in the directory of `path`; it is as it should be, or not there."""
     directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
+    temporary = os.path.join(directory, f".{name}.{os.urandom(4).hex()}")
     fd = open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -52,4 +51,6 @@ def boot_id() -> str:
 
 def has_init() -> bool:
     """Whether a small init is installed, which `run` then uses as pid 1."""
-    return shutil.which("catatonit") is not None
+    from .files import find_program
+
+    return find_program("catatonit") is not None

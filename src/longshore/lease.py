@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import subprocess
 import sys
 import weakref
@@ -48,7 +47,7 @@ class OwnerLease:
     def __init__(self, store: Store, service: ComputeService) -> None:
         self._store = store
         self._service = service
-        self.id = f"{os.getpid():x}-{secrets.token_hex(4)}"
+        self.id = f"{os.getpid():x}-{os.urandom(4).hex()}"
         self.directory = store.leases / self.id
         self._lock_fd = -1
         self._pipe = -1

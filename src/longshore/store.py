@@ -8,7 +8,6 @@ operations (create, start, delete) hold a *claim*: a lock that nobody waits for,
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -69,7 +68,7 @@ class Store:
             ):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if info is None:
-                link_once(info_path, msgspec.json.encode(StoreInfo(VERSION, secrets.token_hex(4))))
+                link_once(info_path, msgspec.json.encode(StoreInfo(VERSION, os.urandom(4).hex())))
                 info = self._info(info_path)
         except OSError as error:
             raise store_error(f"use the state directory {self.data}", error) from error
@@ -179,7 +178,7 @@ class Store:
         return Record(
             version=VERSION,
             id=id,
-            uid=secrets.token_hex(8),
+            uid=os.urandom(8).hex(),
             created_at=now(),
             owner=owner,
             lease=lease,

@@ -11,11 +11,9 @@ here is not there: no shadow, no keys, no sudoers, no home.
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import os
 import posixpath
 import re
-import secrets
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -157,6 +155,8 @@ def _etc_entries_at(_mtime: int) -> list[str]:
 
 def _fingerprint() -> str:
     """Changes when something that a skeleton was made from does."""
+    import hashlib  # OpenSSL behind it takes 2 ms to load
+
     digest = hashlib.sha256(f"{VERSION} {boot_id()}".encode())  # what a crash left half-written is not used again
     paths = [f"/etc/{name}" for name in _etc_entries()]
     # a folder's time tells of new and removed entries; the one file that is known to be rewritten is looked at, too
@@ -204,7 +204,7 @@ def make_skeleton(skeleton: Skeleton, points: Sequence[MountPoint]) -> None:
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     (path.parent / ASIDE).mkdir(mode=0o700, exist_ok=True)
-    building = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    building = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         building.mkdir(mode=0o700)
         bound = _large_and_public(points)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +17,7 @@ import msgspec
 
 from ..compute import Feature, Features
 from ..errors import LongshoreError, NotSupported, ServiceError
-from ..files import write_new
+from ..files import find_program, write_new
 from ..store import boot_id
 from . import seccomp
 from .cgroup import ROOT, Cgroup, hierarchies, mode
@@ -67,7 +65,7 @@ def find(wanted: str) -> str | None:
     if os.sep in wanted:
         return wanted if os.access(wanted, os.X_OK) else None
     path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return shutil.which(wanted, path=path)
+    return find_program(wanted, path)
 
 
 def must_hide_unified(path: str) -> bool:
@@ -150,6 +148,8 @@ def _empty_container(root: Path, cgroup: str) -> dict[str, Any]:
 
 async def _try(path: str) -> Tried:
     version, commands = await _ask(path, "--version"), await _ask(path, "--help")
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="longshore-probe-") as name:
         base = Path(name)
         root = base / "root"

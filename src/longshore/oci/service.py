@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -70,7 +69,7 @@ class OciService:
 
     def _monitor(self) -> str:
         if self._conmon is None:
-            self._conmon = shutil.which("conmon")
+            self._conmon = probe.find("conmon")
             if self._conmon is None:
                 raise NotSupported("a kept container", "conmon is not installed", hint="apt-get install conmon")
         return self._conmon
