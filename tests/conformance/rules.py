@@ -1,9 +1,8 @@
 """Where longshore differs from the recordings on purpose: each difference as a rule, with its reason.
 
-A rule looks at what a recording contains, at the values that a caller gives and at what the service answers; never at
-its name. What no rule speaks of must be as recorded. `RULES` is the list for people; the functions below it are the
-rules for programs, one for each line of it that says `documents`. Rules about calls, events and handles are applied in
-`expected.py`.
+A rule looks at what a recording contains: at the values that a caller gives, at what the service answers, at the order
+of things; never at its name. What no rule speaks of must be as recorded. `RULES` is the list for people; the functions
+below say where each of them applies. What follows from it is in `expected.py` (outcomes) and `compare.py` (the rest).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 
 from tests.hcs.argv import command_line_to_argv
 
-from .vectors import Option
+from .vectors import Operation, Option, Vector
 
 
 @dataclass(frozen=True)
@@ -162,3 +161,167 @@ def process_refusals(process: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
 def resize_refused(width: int, height: int) -> bool:
     """Rule `refused-values` for `resize`: a console has a size, of 16 bits each."""
     return not (1 <= width <= 0xFFFF and 1 <= height <= 0xFFFF)
+
+
+# operations
+
+STOPPED = (0xC0370110, 0x80370110, 0x80070490, 0x8007007F, 0x8037011F)
+"""What the service says of what has ended already; the third was the original's for a process, too."""
+
+SILENT = ("settle", "sleep", "join", "service", "start_reading", "gc", "drop")
+"""Operations of the runner's own: they have no outcome."""
+
+_LEGAL_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+
+
+def is_refused(vector: Vector, index: int) -> bool:
+    """Rules `refused-values` and `no-layers`: the operation's values are refused."""
+    step = vector.operations[index]
+    match step.op:
+        case "create":
+            full = vector.completed(step)
+            if not _LEGAL_ID.fullmatch(vector.container_of(step)):  # it is a name in the file system, too
+                return True
+            return bool(refusals(full.spec or {}, full.options or []))
+        case "addprocess":
+            return any(is_so for is_so, _ in process_refusals(step.process or {}))
+        case "resize":
+            return resize_refused(step.width, step.height)
+        case "signal":
+            return not 1 <= (step.sig or 0) <= 64
+    return False
+
+
+def _at(vector: Vector, index: int) -> int:
+    """Where in the timeline an operation begins."""
+    return next(place for place, entry in enumerate(vector.timeline) if entry.get("op") == index)
+
+
+def _until(vector: Vector, index: int) -> int:
+    """Where in the timeline an operation returns; the end, if it never does."""
+    places = (place for place, entry in enumerate(vector.timeline) if entry.get("return") == index)
+    return next(places, len(vector.timeline))
+
+
+def _is_alive(vector: Vector, container: str, process: str, place: int) -> bool:
+    """Whether a process has been announced as ended before a place in the timeline."""
+    for entry in vector.timeline[:place]:
+        if "event" in entry:
+            event = vector.events[entry["event"]]
+            if event.container == container and event.state == "exit":
+                return False
+            if event.container == container and event.state == "exit-process" and event.process_id == process:
+                return False
+    return True
+
+
+def made_before(vector: Vector, index: int, op: str) -> list[int]:
+    """Operations of a kind, on the same container, that succeeded before this one began."""
+    step, begin = vector.operations[index], _at(vector, index)
+    return [
+        earlier
+        for earlier in range(index)
+        if (other := vector.operations[earlier]).op == op
+        and vector.container_of(other) == vector.container_of(step)
+        and other.error is None
+        and other.panic is None
+        and not other.hung
+        and not is_refused(vector, earlier)
+        and _until(vector, earlier) < begin
+    ]
+
+
+def is_of_a_live_name(vector: Vector, index: int) -> bool:
+    """Rule `live-name`: a container, or a process, of this name is alive. `init` is the first process's."""
+    step = vector.operations[index]
+    if step.op not in ("create", "addprocess"):
+        return False
+    container, begin = vector.container_of(step), _at(vector, index)
+    if step.op == "create":
+        return bool(made_before(vector, index, "create")) and _is_alive(vector, container, "", begin)
+    if not made_before(vector, index, "create"):
+        return False
+    if step.name == "init":
+        return _is_alive(vector, container, "", begin)
+    same = [
+        earlier for earlier in made_before(vector, index, "addprocess") if vector.operations[earlier].name == step.name
+    ]
+    return bool(same) and _is_alive(vector, container, step.name or "", begin)
+
+
+def _isolation(vector: Vector, index: int) -> list[bool]:
+    """What the isolation options of the operation's container say, in order."""
+    made = made_before(vector, index, "create")
+    if not made:
+        return []
+    options = vector.completed(vector.operations[made[0]]).options or []
+    return [option.is_hyper_v for option in options if option.type == "HyperVIsolation"]
+
+
+def lacks_isolation(vector: Vector, index: int) -> bool:
+    """Rule `no-isolation-no-pause`: a pause or resume of a container that was given no isolation option."""
+    step = vector.operations[index]
+    is_pause = step.op in ("pause", "resume")
+    return is_pause and bool(made_before(vector, index, "create")) and not _isolation(vector, index)
+
+
+def is_merged(vector: Vector, index: int) -> bool:
+    """Rule `options-merged`: a pause or resume where the first isolation option says something else than the last."""
+    given = _isolation(vector, index) if vector.operations[index].op in ("pause", "resume") else []
+    return bool(given) and given[0] != given[-1]
+
+
+def reaches_init(step: Operation) -> bool:
+    """Rule `left-undone`: `signalprocess` of the first process."""
+    return step.op == "signalprocess" and step.name == "init" and step.error is not None
+
+
+def lacks_windows(vector: Vector, index: int) -> bool:
+    """Rule `no-crash`: a specification without its `windows` member is one where it is empty."""
+    step = vector.operations[index]
+    return step.op == "create" and step.panic is not None and (vector.completed(step).spec or {}).get("windows") is None
+
+
+def is_forgotten(vector: Vector, index: int) -> bool:
+    """Rule `no-crash`: after this operation the original has forgotten what runs, because its caller refused it."""
+    step = vector.operations[index]
+    if step.op == "create":
+        return step.attach == "fail" or "start-container" in vector.backend
+    return step.op == "addprocess" and step.attach == "fail"
+
+
+UNLOCKED = ("pids", "restore", "updateresources", "serverversion")
+"""Operations that took no lock in the original; nor did those of checkpoints."""
+
+
+def met(vector: Vector, index: int) -> set[str]:
+    """Rule `no-lock`: operations on the same container that were under way with this one, and `exit` where it began
+    while the exit was handled. All these waited for each other in the original."""
+    step = vector.operations[index]
+    if step.op in SILENT or step.op in UNLOCKED or "checkpoint" in step.op:
+        return set()
+    container, begin, end = vector.container_of(step), _at(vector, index), _until(vector, index)
+    found: set[str] = set()
+    for other, theirs in enumerate(vector.operations):
+        if other == index or theirs.op in SILENT or theirs.op in UNLOCKED or "checkpoint" in theirs.op:
+            continue
+        if vector.container_of(theirs) == container and (
+            _at(vector, other) < begin < _until(vector, other) or begin < _at(vector, other) < end
+        ):
+            found.add(theirs.op)
+    if any(first < begin < last for first, last in _exits(vector, container)):
+        found.add("exit")
+    return found
+
+
+def _exits(vector: Vector, container: str) -> Iterator[tuple[int, int]]:
+    """From the notification of a first process's exit to its event, as places in the timeline."""
+    inits = {event.pid for event in vector.events if event.container == container and event.state == "exit"}
+    for place, entry in enumerate(vector.timeline):
+        notice = entry.get("notify") or {}
+        if notice.get("system") == container and notice.get("process") in inits:
+            for later in range(place, len(vector.timeline)):
+                seen = vector.timeline[later].get("event")
+                if seen is not None and vector.events[seen].state == "exit":
+                    yield place, later
+                    break
