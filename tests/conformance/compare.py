@@ -127,7 +127,7 @@ def _documents(vector: Vector, seen: Observed) -> Iterator[str]:
             is_known = (call.function, _without_command(call)) in recorded
             if not is_known and not changes_the_course(vector):
                 yield f"{call.function} with a document that is not recorded: {call.document}"
-        if call.function == "HcsCreateProcess" and not _splits(vector, call):
+        if call.function == "HcsCreateProcess" and not splits(vector, call):
             yield f"a command line that no list of arguments comes to: {call.document}"
 
 
@@ -144,7 +144,8 @@ def _without_command(call: Call) -> str:
     return text[:start] + text[end:]
 
 
-def _splits(vector: Vector, call: Call) -> bool:
+def splits(vector: Vector, call: Call) -> bool:
+    """Rule `quoted`: whether a command line comes to a list of arguments that the recording's caller gave."""
     line = json.loads(call.document or "{}")["CommandLine"]
     asked = [(vector.completed(step).spec or {}).get("process") for step in vector.operations if step.op == "create"]
     asked += [step.process for step in vector.operations if step.op == "addprocess"]
@@ -162,7 +163,7 @@ def _shape(call: Call) -> Shape:
 
 
 def _calls(vector: Vector, seen: Observed) -> Iterator[str]:
-    loose = bool(_owed(vector))
+    loose = bool(owed(vector))
     recorded = [call for call in _not_refused(vector) if not (loose and call.function in CLOSING)]
     ours = [call for call in _asked_in_the_original(vector, seen) if not (loose and call.function in CLOSING)]
     if loose:
@@ -215,17 +216,17 @@ def _without_clean_up(recorded: Sequence[Call], ours: Sequence[Call]) -> list[Ca
     return found
 
 
-def _owed(vector: Vector) -> list[str]:
+def owed(vector: Vector) -> list[str]:
     """Handles that the original left open of what had ended or failed (rule `closed`)."""
     still = vector.open_at_end
     owners = _owners(vector.calls)
     ended = _ended_systems(vector)
-    owed = [handle for handle in (*still.systems, *still.processes, *still.callbacks) if owners.get(handle) in ended]
+    found = [handle for handle in (*still.systems, *still.processes, *still.callbacks) if owners.get(handle) in ended]
     for index, step in enumerate(vector.operations):
         if step.op == "addprocess" and (step.error is not None or step.panic is not None):
             made = [call.process_handle for call in vector.calls_during(index) if call.function == "HcsCreateProcess"]
-            owed += [handle for handle in made if handle in still.processes]
-    return owed
+            found += [handle for handle in made if handle in still.processes]
+    return found
 
 
 def _owners(calls: Iterable[Call]) -> dict[str, str]:
@@ -289,7 +290,7 @@ def _events(vector: Vector, seen: Observed) -> Iterator[str]:
         and not (no_pause and event.state in ("pause", "resume"))
     ]
     ours = list(seen.events)
-    if _owed(vector):
+    if owed(vector):
         told = {(event.container, event.state, event.pid) for event in recorded}
         ours = [
             event
@@ -425,7 +426,7 @@ def _left_open(vector: Vector, seen: Observed) -> Iterator[str]:
                 yield f"{handle} is open, but its system has ended"
     if changes_the_course(vector):
         return
-    gone = set(_owed(vector)) | _refused_handles(vector) | kept | _kept_open(vector.calls)
+    gone = set(owed(vector)) | _refused_handles(vector) | kept | _kept_open(vector.calls)
     gone |= {call.callback for call in vector.calls if call.process_handle in gone and call.callback is not None}
     for kind in ("systems", "processes", "callbacks"):
         expected = [handle for handle in getattr(vector.open_at_end, kind) if handle not in gone]

@@ -20,7 +20,7 @@ from longshore.errors import (
 )
 
 from . import expected, rules
-from .compare import changes_the_course, differences
+from .compare import changes_the_course, differences, owed, splits
 from .observed import Observed, Outcome, Reentered
 from .vectors import Vector, load_all
 
@@ -84,23 +84,19 @@ def unchanged() -> list[Vector]:
 
 
 def without_owed(vector: Vector) -> Any:
-    from .compare import _owed
-
-    owed = _owed(vector)
+    gone = owed(vector)
     still = vector.open_at_end
     return msgspec.structs.replace(
         still,
-        systems=[handle for handle in still.systems if handle not in owed],
-        processes=[handle for handle in still.processes if handle not in owed],
-        callbacks=[handle for handle in still.callbacks if handle not in owed],
+        systems=[handle for handle in still.systems if handle not in gone],
+        processes=[handle for handle in still.processes if handle not in gone],
+        callbacks=[handle for handle in still.callbacks if handle not in gone],
     )
 
 
 def quoted(vector: Vector) -> bool:
     """Whether a command line of it is one that longshore would write, too."""
-    from .compare import _splits
-
-    return all(_splits(vector, call) for call in vector.calls if call.function == "HcsCreateProcess")
+    return all(splits(vector, call) for call in vector.calls if call.function == "HcsCreateProcess")
 
 
 UNCHANGED = [vector for vector in unchanged() if quoted(vector)]
