@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import time
 from contextlib import suppress
@@ -101,7 +100,7 @@ def remove_though_open(path: str | os.PathLike[str], trash: str | os.PathLike[st
     if MOVES_WHAT_IS_OPEN:
         remove_tree(path)
         return
-    place = f"{os.fspath(trash)}/{secrets.token_hex(8)}"
+    place = f"{os.fspath(trash)}/{os.urandom(8).hex()}"
     try:
         os.mkdir(place, 0o700)
     except OSError as error:
@@ -148,4 +147,4 @@ def _rename_into(trash: str, path: str, name: str) -> None:
         if name and not os.path.lexists(f"{trash}/{name}"):
             os.rename(path, f"{trash}/{name}")
         else:
-            os.rename(path, f"{trash}/.{secrets.token_hex(8)}")
+            os.rename(path, f"{trash}/.{os.urandom(8).hex()}")
