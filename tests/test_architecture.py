@@ -21,7 +21,7 @@ from longshore import simulator, sync
 SOURCE = Path(longshore.__file__).parent
 PLATFORMS = ("oci", "hcs", "simulator")
 
-PROTOCOLS = {"compute", "errors", "spec"}
+PROTOCOLS = {"checks", "compute", "errors", "spec"}
 """The seam, and the words that both of its sides use."""
 
 TOOLS = {"dirchanges", "files", "inotify", "tasks", "trees", "unixfiles", "watching", "winfiles"}

@@ -1,0 +1,136 @@
+"""Checks of single values that a user gives: each returns the value as longshore keeps it, or names the field."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .errors import InvalidSpec
+
+SIGNALS: Mapping[str, int] = {
+    name: number
+    for number, name in enumerate(
+        "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP"
+        " TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS".split(),
+        start=1,
+    )
+}
+"""Linux's numbers: they mean the same on every platform, also where Python's `signal` module lacks them."""
+
+_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def check_id(value: str, field: str = "id") -> str:
+    """Return a container id or process name if it is a legal one: letters, digits, `_.-`, at most 128."""
+    if not isinstance(value, str):
+        raise InvalidSpec(field, f"must be a string, not {type(value).__name__}")
+    if not _ID.fullmatch(value):
+        hint = "use letters, digits, `_`, `.`, `-`; begin with a letter or digit; at most 128 of them"
+        raise InvalidSpec(field, f"{value[:80]!r} is not legal", hint=hint)
+    return value
+
+
+def parse_signal(value: str | int) -> int:
+    """The number of a signal given as `15`, `"15"`, `"TERM"` or `"SIGTERM"`."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise InvalidSpec("signal", f"must be a name or a number, not {type(value).__name__}")
+    if isinstance(value, str):
+        name = value.upper().removeprefix("SIG")
+        if name in SIGNALS:
+            return SIGNALS[name]
+        if re.fullmatch(r"RTMIN(\+\d{1,2})?", name):
+            value = 34 + int(name[6:] or 0)
+        elif re.fullmatch(r"\d{1,3}", name):
+            value = int(name)
+        else:
+            raise InvalidSpec("signal", f"there is no signal {value!r}")
+    if not 1 <= value <= 64:
+        raise InvalidSpec("signal", f"{value} is not between 1 and 64")
+    return value
+
+
+def parse_size(value: str | int, field: str) -> int:
+    """A number of bytes given as a number or as `512m`, `1.5g` is refused: sizes are whole."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise InvalidSpec(field, f"must be a number of bytes or text such as '512m', not {type(value).__name__}")
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            raise InvalidSpec(field, f"{value!r} is not a size", hint="write a whole number with k, m, g or t: '512m'")
+        value = int(match[1]) * _UNITS[match[2].lower()]
+    if not 0 <= value < 1 << 63:
+        raise InvalidSpec(field, f"{value} is out of range")
+    return value
+
+
+def check_arguments(value: Sequence[str], field: str) -> list[str]:
+    """A command as a list: a plain string is refused, because nobody agrees on how to split one."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(
+            f"{field}: a command is a list, not a string; write [{value!r}], or ['sh', '-c', ...] for a shell"
+        )
+    arguments = []
+    for index, item in enumerate(value):
+        text = os.fspath(item) if isinstance(item, os.PathLike) else item
+        if not isinstance(text, str):
+            raise InvalidSpec(f"{field}[{index}]", f"must be text, not {type(text).__name__}")
+        if "\0" in text:
+            raise InvalidSpec(f"{field}[{index}]", "holds a NUL character")
+        arguments.append(text)
+    return arguments
+
+
+def check_environment(value: Mapping[str, str] | Iterable[str], field: str) -> dict[str, str]:
+    """An environment as a mapping, or as `NAME=value` texts."""
+    if isinstance(value, (str, bytes)):
+        raise InvalidSpec(field, "must be a mapping, not a string")
+    if not isinstance(value, Mapping):
+        pairs = [item.partition("=") for item in value]
+        value = {name: text for name, _, text in pairs}
+    for name, text in value.items():
+        if not isinstance(name, str) or not name or "=" in name[1:] or "\0" in name:
+            raise InvalidSpec(field, f"{name!r} is not a name for a variable")
+        if not isinstance(text, str):
+            raise InvalidSpec(f"{field}[{name}]", f"must be text, not {type(text).__name__}")
+        if "\0" in text:
+            raise InvalidSpec(f"{field}[{name}]", "holds a NUL character")
+    return dict(value)
+
+
+def check_path(value: str, field: str, *, absolute: bool = True) -> str:
+    """A path of either platform, absolute unless said otherwise."""
+    if not value or "\0" in value:
+        raise InvalidSpec(field, "is empty or holds a NUL character")
+    if absolute and not (value.startswith("/") or re.match(r"[A-Za-z]:[\\/]|\\\\", value)):
+        raise InvalidSpec(field, f"{value!r} is not an absolute path")
+    return value
+
+
+def check_command(args: list[str], command_line: str | None, process: Mapping[str, Any]) -> None:
+    """That there is one command, and only one. `process` is that of an OCI document."""
+    if command_line is not None:
+        if args:
+            raise InvalidSpec("command_line", "says the command a second time, beside `args`", hint="give one of them")
+        if "\0" in command_line:
+            raise InvalidSpec("command_line", "holds a NUL character")
+    elif not args and not process.get("args") and not process.get("commandLine"):
+        raise InvalidSpec("args", "is empty: there is no command to run")
+
+
+def command_of(args: list[str], command_line: str | None, process: Mapping[str, Any]) -> list[str]:
+    """The command as a list; one element where it is a command line."""
+    if args or command_line is not None:
+        return args or [command_line or ""]
+    if process.get("commandLine"):  # "the preferred means" of an OCI document
+        return [process["commandLine"]]
+    return list(process.get("args") or [])
+
+
+def check_size(size: tuple[int, int] | None) -> None:
+    """Rows and columns of a terminal."""
+    if size is not None and not all(1 <= n <= 1000 for n in size):  # conmon takes no more than 1000
+        raise InvalidSpec("size", f"{size} is not (rows, columns) between 1 and 1000")
