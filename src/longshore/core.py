@@ -28,7 +28,7 @@ logging.getLogger("longshore").addHandler(logging.NullHandler())
 SETTLE_LIMIT = 40.0  # seconds until a container whose init has ended must be quiet
 END_LIMIT = 60.0  # seconds until something that was killed must be gone
 START_LIMIT = 240.0  # seconds that another program may take to start a container (HCS: as long as that)
-OWNER_LIMIT = 10.0  # seconds that another program may take to tell an exit that it alone can know
+OWNER_LIMIT = 60.0  # seconds that another program, alive, may take to record an end that it alone can know
 
 
 class Live:
@@ -40,6 +40,7 @@ class Live:
         self.system = system
         self.since = since  # its end, if it had not ended yet, stands after this in the journal
         self.ours = False  # started by this engine: what there is to know of its end, we know first
+        self.seen = False  # the end of its init was seen; it is being settled
         self.start_told = False  # by us; the record may not say so yet
         self.starting: asyncio.Future[None] | None = None  # while we start it
         self.watcher: asyncio.Task[Exit] | None = None
@@ -103,6 +104,7 @@ class Core:
         self.lease: OwnerLease | None = None
         self.live: dict[str, Live] = {}
         self.adopting: dict[str, asyncio.Task[Live]] = {}
+        self.gone: dict[str, asyncio.Task[Exit]] = {}  # by uid: ends that are found out, of what cannot be opened
         self.owned: dict[str, tuple[Entry, Owner]] = {}  # by uid: what is ended with us
         self.processes: set[Process] = set()  # execs that were started here, and have not ended
         self.followed: set[Process] = set()  # whoever else may be waited for

@@ -16,6 +16,7 @@ from .core import OWNER_LIMIT, SETTLE_LIMIT, START_LIMIT, Core, Live, log
 from .entry import Entry
 from .errors import ContainerNotFound, EngineClosed, LongshoreError, StoreError
 from .events import News, Position
+from .lease import is_alive
 from .process import Process
 from .records import VERSION, Damaged, ExitRecord, Record
 from .watching import DirectoryWatch
@@ -49,8 +50,10 @@ def follow(core: Core, task: asyncio.Task[Exit], process: Process) -> None:
 
 async def _watch(core: Core, live: Live, process: ComputeProcess) -> Exit:
     seen = await process.wait()
+    live.seen = True
     if not live.ours:
-        told = await told_by_others(core, live.entry, live.uid, live.since)
+        known = seen.code is not None
+        told = await told_by_others(core, live.entry, live.uid, live.since, known=known)
         if told is not None:
             return told
     if seen.cause is Cause.NEVER_STARTED:
@@ -71,10 +74,11 @@ async def _settle(live: Live, seen: Exit) -> SystemEnd:
         return SystemEnd(exit=seen, error=str(error) or type(error).__name__)
 
 
-async def told_by_others(core: Core, entry: Entry, uid: str, since: Position) -> Exit | None:
-    """The exit as it was recorded by the program that alone can know all of it; None if there is no such program.
+async def told_by_others(core: Core, entry: Entry, uid: str, since: Position, *, known: bool) -> Exit | None:
+    """The exit as it was recorded by the program that knows more of it; None if no such program is alive.
 
-    That is so for what another program runs for itself, and while another program starts it.
+    There is one while another program starts the container; where it belongs to its starter; and where the service
+    does not tell us how it ended (not `known`): its starter was watching.
     """
     loop = asyncio.get_running_loop()
     begin = loop.time()
@@ -93,9 +97,9 @@ async def told_by_others(core: Core, entry: Entry, uid: str, since: Position) ->
                 return None
             if found is not None:
                 return found.exit
-            if record.started_at is None and entry.is_claimed():
+            if record.started_at is None and entry.is_claimed("start"):
                 limit = START_LIMIT
-            elif record.lease is not None and not record.durable and not _is_own_lease(core, record):
+            elif (record.lease is not None or not known) and _starter_lives(core, record):
                 limit = OWNER_LIMIT
             else:
                 return None
@@ -107,8 +111,11 @@ async def told_by_others(core: Core, entry: Entry, uid: str, since: Position) ->
                     await watch.changed()
 
 
-def _is_own_lease(core: Core, record: Record) -> bool:
-    return core.lease is not None and core.lease.id == record.lease
+def _starter_lives(core: Core, record: Record) -> bool:
+    """Whether the program that started it, another than this, is there to record its end."""
+    if record.starter is None or (core.lease is not None and core.lease.id == record.starter):
+        return False
+    return is_alive(core.store, record.starter)
 
 
 def told_exit(core: Core, uid: str, since: Position) -> Exit | None:
@@ -187,7 +194,7 @@ async def record_gone(core: Core, entry: Entry, record: Record, exit: Exit | Non
     """The end of a container that nobody saw: nothing is left of it but its record."""
     told = None
     if record.boot == core.store.boot:
-        told = await told_by_others(core, entry, record.uid, record.journal)
+        told = await told_by_others(core, entry, record.uid, record.journal, known=False)
     if told is not None:
         return told
     end = SystemEnd(exit=exit or Exit(code=None, cause=Cause.SYSTEM_GONE, pid=record.pid))

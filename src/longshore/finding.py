@@ -21,7 +21,8 @@ from .records import Damaged, Owner, Record
 
 T = TypeVar("T")
 
-LATE_LIMIT = 1.0  # seconds that a listing waits for an end that is just being found out
+LATE_LIMIT = 0.25  # seconds that a listing waits for an end that is just being found out
+UNTOLD_LIMIT = 2.0  # seconds in which a service must tell of an end that it shows
 
 
 class ContainerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,10 +121,10 @@ async def _end_interrupted_start(core: Core, entry: Entry, record: Record) -> No
         claim.release()
 
 
-async def late_exit(core: Core, entry: Entry, record: Record, limit: float | None = LATE_LIMIT) -> Exit | None:
-    """The exit of a container that ended while nobody, or only another program, was watching; None after `limit`."""
+async def late_exit(core: Core, entry: Entry, record: Record) -> Exit | None:
+    """The exit of a container that ended while nobody, or only another program, watched it; None if that takes long."""
     task = core.spawn(_find_exit(core, entry, record), f"late exit of {entry.id}")
-    done, _ = await asyncio.wait((task,), timeout=limit)
+    done, _ = await asyncio.wait((task,), timeout=LATE_LIMIT)
     if not done:
         return None
     with suppress(ContainerNotFound):
@@ -135,15 +136,22 @@ async def _find_exit(core: Core, entry: Entry, record: Record) -> Exit | None:
     if record.boot != core.store.boot:
         return await record_gone(core, entry, record)
     if record.starting_at is None:
-        if entry.is_claimed():  # it is being started, or deleted, right now
+        if entry.is_claimed("start", "delete"):  # it is just changing
             return None
         return await record_never_started(core, entry, record)
     try:
         live = await adopt(core, entry, record)
     except InvalidState:
-        found = entry.read_exit()
-        return None if found is None else found.exit
-    return None if live.watcher is None else await asyncio.shield(live.watcher)
+        return await end_of_gone(core, entry, record.uid)
+    if live.watcher is None:
+        return None
+    await asyncio.wait((live.watcher,), timeout=UNTOLD_LIMIT)
+    if not live.seen:
+        # its init is gone, and the service has not told us: the end of the whole system ends every wait
+        log.warning("container `%s`: the end of its init was not told; the rest of it is ended", entry.id)
+        with suppress(LongshoreError):
+            await live.system.terminate()
+    return await asyncio.shield(live.watcher)
 
 
 async def listing(core: Core, labels: Mapping[str, str] | None, states: Collection[str] | None) -> list[ContainerInfo]:
@@ -229,6 +237,8 @@ async def adopt(core: Core, entry: Entry, record: Record) -> Live:
     InvalidState if nothing is left of it; its end is then recorded.
     """
     live = core.find(entry.id, record.uid)
+    if record.uid in core.gone:
+        raise _nothing_left(entry)
     if live is None:
         task = core.adopting.get(record.uid)
         if task is None:
@@ -255,9 +265,25 @@ async def _open(core: Core, entry: Entry, record: Record) -> Live:
             with suppress(LongshoreError):
                 await tell_change(core, entry, record)
             return live
-    if entry.read_exit() is None:
-        await record_gone(core, entry, record, gone)
-    raise InvalidState("open", entry.id, "stopped, and nothing is left of it")
+    if entry.read_exit() is None and record.uid not in core.gone:
+        # not waited for here: whoever knows more of it may take its time to record it
+        task = core.spawn(record_gone(core, entry, record, gone), f"end of {entry.id}, which is gone")
+        core.gone[record.uid] = task
+        task.add_done_callback(lambda _: core.gone.pop(record.uid, None))
+    raise _nothing_left(entry)
+
+
+def _nothing_left(entry: Entry) -> InvalidState:
+    return InvalidState("open", entry.id, "stopped, and nothing is left of it")
+
+
+async def end_of_gone(core: Core, entry: Entry, uid: str) -> Exit | None:
+    """The end of a container that could not be opened, once it is found out."""
+    task = core.gone.get(uid)
+    if task is not None:
+        return await asyncio.shield(task)
+    found = entry.read_exit()
+    return None if found is None else found.exit
 
 
 async def _watch_started(core: Core, live: Live, record: Record) -> None:
@@ -275,7 +301,7 @@ async def tell_change(core: Core, entry: Entry, record: Record) -> None:
     if record.change is None:
         return
     done = state_of(core, record) is (State.PAUSED if record.change.type == "pause" else State.RUNNING)
-    if not done:
+    if not done or entry.is_claimed("pause", "resume"):  # or who does it is still at it
         return
     async with entry.locked():
         record = entry.read_own(record.uid)

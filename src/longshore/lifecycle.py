@@ -17,7 +17,7 @@ from .endings import begin_watching, follow, record_never_started
 from .entry import Entry, trash_name
 from .errors import ContainerNotFound, EngineClosed, InvalidState, LongshoreError, ServiceError, StoreError, TimeLimit
 from .events import News
-from .finding import adopt, current, derive, late_exit, named_lease, state_of, with_system
+from .finding import adopt, current, derive, end_of_gone, named_lease, state_of, with_system
 from .output import keep_output
 from .process import Process
 from .records import Change, Damaged, Record
@@ -68,8 +68,11 @@ async def start(core: Core, entry: Entry, uid: str) -> Process:
 async def _start(core: Core, live: Live) -> Process:
     entry = live.entry
 
+    lease = core.hold_lease()  # while that is held, others know that its end is watched
+
     def starting(record: Record) -> None:
         record.starting_at = now()
+        record.starter = lease.id
 
     record = await entry.change(live.uid, starting)
     try:
@@ -144,7 +147,7 @@ async def wait(core: Core, entry: Entry, uid: str) -> Exit:
         try:
             live = await adopt(core, entry, record)
         except InvalidState:
-            exit = await late_exit(core, entry, record, limit=None)
+            exit = await end_of_gone(core, entry, uid)
             if exit is not None:
                 return exit
             raise
@@ -286,25 +289,34 @@ async def resume(core: Core, entry: Entry, uid: str) -> None:
 async def _change(core: Core, entry: Entry, uid: str, type: str, state: str) -> None:
     """Pause or resume: noted before, so that who finds it done and not told tells it; told after."""
     record = await current(core, entry, uid)
-    info = await derive(core, entry, record)
-    if info.state != state:
-        raise InvalidState(type, entry.id, info.state)
-    change = Change("pause" if type == "pause" else "resume", core.store.journal.end())
-
-    def begun(record: Record) -> None:
-        record.change = change
-
-    await entry.change(uid, begun)
-    await with_system(
-        core, entry, uid, type, lambda system: system.pause() if type == "pause" else system.resume(), state
-    )
+    claim = entry.claim(type)
     try:
-        await shielded(_tell_change(core, entry, uid, change))
-    except asyncio.CancelledError:
-        if type == "pause":  # cancelled means resumed
-            with suppress(LongshoreError):
-                await shielded(resume(core, entry, uid))
-        raise
+        info = await derive(core, entry, record)
+        if info.state != state:
+            raise InvalidState(type, entry.id, info.state)
+        change = Change("pause" if type == "pause" else "resume", core.store.journal.end())
+
+        def begun(record: Record) -> None:
+            record.change = change
+
+        await entry.change(uid, begun)
+        await with_system(
+            core, entry, uid, type, lambda system: system.pause() if type == "pause" else system.resume(), state
+        )
+        try:
+            await shielded(_tell_change(core, entry, uid, change))
+        except asyncio.CancelledError:  # it was told all the same
+            if type == "pause":
+                await shielded(_undo_pause(core, entry, uid))
+            raise
+    finally:
+        claim.release()
+
+
+async def _undo_pause(core: Core, entry: Entry, uid: str) -> None:
+    with suppress(LongshoreError):
+        await with_system(core, entry, uid, "resume", lambda system: system.resume(), "paused")
+        await _tell_change(core, entry, uid, Change("resume", core.store.journal.end()))
 
 
 async def _tell_change(core: Core, entry: Entry, uid: str, change: Change) -> None:
@@ -386,7 +398,8 @@ async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:
         return
     try:
         live = await adopt(core, entry, record)
-    except InvalidState:  # nothing is left of it; its end is recorded by now
+    except InvalidState:  # nothing is left of it
+        await end_of_gone(core, entry, record.uid)
         return
     if entry.read_exit() is None:
         if record.starting_at is not None:

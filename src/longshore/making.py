@@ -10,7 +10,7 @@ from .core import Core, Live, log
 from .entry import Entry, trash_name
 from .errors import ContainerNotFound, InvalidState, LongshoreError
 from .events import News
-from .files import Held, make_durable
+from .files import Held, make_durable, open_file
 from .finding import NamedLease, named_lease
 from .lease import OwnerLease
 from .lifecycle import begin, delete
@@ -118,6 +118,8 @@ async def _make(making: _Making, spec: Spec, stdio: Stdio, *, ours: bool, launch
     service = core.service
     entry.write_spec(spec)
     entry.write(record)
+    if launch:
+        record.starter = making.lease.id
     making.lock_fd = entry.making_lock()
     place = entry.place(making.lease if ours else None, making.lock_fd)
     if launch and not record.kept:
@@ -127,7 +129,7 @@ async def _make(making: _Making, spec: Spec, stdio: Stdio, *, ours: bool, launch
         making.system = await service.create(entry.id, spec, stdio, place)
         if record.kept:
             with suppress(OSError):  # where no monitor writes the log, we do, and begin it here
-                os.close(os.open(place.log, os.O_WRONLY | os.O_CREAT, 0o600))
+                os.close(open_file(place.log, os.O_WRONLY | os.O_CREAT))
             record.log_inode = mark_first(place.log)
         if launch:
             record.starting_at = now()  # not written yet: until it has a token on record, it is half-made

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 from .compute import Exit, Streams
@@ -34,16 +35,20 @@ def keep_output(core: Core, entry: Entry, streams: Streams, limit: int) -> async
         sources.append(("stderr", streams.stderr))
     if not sources:
         return None
-    writer = LogWriter(entry.place().log, limit)
-    return core.spawn(_copy(writer, sources), f"log of {entry.id}")
+    return core.spawn(_copy(entry.place().log, limit, sources), f"log of {entry.id}")
 
 
-async def _copy(writer: LogWriter, sources: list[tuple[Stream, asyncio.StreamReader]]) -> None:
+async def _copy(path: Path, limit: int, sources: list[tuple[Stream, asyncio.StreamReader]]) -> None:
     async def copy(name: Stream, source: asyncio.StreamReader) -> None:
         while data := await source.read(CHUNK):
             writer.write(name, data)
             await asyncio.sleep(0)  # a program that writes much does not keep others from running
 
+    try:
+        writer = LogWriter(path, limit)
+    except OSError as error:
+        log.warning("the log %s cannot be written: %s", path, error)
+        return
     try:
         async with asyncio.TaskGroup() as group:
             for name, source in sources:

@@ -32,7 +32,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     uid: str  # tells two containers apart that had the same id one after the other
     created_at: datetime
     owner: Owner = "keep"
-    lease: str | None = None  # whose owner alone can know all of its end
+    lease: str | None = None  # it ends with this
+    starter: str | None = None  # the lease of the program that started it, and knows most of its end while it lives
     boot: str = ""
     command: list[str] = []
     root: str = ""

@@ -16,13 +16,13 @@ from .entry import Entry, remove_in_bits
 from .errors import ContainerNotFound, InvalidState, LongshoreError, StoreError
 from .events import News
 from .execs import close_processes, tell_recorded_process
-from .files import Held, read_whole, try_lock
-from .finding import adopt, derive
+from .files import Held, open_file, read_whole, try_lock
+from .finding import adopt, derive, end_of_gone
 from .lease import dead_leases, owned
 from .lifecycle import delete, wait_for_end
 from .making import undo_half_made
 from .records import Damaged, Record, decode
-from .trees import remove_tree
+from .trees import remove_though_open
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ async def bury(core: Core) -> None:
             try:
                 await core.service.end_lease(lease, core.store.leases / lease)
                 await close_lease(core, lease)
-                remove_tree(core.store.leases / lease)
+                remove_though_open(core.store.leases / lease, core.store.run_trash)
             except LongshoreError as error:
                 log.warning("lease %s could not be ended: %s", lease, error)
     await empty_trash(core)
@@ -76,7 +76,7 @@ async def _close_owned(core: Core, entry: Entry, lease: str) -> None:
 
     def killed(record: Record) -> None:
         record.ending = record.ending or Cause.KILLED
-        record.lease = None  # the owner is dead: nobody else can tell its end
+        record.lease = record.starter = None  # the owner is dead: nobody else can tell its end
 
     record = await entry.change(record.uid, killed)
     if record.owner == "remove" or not record.kept:
@@ -86,8 +86,11 @@ async def _close_owned(core: Core, entry: Entry, lease: str) -> None:
     elif record.starting_at is None:
         await record_never_started(core, entry, record)
     else:
-        with suppress(InvalidState):
+        try:
             live = await adopt(core, entry, record)
+        except InvalidState:
+            await end_of_gone(core, entry, record.uid)
+        else:
             await live.system.terminate()
             await wait_for_end(core, entry, record.uid)
 
@@ -115,7 +118,7 @@ async def empty_trash(core: Core) -> None:
 def _claim_remains(path: Path) -> Held | None:
     """The claim that moved into the trash with its container; None if somebody has it: he is still at work."""
     try:
-        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        fd = open_file(path, os.O_RDWR)
     except FileNotFoundError:
         return Held(-1)  # a boot has taken it, or the removal had come that far
     if try_lock(fd):

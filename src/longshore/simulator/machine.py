@@ -297,13 +297,18 @@ def _coroutine(awaitable: Any) -> Coroutine[Any, Any, int]:
     raise TypeError("a program must be an `async def`")
 
 
+def _loop_is_ending() -> bool:
+    """Whether all tasks are being cancelled: the loop of who uses the machine is being shut down."""
+    return all(task.cancelling() for task in asyncio.all_tasks())
+
+
 @types.coroutine
 def _drive(process: Process, program: Coroutine[Any, Any, int]) -> Generator[Any, Any, int]:
     """Run a program step by step: never while its system is paused, and no step after it was killed."""
     error: BaseException | None = None
     system = process.system
     while True:
-        while system.frozen and not process.dying:
+        while system.frozen and not process.dying and not (error is not None and _loop_is_ending()):
             try:
                 yield from system.thawed.wait().__await__()
             except GeneratorExit:

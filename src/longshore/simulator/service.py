@@ -58,6 +58,9 @@ STEPS = frozenset(
 )
 """What `fail_at` and `delay` know. `launch` is also a `create` and a `start`."""
 
+NEEDS_LIFE = frozenset({"create", "start", "exec", "pause", "resume"})
+"""Steps that a system which has ended meanwhile can never complete."""
+
 NO_SIGNALS = "Windows has no signals; a process can only be killed, and a container be shut down"
 NO_UPDATE = "the HCS-like machine cannot change limits of a running container"
 NO_PAUSE = "it has process isolation, and Windows pauses only utility VMs"
@@ -446,7 +449,7 @@ class SimulatedSystem:
     async def pause(self) -> None:
         self._check("pause")
         system, machine = self._system, self._machine
-        if machine.temperament == "hcs" and (system.spec.windows is None or system.spec.windows.hyperv is None):
+        if machine.temperament == "hcs" and not (system.spec.windows and system.spec.windows.isolated):
             raise NotSupported("pause", NO_PAUSE, hint="create it with Hyper-V isolation, or use `stop`")
         self._check("pause", "running")
         system.freeze()
@@ -666,6 +669,8 @@ class Simulator:
     async def _hang(self, step: str, system: System | None, until: float | asyncio.Event) -> None:
         """Wait, unless the system or the service ends: every pending operation then ends, too."""
         machine = self.machine
+        if system is not None and system.exited.done() and step in NEEDS_LIFE:
+            raise machine.error(step, system.id, "the container ended unexpectedly", "exit")
         lost = asyncio.get_running_loop().create_future()
 
         def lose() -> None:
