@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longshore.hcs import documents
+from longshore.hcs import documents, translate
+from longshore.spec import Spec, WindowsOptions
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 
@@ -39,6 +40,21 @@ def test_other_characters_are_written_as_they_are() -> None:
 
 def test_a_query_has_the_originals_blanks() -> None:
     assert documents.property_query("Statistics") == '{ "PropertyTypes" : ["Statistics"]}'
+
+
+def test_what_is_shown_to_people_holds_no_secrets() -> None:
+    spec = Spec.of(
+        args=["x"],
+        env={"TOKEN": "hush"},
+        windows=WindowsOptions(layer_paths=["C:\\base"], credentials='{"hush":1}'),
+    )
+    host = translate.Host(cpus=1, name_to_guid=lambda name: name)
+    shown = [
+        documents.shown(translate.container_config("web", spec, host)),
+        documents.shown(translate.process_config(spec)),
+    ]
+    assert "hush" not in str(shown)
+    assert list(shown[1]["Environment"]) == ["TOKEN"]
 
 
 def test_height_comes_before_width() -> None:

@@ -324,6 +324,19 @@ def _spelled(json: bytes) -> str:
     return text.translate(_GO_SPELLING)
 
 
+SECRET = "(not shown)"
+
+
+def shown(document: ContainerConfig | ProcessConfig) -> dict[str, Any]:
+    """A document as plain data for people: without the credentials, and of the environment only the names."""
+    found: dict[str, Any] = msgspec.to_builtins(document)
+    if found.get("Credentials"):
+        found["Credentials"] = SECRET
+    if "Environment" in found:
+        found["Environment"] = dict.fromkeys(found["Environment"], SECRET)
+    return found
+
+
 T = TypeVar("T")
 
 
