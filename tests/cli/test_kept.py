@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .command import Longshore, wait_until
+from .command import Longshore, Terminal, wait_until
 
 pytestmark = pytest.mark.real
 
@@ -398,3 +398,26 @@ def test_doctor_version_and_restore_answer(longshore: Longshore) -> None:
     kept(longshore)
     assert longshore.ok("restore").split() == ["running", "web"]
     assert longshore.json("restore", "--format", "json") == {"running": ["web"], "ended": [], "undone": []}
+
+
+def test_a_live_table_without_rich_is_printed_again_and_again(longshore: Longshore) -> None:
+    import sys
+
+    kept(longshore)
+    without = "import sys; sys.modules['rich'] = None; from longshore.cli import main; main()"
+    argv = [sys.executable, "-c", without, "stats", "--interval", "0.1"]
+    with Terminal(argv, longshore.environment, (24, 120)) as terminal:
+        terminal.expect(b"`rich`")
+        terminal.expect(b"pip install")
+        terminal.expect(b"CPU %")
+        terminal.expect(b"CPU %")
+        terminal.type(b"\x03")
+        assert terminal.wait() == 130
+
+
+def test_a_locale_that_cannot_spell_a_name_is_no_obstacle(longshore: Longshore) -> None:
+    longshore.ok("create", "--name", "web", "host", "--", "echo", "naïve")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    text = longshore.ok("ps", "-a", env=ascii_only)
+    assert "na\\xefve" in text
+    assert "naïve" in longshore.ok("ps", "-a", env={"PYTHONUTF8": "1"})

@@ -223,8 +223,9 @@ def test_a_root_a_bundle_a_spec_and_layers_can_be_given(longshore: Longshore, tm
     assert longshore.ok("run", "--spec", str(bundle), "--", "echo", "other") == "other\n"
 
 
-def test_out_of_memory_is_told(longshore: Longshore) -> None:
-    done = longshore("run", "-m", "24m", "--no-init", "host", "--", "python3", "-c", "x = bytearray(1 << 30)")
+@pytest.mark.parametrize("init", [["--init"], ["--no-init"]])
+def test_out_of_memory_is_told(longshore: Longshore, init: list[str]) -> None:
+    done = longshore("run", "-m", "24m", *init, "host", "--", "python3", "-c", "x = bytearray(1 << 30)")
     assert done.returncode == 137
     assert b"out of memory" in done.stderr
 

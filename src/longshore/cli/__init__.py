@@ -1,7 +1,7 @@
 """The command line: one file per verb; arguments, one call into the engine, one answer.
 
 Start-up counts here, so this file imports next to nothing: a table says which module a verb is in, and only that
-one is loaded. docs/decisions/ says why the arguments are read by parser.py and not by a library.
+one is loaded. parser.py says why arguments are not read by a library.
 """
 
 from __future__ import annotations

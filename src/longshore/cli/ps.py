@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..container import ContainerInfo
     from ..engine import Engine
 
-STATES = ("creating", "created", "running", "paused", "stopped")
+STATES = ("creating", "created", "running", "paused", "stopped", "damaged")
 COMMAND_WIDTH = 40
 
 

@@ -124,6 +124,7 @@ def set_up_logging(args: Arguments) -> None:
                 traceback.print_exception(*record.exc_info)
 
     handler = Lines()
+    logging.getLogger("asyncio").setLevel(logging.INFO)  # what it does with its loop is nobody's concern
     logger = logging.getLogger()
     logger.handlers[:] = [handler]
     logger.setLevel(getattr(logging, level.upper(), logging.WARNING))
