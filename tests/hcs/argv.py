@@ -1,4 +1,4 @@
-"""How Windows programs take their command line apart: CommandLineToArgvW's rules, and the C runtime's."""
+"""How Windows programs take their command line apart: CommandLineToArgvW's rules."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from __future__ import annotations
 def command_line_to_argv(line: str) -> list[str]:
     """What CommandLineToArgvW makes of a command line (but for an empty one, where it tells its own path).
 
-    Microsoft's rules, as Wine's shell32 and ReactOS have them: the program's name ends at the next quote if it begins
-    with one, else at the first character up to a blank; in the rest 2n backslashes and a quote are n backslashes and a
-    switch, 2n+1 are n backslashes and a quote, and in quotes two quotes are one.
+    Microsoft's rules, as Wine's shell32 has them: the program's name ends at the next quote if it begins with one, else
+    at the first character up to a blank; in the rest 2n backslashes and a quote are n backslashes and a switch, 2n+1
+    are n backslashes and a quote. Of quotes in a row programs think differently (the C runtime takes two in quotes for
+    one, and stays inside): nobody should write them.
     """
     if not line:
         return []
@@ -35,10 +36,10 @@ def _arguments(rest: str) -> list[str]:
 
 def _argument(rest: str, index: int) -> tuple[str, int]:
     text = ""
-    quoted = False
+    quotes = 0  # of those that are not meant: odd is inside, and every third in a row is meant after all
     while index < len(rest):
         character = rest[index]
-        if character in " \t" and not quoted:
+        if character in " \t" and not quotes:
             break
         if character == "\\":
             count = len(rest[index:]) - len(rest[index:].lstrip("\\"))
@@ -51,12 +52,14 @@ def _argument(rest: str, index: int) -> tuple[str, int]:
             else:
                 text += "\\" * count
         elif character == '"':
-            index += 1
-            if quoted and index < len(rest) and rest[index] == '"':
-                text += '"'
+            while index < len(rest) and rest[index] == '"':
+                quotes += 1
+                if quotes == 3:
+                    text += '"'
+                    quotes = 0
                 index += 1
-            else:
-                quoted = not quoted
+            if quotes == 2:
+                quotes = 0
         else:
             text += character
             index += 1

@@ -25,7 +25,7 @@ KNOWN = [
     (r'x a\\\b d"e f"g h', ["x", r"a\\\b", "de fg", "h"]),
     (r"x a\\\"b c d", ["x", 'a\\"b', "c", "d"]),
     (r'x a\\\\"b c" d e', ["x", r"a\\b c", "d", "e"]),
-    (r'x a"b"" c d', ["x", 'ab" c d']),
+    (r'x a"b"" c d', ["x", 'ab"', "c", "d"]),
     (r'"C:\Program Files\x.exe" /c', [r"C:\Program Files\x.exe", "/c"]),
     (r'"C:\dir\" b', ["C:\\dir\\", "b"]),  # nothing is escaped in the first
 ]
