@@ -139,6 +139,10 @@ def _refusals(spec: Mapping[str, Any], options: Sequence[Option]) -> Iterator[tu
             paths = option.layer_paths
     yield not paths, "no parent layers"
 
+    searched = [name for option in options for name in option.dns_search_list or []]
+    yield any("," in name for name in searched), "a domain of the search list is one domain"
+
+    yield bool((spec.get("root") or {}).get("readonly")), "Windows has no read-only roots"
     root = (spec.get("root") or {}).get("path") or ""
     volume = re.fullmatch(r"\\\\\?\\Volume\{[0-9a-fA-F-]{36}\}\\?", root)
     yield bool(root) and volume is None, "a root is a volume"
