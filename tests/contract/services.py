@@ -89,6 +89,7 @@ class Station:
     services: list[ComputeService] = field(default_factory=list)
     fds: list[int] = field(default_factory=list)
     making: list[int] = field(default_factory=list)  # locks that a maker holds as long as it lives
+    end: Callable[[], None] = lambda: None  # the machine is looked at, and switched off
 
     @property
     def service(self) -> ComputeService:
@@ -153,6 +154,7 @@ class Station:
             await each.close()
         for fd in [*self.fds, *self.making]:
             os.close(fd)
+        self.end()
         return left
 
 
@@ -184,9 +186,48 @@ def real(name: str, base: Path, runtime: str) -> Station:
     )
 
 
+def scripted(name: str, base: Path) -> Station:
+    """HCS on the scripted vmcompute, with this machine's own programs as the processes."""
+    from longshore.hcs.service import HcsService
+    from tests.hcs.crew import Crew
+    from tests.hcs.plumbing import PosixPipes
+    from tests.hcs.scripted import Client, Hcs
+
+    base.joinpath("run").mkdir(parents=True, exist_ok=True)
+    hcs = Hcs(crew=Crew())
+    clients: dict[ComputeService, Client] = {}
+
+    def connect() -> ComputeService:
+        client = hcs.client()
+        service = HcsService(
+            base / "run", vmcompute=client.binding, pipes=PosixPipes(), exists=lambda path: True, cpus=4
+        )
+        clients[service] = client
+        return service
+
+    def die(service: ComputeService) -> None:
+        assert isinstance(service, HcsService)
+        clients[service].die()
+        service.drop_streams()  # the kernel closes them with everything else
+
+    def end() -> None:
+        left = hcs.open_handles()
+        texts = [text.value for client in clients.values() for text in client.texts.values()]
+        hcs.close()
+        assert hcs.errors == []
+        assert texts == []
+        assert left == {"systems": [], "processes": [], "callbacks": []}
+
+    layers: dict[str, Any] = {"layer_paths": [r"C:\layers\base"], "layer_folder": r"C:\layers\box"}
+    plain = {"windows": WindowsOptions(**layers)}
+    isolated = {"windows": WindowsOptions(**layers, hyperv=HyperV())}
+    return Station(name, base, SHELL, connect, die, plain, isolated, end=end)
+
+
 STATIONS: dict[str, Callable[[Path], Station]] = {
     "simulator-oci": lambda base: simulated("simulator-oci", base, "oci"),
     "simulator-hcs": lambda base: simulated("simulator-hcs", base, "hcs"),
+    **({"hcs": lambda base: scripted("hcs", base)} if os.name == "posix" else {}),
 }
 """Every service that can be tried here."""
 

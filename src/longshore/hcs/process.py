@@ -74,8 +74,10 @@ class HcsProcess:
         self._ending: asyncio.Task[None] | None = None
         self._told: asyncio.Task[None] | None = None  # the service, of the end of input
         self._late: asyncio.TimerHandle | None = None
+        self._is_told = False
         self._killed = False
         self._closed = False
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._watch.ended.add_done_callback(self._on_end)
 
     # what it is
@@ -101,7 +103,7 @@ class HcsProcess:
     @property
     def ending(self) -> bool:
         """Whether the service has told of its end."""
-        return self._ending is not None or self._exit.done()
+        return self._ending is not None or self._is_told
 
     # what the session does with it
 
@@ -109,6 +111,8 @@ class HcsProcess:
         """Take a handle, and have its end told. Raises HcsError; the handle is closed then, and `ours` killed."""
         undo = self._session.vmcompute.terminate_process if ours else None
         self.handle = await self._session.watch_process(process, self._watch, self.container_id, undo=undo)
+        if self._wiring is None:
+            self._ready.set_result(None)
 
     async def open(self, handles: tuple[int, int, int]) -> None:
         """Take the pipes. HcsError if one is no pipe."""
@@ -120,6 +124,8 @@ class HcsProcess:
         except OSError as error:
             code = getattr(error, "winerror", None) or 6
             raise HcsError("opening the streams of a process", self.container_id, code) from error
+        finally:
+            self._ready.set_result(None)
         if wiring.input is not None:
             wiring.input.closed = self._input_closed
             if wiring.ends_input:
@@ -147,6 +153,7 @@ class HcsProcess:
         at = now()
         if self._late is not None:
             self._late.cancel()
+        await self._ready  # its end may be told before the call that registers has returned to us
         wiring = self._wiring
         if wiring is not None:
             wiring.process_ended()
@@ -162,7 +169,7 @@ class HcsProcess:
 
     async def _exit_code(self) -> int | None:
         """The code as the status document tells it; what it does not tell is unknown, never success."""
-        if self.handle is None:
+        if self.handle is None or self.handle.closing:
             return None
         try:
             text = await self.handle.call("reading the exit code", self._session.vmcompute.get_process_properties)
@@ -177,6 +184,7 @@ class HcsProcess:
     def tell(self, exit: Exit) -> None:
         """Its end is known: all waiters wake with it."""
         if not self._exit.done():
+            self._is_told = True
             self._exit.set_result(exit)
             for call in self.on_end:
                 call(self)
@@ -286,6 +294,11 @@ class HcsProcess:
 
     # letting go
 
+    def drop_streams(self) -> None:
+        """Close our ends of its pipes."""
+        if self._wiring is not None:
+            self._wiring.close()
+
     async def close(self) -> None:
         self._closed = True
         if self._late is not None:
@@ -297,8 +310,7 @@ class HcsProcess:
                     await asyncio.shield(self._exit)  # its code is just being read
         if self._ending is not None:
             self._ending.cancel()
-        if self._wiring is not None:
-            self._wiring.close()
+        self.drop_streams()
         if not self._exit.done():
             self._exit.set_exception(EngineClosed())
             self._exit.exception()  # retrieved: nobody has to have waited

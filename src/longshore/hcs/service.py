@@ -102,8 +102,8 @@ class HcsService:
             reasons["VolumePath"] = f"a scratch layer is made at {self._scratch(container, place)} and mounted"
         return Plan(
             documents={
-                "HcsCreateComputeSystem": msgspec.to_builtins(container),
-                "HcsCreateProcess": msgspec.to_builtins(process),
+                "HcsCreateComputeSystem": documents.shown(container),
+                "HcsCreateProcess": documents.shown(process),
             },
             reasons=reasons,
         )
@@ -372,6 +372,11 @@ class HcsService:
         session = self.session
         schema = await session.threads.call(probe.schema_versions, session.vmcompute)
         return {"windows": probe.windows_version() or "unknown", "hcs schema": schema}
+
+    def drop_streams(self) -> None:
+        """Close the pipes of all processes, and nothing else: what the end of a program does to them."""
+        for system in self._systems.values():
+            system.drop_streams()
 
     async def close(self) -> None:
         """Let go of everything; the systems go on, but for those that end with their last handle."""

@@ -190,8 +190,11 @@ class Input(asyncio.StreamWriter):
 
 
 def _abort(transport: Any) -> None:
-    with suppress(Exception):  # whichever state it is in
+    """Close a transport now, also one that is closing and still has something to write."""
+    if not transport.is_closing():
         getattr(transport, "abort", transport.close)()
+    elif isinstance(transport, asyncio.WriteTransport) and transport.get_write_buffer_size():
+        transport.abort()
 
 
 class Wiring:

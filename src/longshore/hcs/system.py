@@ -513,6 +513,11 @@ class HcsSystem:
     async def update(self, change: Resources) -> None:
         raise NotSupported("update", NO_UPDATE, hint=NEW_LIMITS)
 
+    def drop_streams(self) -> None:
+        """Close the pipes of its processes."""
+        for process in self._all():
+            process.drop_streams()
+
     async def close(self) -> None:
         self._on_close(self)
         self.watch.close()
