@@ -22,9 +22,9 @@ from longshore.errors import (
 from . import expected, rules
 from .compare import changes_the_course, differences, owed, splits
 from .observed import Observed, Outcome, Reentered
-from .vectors import Vector, load_all
+from .vectors import OWN, Vector, load_all
 
-VECTORS = load_all()
+VECTORS = load_all(OWN)
 PLAIN = [vector for vector in VECTORS if not changes_the_course(vector)]
 ERRORS: dict[str, Callable[[], BaseException]] = {
     expected.REFUSED: lambda: InvalidSpec("x", "is wrong"),
