@@ -144,7 +144,10 @@ class Container:
             attachment = Attachment(self, writer)
             ending = partial(lifecycle.ended, self._core, self._entry, self._uid)
             tail = None if logs else 0
-            attachment._begin(self._core, lambda: log_chunks(self._core, self._entry, inode, tail=tail, ending=ending))
+            attachment._begin(
+                self._core,
+                lambda stream: log_chunks(self._core, self._entry, inode, stream, tail=tail, ending=ending),
+            )
             try:
                 await asyncio.sleep(0)  # the views are at the log's end as it is now: what comes next is theirs
             except asyncio.CancelledError:

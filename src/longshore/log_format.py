@@ -123,6 +123,12 @@ def runs(block: bytes) -> Iterator[Run | None]:
         position = newline + 1
 
 
+def all_of_the_other(block: bytes, stream: Stream) -> bool:
+    """Whether no record of a block can be this stream's, seen without taking it apart."""
+    own, other = (b" stdout ", b" stderr ") if stream == "stdout" else (b" stderr ", b" stdout ")
+    return own not in block and other in block
+
+
 def joined(
     block: bytes | LogGap | list[LogRecord | LogGap], since: datetime | None
 ) -> Iterator[tuple[Stream, bytes] | LogGap]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import open_file
-from .log_format import DAMAGE, LogGap, LogRecord, Stream, joined, moment, runs
+from .log_format import DAMAGE, LogGap, LogRecord, Stream, all_of_the_other, joined, moment, runs
 from .log_trail import BLOCK, Trail, mark_first, read_at
 
 PIECE = 1 << 13  # bytes that LogWriter gives one time, as conmon does
@@ -67,11 +67,21 @@ class LogReader:
                             yield record
 
     async def chunks(
-        self, tail: int | None = None, since: datetime | None = None, until: asyncio.Future[Any] | None = None
+        self,
+        tail: int | None = None,
+        since: datetime | None = None,
+        until: asyncio.Future[Any] | None = None,
+        *,
+        only: Stream | None = None,
     ) -> AsyncIterator[tuple[Stream, bytes] | LogGap]:
-        """As `records`, but only the bytes, many records of one stream joined: for who wants speed and no times."""
+        """As `records`, but only the bytes, many records of one stream joined: for who wants speed and no times.
+
+        With `only`, what the other stream wrote is for the most part not even looked at; some of it may come.
+        """
         async with aclosing(self._blocks(tail, since, until)) as blocks:
             async for block in blocks:
+                if only is not None and isinstance(block, bytes) and all_of_the_other(block, only):
+                    continue
                 for item in joined(block, since):
                     yield item
 

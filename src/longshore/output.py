@@ -86,14 +86,20 @@ async def log_records(
 
 
 async def log_chunks(
-    core: Core, entry: Entry, inode: int | None, *, tail: int | None, ending: Callable[[], Awaitable[None]]
+    core: Core,
+    entry: Entry,
+    inode: int | None,
+    only: Stream,
+    *,
+    tail: int | None,
+    ending: Callable[[], Awaitable[None]],
 ) -> AsyncIterator[tuple[Stream, bytes] | LogGap]:
     """As `log_records`, but only the bytes: for who wants speed and no times."""
     reader = LogReader(entry.place().log, expected_inode=inode)
     until = _until(core, entry, ending)
     core.subscriptions.add(reader.close)
     try:
-        async with aclosing(_closable(reader.chunks(tail=tail, until=until))) as chunks:
+        async with aclosing(_closable(reader.chunks(tail=tail, until=until, only=only))) as chunks:
             async for chunk in chunks:
                 yield chunk
     finally:
@@ -171,10 +177,10 @@ class Attachment:
         """What it writes to standard error."""
         return self._flows["stderr"].reader
 
-    def _begin(self, core: Core, chunks: Callable[[], AsyncIterator[tuple[Stream, bytes] | LogGap]]) -> None:
+    def _begin(self, core: Core, chunks: Callable[[Stream], AsyncIterator[tuple[Stream, bytes] | LogGap]]) -> None:
         """Read the log once for each stream: who reads only one of them, or slowly, does not hold up the other."""
         for name in self._flows:
-            self._tasks.append(core.spawn(self._pump(name, chunks()), f"{name} of {self._container.id}"))
+            self._tasks.append(core.spawn(self._pump(name, chunks(name)), f"{name} of {self._container.id}"))
 
     async def _pump(self, name: Stream, chunks: AsyncIterator[tuple[Stream, bytes] | LogGap]) -> None:
         flow = self._flows[name]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -82,7 +82,8 @@ async def in_thread(function: Callable[[], T], name: str = "longshore") -> T:
             pass  # the loop is closed: nobody waits any more
 
     try:
-        threading.Thread(target=work, name=name, daemon=True).start()
+        # not threading.Thread: its `start` waits until the thread runs, and the loop with it
+        _thread.start_new_thread(work, ())
     except RuntimeError:
         if not _program_ends:
             raise

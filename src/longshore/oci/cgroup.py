@@ -28,6 +28,7 @@ UNLIMITED = 1 << 60  # version 1 writes "no limit" as a number near the largest
 Mode = Literal["v1", "hybrid", "v2"]
 
 
+@cache
 def mode(root: Path = ROOT) -> Mode:
     """How this host's cgroups are mounted."""
     if (root / "cgroup.controllers").exists():
@@ -137,7 +138,8 @@ class Cgroup:
         """Remove it and its children, which must be empty. Blocks only while the last process leaves."""
         deadline = time.monotonic() + limit
         while True:
-            busy = [directory for directory in self.directories() if not _remove(directory)]
+            every = {base / self._relative for base in hierarchies(self.root).values()}
+            busy = [directory for directory in every if not _remove(directory)]
             if not busy or time.monotonic() > deadline:
                 return not busy
             time.sleep(0.001)

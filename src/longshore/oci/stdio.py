@@ -15,16 +15,57 @@ from ..errors import InvalidSpec
 from .launch import libc
 
 PIPE_SIZE = 1 << 20  # fewer wakeups on a fast stream; the kernel's usual bound for users, too
-CHUNK = 1 << 18
+CHUNK = 1 << 16  # of a read: larger pieces leave the processor's cache, and the allocator maps each anew
+TURNS = 16  # pieces that go to one caller before others run
 FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # the same number on every processor (syscalls(2))
 LIMIT = 1 << 20  # what a reader holds before it lets the pipe fill: the program then waits, nobody else
 
 
-class PipeReader(asyncio.ReadTransport):
-    """Moves what comes out of a pipe into a StreamReader, with its flow control; owns the descriptor.
+class PipeStream(asyncio.StreamReader):
+    """A StreamReader whose `read(n)` takes what is in the pipe straight to the caller, past the buffer.
 
-    asyncio's own pipe transport does the same by protocol calls with 64 KiB of buffer; this one reads larger
-    pieces and can be told that the process has ended, so that a grandchild cannot hold the reader for ever.
+    The buffer costs two copies of every byte and a turn of the loop for every piece. It is there for what needs it:
+    lines, exact counts, and what is left when the process has ended.
+    """
+
+    def __init__(self, pipe: PipeReader, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit=LIMIT, loop=loop)
+        self._pipe = pipe
+        self._turns = 0
+
+    async def read(self, n: int = -1) -> bytes:
+        if n <= 0:
+            self._pipe.fill()
+            return await super().read(n)
+        while not self._buffer and not self._eof and self._exception is None:  # type: ignore[attr-defined]
+            data = self._pipe.take(min(n, CHUNK))
+            if data is None:
+                await self._pipe.readable()
+            elif data:
+                self._turns += 1
+                if self._turns % TURNS == 0:
+                    await asyncio.sleep(0)  # a fast stream does not keep others from running
+                return data
+        return await super().read(n)
+
+    async def readline(self) -> bytes:
+        self._pipe.fill()
+        return await super().readline()
+
+    async def readuntil(self, separator: bytes = b"\n") -> bytes:  # type: ignore[override]
+        self._pipe.fill()
+        return await super().readuntil(separator)
+
+    async def readexactly(self, n: int) -> bytes:
+        self._pipe.fill()
+        return await super().readexactly(n)
+
+
+class PipeReader(asyncio.ReadTransport):
+    """The read end of a pipe or terminal, with a StreamReader that reads it; owns the descriptor.
+
+    Nothing is read before somebody asks: until then the pipe is the buffer. It can be told that the process has
+    ended: what is in the pipe is then all there is, so that a grandchild cannot hold the reader for ever.
     """
 
     def __init__(self, fd: int, *, terminal: bool = False) -> None:
@@ -33,14 +74,66 @@ class PipeReader(asyncio.ReadTransport):
         self._terminal = terminal
         self.inode = os.fstat(fd).st_ino
         self._loop = asyncio.get_running_loop()
-        self.reader = asyncio.StreamReader(limit=LIMIT, loop=self._loop)
+        self.reader = PipeStream(self, self._loop)
         self.reader.set_transport(self)
-        self._paused = False
+        self._watching = False
+        self._filling = False  # the buffer is being filled
+        self._paused = False  # but it is full
         self._ending = False
+        self._waiter: asyncio.Future[None] | None = None
         os.set_blocking(fd, False)
-        self._loop.add_reader(fd, self._ready)
+
+    # straight to the caller
+
+    def take(self, n: int) -> bytes | None:
+        """What is there now, at most `n` bytes; None if nothing is; at the end, b"" and the stream is told."""
+        if self._fd < 0:
+            return b""
+        self._filling = False
+        try:
+            data = os.read(self._fd, n)
+        except BlockingIOError:
+            if not self._ending:
+                return None
+            data = b""
+        except OSError:  # EIO: the other side of a terminal is closed
+            data = b""
+        if not data:
+            self._finish()
+        return data
+
+    async def readable(self) -> None:
+        """Return when there is something to take, or the process has ended."""
+        if self._waiter is not None:
+            raise RuntimeError("another coroutine is already waiting for incoming data")
+        self._waiter = self._loop.create_future()
+        self._watch(True)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    # into the buffer
+
+    def fill(self) -> None:
+        """Fill the reader's buffer from now on."""
+        self._filling = True
+        self._watch(not self._paused)
+
+    def _watch(self, on: bool) -> None:
+        if on != self._watching and self._fd >= 0:
+            self._watching = on
+            if on:
+                self._loop.add_reader(self._fd, self._ready)
+            else:
+                self._loop.remove_reader(self._fd)
 
     def _ready(self) -> None:
+        if self._waiter is not None or not self._filling:
+            self._watch(False)
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+            return
         try:
             data = os.read(self._fd, CHUNK)
         except BlockingIOError:
@@ -57,19 +150,26 @@ class PipeReader(asyncio.ReadTransport):
     def _finish(self) -> None:
         if self._fd < 0:
             return
-        self._loop.remove_reader(self._fd)
+        self._watch(False)
         os.close(self._fd)
         self._fd = -1
         self.reader.feed_eof()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def process_ended(self) -> None:
         """What the process wrote is in the pipe by now: read that much, then end, whoever else holds the pipe."""
         self._ending = True
-        if self._fd >= 0 and not self._paused:
-            self._loop.call_soon(self._drain)
+        if self._waiter is not None:
+            if not self._waiter.done():
+                self._waiter.set_result(None)  # it finds the rest, or the end
+        elif self._fd >= 0:
+            self._filling = True
+            if not self._paused:
+                self._loop.call_soon(self._drain)
 
     def _drain(self) -> None:
-        if self._fd >= 0 and not self._paused:
+        if self._fd >= 0 and self._filling and not self._paused:
             self._ready()
             if self._fd >= 0:
                 self._loop.call_soon(self._drain)
@@ -77,14 +177,15 @@ class PipeReader(asyncio.ReadTransport):
     def pause_reading(self) -> None:
         if self._fd >= 0 and not self._paused:
             self._paused = True
-            self._loop.remove_reader(self._fd)
+            self._watch(False)
 
     def resume_reading(self) -> None:
         if self._fd >= 0 and self._paused:
             self._paused = False
-            self._loop.add_reader(self._fd, self._ready)
-            if self._ending:
-                self._loop.call_soon(self._drain)
+            if self._filling:
+                self._watch(True)
+                if self._ending:
+                    self._loop.call_soon(self._drain)
 
     def is_reading(self) -> bool:
         return self._fd >= 0 and not self._paused

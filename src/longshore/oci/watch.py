@@ -276,6 +276,8 @@ class DirectProcess(OciProcess):
     async def _release_runtime(self) -> None:
         """Have a runtime end that only waits for a grandchild to close its streams, once it has copied everything."""
         ours = [reader.inode for reader in self._wiring.readers]
+        for reader in self._wiring.readers:
+            reader.fill()  # what nobody asks for must not hold the runtime
         while not self.child.ended:
             # nobody tells that another program's pipe is empty: it is looked at, and only in this rare case
             if await in_thread(lambda: processes.has_passed_on_everything(self.child.pid, ours)):
