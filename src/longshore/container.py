@@ -72,8 +72,9 @@ class Container:
 
     async def exec(
         self,
-        args: Sequence[str],
+        args: Sequence[str] = (),
         *,
+        command_line: str | None = None,
         name: str | None = None,
         stdin: int = DEVNULL,
         stdout: int = PIPE,
@@ -84,13 +85,18 @@ class Container:
         user: str | None = None,
         terminal: bool = False,
         size: tuple[int, int] | None = None,
+        oci: Mapping[str, Any] | None = None,
     ) -> Process:
         """Start a further process, with streams of its own.
 
-        `env` adds to the container's environment; `cwd` and `user` fall back to the container's. `timeout` seconds
-        after its start it is killed, with its children and its session; its record then says `time_limit`. It ends
-        with this engine, however that ends. Raises InvalidState unless running, CommandNotFound,
-        CommandNotExecutable, ProcessExists. Cancelled: nothing of it runs.
+        `command_line` is Windows' way to give a command: one string, passed as it is. `env` adds to the container's
+        environment; `cwd` and `user` fall back to the container's. `timeout` seconds after its start it is killed,
+        with its children and its session; its record then says `time_limit`. It ends with this engine, however that
+        ends. Raises InvalidState unless running, CommandNotFound, CommandNotExecutable, ProcessExists. Cancelled:
+        nothing of it runs.
+
+        `oci` is the `process` of an OCI runtime specification, in the place of the container's own: then nothing but
+        an empty working directory is taken from there, and what is said beside it counts more.
         """
         process = ProcessSpec(
             args=check_arguments(args, "args"),
@@ -99,6 +105,8 @@ class Container:
             user=user,
             terminal=terminal,
             size=size,
+            command_line=command_line,
+            oci=None if oci is None else dict(oci),
         )
         stdio = Stdio(stdin=stdin, stdout=stdout, stderr=stderr)
         async with self._core.operation():

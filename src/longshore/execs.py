@@ -62,7 +62,7 @@ async def exec_(
     except BaseException:
         await shielded(_undo(entry, chosen, compute))
         raise
-    made = Process(entry.id, chosen, process.args, compute, lambda _: compute.kill_tree())
+    made = Process(entry.id, chosen, process.command, compute, lambda _: compute.kill_tree())
     core.processes.add(made)
     task = core.spawn(_watch(core, entry, uid, made, compute), f"exec {chosen}")
     follow(core, task, made)

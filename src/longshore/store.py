@@ -200,7 +200,7 @@ class Store:
         return ProcessRecord(
             version=VERSION,
             name=name,
-            args=shortened(process.args),
+            args=shortened(process.command),
             started_at=now(),
             lease=lease,
             named=named,

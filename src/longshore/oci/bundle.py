@@ -76,7 +76,7 @@ def prepare(place: Place, id: str, spec: Spec, *, cgroup_path: str) -> Bundle:
 
 
 def _draft(place: Place, id: str, spec: Spec, cgroup_path: str) -> _Draft:
-    translate.check_command_line(spec.command_line)
+    translate.check_command_line(spec)
     root = plan_root(place, spec)
     try:
         if spec.oci is not None:

@@ -221,7 +221,7 @@ def process(config: Mapping[str, Any], process: ProcessSpec, pid: int | None) ->
 
     `pid` is a process of the container: its root is where users are looked up. Raises InvalidSpec for an unknown one.
     """
-    check_command_line(process.command_line)
+    check_command_line(process)
     base = (config.get("process") or {}) if process.oci is None else process.oci
     base_user = base.get("user") or {"uid": 0, "gid": 0}
     env = merged_environment(base.get("env") or [], process.env)
@@ -254,9 +254,11 @@ def process(config: Mapping[str, Any], process: ProcessSpec, pid: int | None) ->
     return document
 
 
-def check_command_line(value: str | None) -> None:
+def check_command_line(asked: Spec | ProcessSpec) -> None:
     """NotSupported for a command that is one string: what runs here takes a list."""
-    if value is not None:
+    document = asked.oci or {}
+    given = document.get("process") or {} if isinstance(asked, Spec) else document
+    if asked.command_line is not None or not (asked.args or given.get("args")):
         raise NotSupported("command_line", "only Windows has commands as one string", hint="give `args`, a list")
 
 
