@@ -1,9 +1,10 @@
 """The lease: what ties containers to the life of their owner, however that ends; and the keeper that enforces it.
 
-A lease is a directory with a lock that the owner, and every helper process of its containers, holds shared. The
-keeper is a tiny process that reads from a pipe whose only write end the owner has: at its end, it kills what
-the lease has, until it holds the lock alone. If owner and keeper are both dead, whoever next opens the store
-finds the lock free, and ends the lease.
+A lease is a directory with two locks. `lease.lock` is held, shared, by the owner and by every helper process of its
+containers. `owner.lock` is held by the owner and the keeper alone, as one: it is free once both are dead. The keeper is
+a tiny process that reads from a pipe whose only write end the owner has: at its end, it kills what the lease has,
+until it can hold `lease.lock` alone. If owner and keeper are both dead, whoever next opens the store finds
+`owner.lock` free, and ends the lease in the same way.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class OwnerLease:
         self.id = f"{os.getpid():x}-{os.urandom(4).hex()}"
         self.directory = store.leases / self.id
         self._lock_fd = -1
+        self._owner_fd = -1
         self._pipe = -1
         self._keeper: subprocess.Popen[bytes] | None = None
         self._keeper_fd = -1
@@ -69,22 +71,26 @@ class OwnerLease:
     def hold(self) -> OwnerLease:
         """Have the lease in force: directory, lock and keeper. Idempotent; half a millisecond the first time."""
         if self._lock_fd < 0:
-            fd = -1
+            fd = owner = -1
             try:
                 # so that nobody finds it unlocked, and takes it for one whose owner died
                 with briefly(self._store.lock_path):
                     self.directory.mkdir(mode=0o700)
                     for name in ("owned", "execs"):
                         (self.directory / name).mkdir(mode=0o700)
+                    owner = open_lock(self.directory / "owner.lock")
+                    try_lock(owner)
                     fd = open_lock(self.directory / "lease.lock")
                     try_lock(fd, shared=True)
             except OSError as error:
-                if fd >= 0:
-                    os.close(fd)
+                for each in (fd, owner):
+                    if each >= 0:
+                        os.close(each)
                 with suppress(OSError):
                     remove_tree(self.directory)
                 raise store_error(f"make the lease {self.directory}", error) from error
             self._lock_fd = fd
+            self._owner_fd = owner
             self._loop = asyncio.get_running_loop()
             _leases.add(self)
         if self._keeper is None:
@@ -105,6 +111,7 @@ class OwnerLease:
                 cwd="/",
                 env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
                 start_new_session=True,
+                pass_fds=(self._owner_fd,),
             )
         except OSError as error:
             os.close(write)
@@ -162,11 +169,11 @@ class OwnerLease:
 
     def _forget(self) -> None:
         """In a forked child: close our copies, touch nothing else."""
-        for fd in (self._pipe, self._lock_fd, self._keeper_fd):
+        for fd in (self._pipe, self._lock_fd, self._owner_fd, self._keeper_fd):
             if fd >= 0:
                 with suppress(OSError):
                     os.close(fd)
-        self._pipe = self._lock_fd = self._keeper_fd = -1
+        self._pipe = self._lock_fd = self._owner_fd = self._keeper_fd = -1
         if self._keeper is not None:
             self._keeper.returncode = 0  # it is not our child: nobody is to wait for it here
             self._keeper = None
@@ -179,9 +186,11 @@ class OwnerLease:
         if self._keeper is not None:
             self._keeper.kill()
             self._let_go_of_keeper()
-        await self._service.end_lease(self.id, self.directory)
         os.close(self._lock_fd)
         self._lock_fd = -1
+        await self._service.end_lease(self.id, self.directory)
+        os.close(self._owner_fd)
+        self._owner_fd = -1
         remove_though_open(self.directory, self._store.run_trash)  # somebody may just be trying the lock
 
 
@@ -189,7 +198,7 @@ def is_alive(store: Store, lease: str) -> bool:
     """Whether the owner of a lease lives; or its keeper, which has not come to the end yet."""
     try:
         with briefly(store.lock_path):
-            fd = open_file(store.leases / lease / "lease.lock", os.O_RDWR)
+            fd = open_file(store.leases / lease / "owner.lock", os.O_RDWR)
             try:
                 return not try_lock(fd)
             finally:
@@ -219,7 +228,7 @@ def dead_leases(store: Store) -> Iterator[list[str]]:
             with suppress(OSError), briefly(store.lock_path):  # none is just being made
                 for name in names:
                     try:
-                        fd = open_lock(store.leases / name / "lease.lock")
+                        fd = open_lock(store.leases / name / "owner.lock")
                     except OSError:
                         continue
                     if try_lock(fd):

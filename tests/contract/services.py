@@ -137,6 +137,11 @@ class Station:
         (directory / "execs").mkdir(parents=True)
         return ALease(directory, self._lock(directory / "lease.lock", self.fds, shared=True))
 
+    def let_go(self, lease: ALease) -> None:
+        """The owner of a lease is dead: only its helpers still have the lock."""
+        self.fds.remove(lease.lock_fd)
+        os.close(lease.lock_fd)
+
     @staticmethod
     def _lock(path: Path, holder: list[int], *, shared: bool = False) -> int:
         fd = open_lock(path)

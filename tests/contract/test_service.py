@@ -874,6 +874,7 @@ async def test_ending_a_lease_ends_what_belongs_to_it_and_nothing_else(station: 
         launched(station, FOREVER, id="other") as (other_system, _),
     ):
         other = station.another()
+        station.let_go(lease)
         await other.end_lease(lease.id, lease.directory)
         assert (await ours.wait()).code not in (None, 0)
         assert other.state(other_system.token) is State.RUNNING

@@ -109,8 +109,7 @@ def kill_owners(nursery: Nursery, state: Path, tmp_path: Path, rounds: int, *, a
             kill(victim)
         children = [int(child) for child in notes(report, "child")]
         try:
-            if not also_keeper:
-                end_by_keeper(state)
+            end_by_keeper(state)
             asyncio.run(check_the_books(state, runtime, report))
         except BaseException as error:
             error.add_note(f"seed {seed}, {runtime}, notes: {report.read_text()}")
@@ -127,6 +126,44 @@ def end_by_keeper(state: Path) -> None:
     while any("keeper.sh" in line for line in processes(state)):
         assert time.monotonic() < deadline, f"the keeper is still at work: {leftovers(state)}"
         time.sleep(0.005)
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_who_comes_next_ends_a_lease_whose_owner_and_keeper_were_killed_at_once(
+    state: Path, runtime: str, tmp_path: Path
+) -> None:
+    program = f"""
+import asyncio, sys
+from longshore.engine import Engine
+async def main():
+    async with Engine(state={str(state)!r}, runtime={runtime!r}) as engine:
+        await engine.launch("kept", root="host", args=["sleep", "1000"])
+        await (await engine.get("kept")).exec(["sleep", "1001"])
+        await engine.launch("mine", root="host", args=["sleep", "1002"], owner="remove")
+        await engine.launch("stopped", root="host", args=["sleep", "1003"], owner="stop")
+        print(engine._core.lease.keeper_pid, flush=True)
+        await engine.run("host", ["sleep", "1004"])
+asyncio.run(main())
+"""
+    owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    keeper = int(owner.stdout.readline())
+    os.kill(keeper, signal.SIGSTOP)  # so that it cannot come to the end, nor another take its place, before both die
+    kill(owner.pid)
+    owner.wait()
+    kill(keeper)
+
+    async def look() -> None:
+        async with asyncio.timeout(60), Engine(state=state, runtime=runtime) as engine:
+            states = {info.id: info.state for info in await engine.list()}
+            assert states == {"kept": "running", "stopped": "stopped"}
+            kept = await engine.get("kept")
+            assert [process.command for process in await kept.top()] == ["sleep"]  # its exec is gone
+            for name in states:
+                await (await engine.get(name)).delete(force=True)
+
+    asyncio.run(look())
+    assert wait_for_nothing_left(state) == []
 
 
 def test_nothing_is_left_of_a_store_that_nobody_uses(state: Path) -> None:

@@ -58,7 +58,8 @@ kill_unwritten() {
     holder=${link#/proc/}
     holder=${holder%%/*}
     tr '\0' ' ' <"/proc/$holder/cmdline" | grep -q -- ' exec --pid-file ' || continue
-    for child in $(cat "/proc/$holder/task/"*/children); do kill -KILL "$child"; done
+    children=$(cat "/proc/$holder/task/"*/children)
+    for child in ${children:-$holder}; do kill -KILL "$child"; done  # without one it only waits for streams
   done
 }
 

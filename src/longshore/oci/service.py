@@ -18,7 +18,7 @@ from ..errors import NotSupported, ServiceError
 from ..files import try_hold
 from ..spec import Spec
 from ..tasks import in_thread, shielded, uninterrupted
-from . import conmon, probe, processes
+from . import conmon, leases, probe, processes
 from .bundle import Bundle, plan_bundle, prepare
 from .cgroup import ROOT, Cgroup
 from .direct import read_pid, run_direct
@@ -354,16 +354,7 @@ class OciService:
     async def end_lease(self, lease: Lease | str, directory: Path) -> None:
         id = lease if isinstance(lease, str) else lease.id
         group = Cgroup(self._owner_cgroup(id), root=self._cgroups)
-        if group.exists():
-            await in_thread(group.kill)
-            group.remove()
-        for entry in (directory / "execs").glob("*"):
-            with suppress(OSError, ValueError):
-                pidfile, within = entry.read_text().splitlines()
-                pid = int(Path(pidfile).read_text())
-                if f":{within}" in Path(f"/proc/{pid}/cgroup").read_text():
-                    os.killpg(pid, signal.SIGKILL)
-            entry.unlink(missing_ok=True)
+        await in_thread(lambda: leases.end_lease(group, directory, root=self._cgroups))
 
     async def leftovers(self, owner: str) -> list[str]:
         found: set[str] = set()
