@@ -301,14 +301,14 @@ class Entry:
 
     # the end
 
-    async def remove(self, uid: str, told: Callable[[], None]) -> None:
+    async def remove(self, uid: str, claim: Held, told: Callable[[], None]) -> None:
         """Take the container out of the store: its id is free; then call `told`; then remove the files.
 
         The caller has the claim: it moves along, so that who finds the trash knows whether somebody is at it.
         """
         trash, kept_trash = self.store.run_trash / uid, self.store.data_trash / uid
         if not MOVES_WHAT_IS_OPEN:
-            await self._remove_in_place(trash, kept_trash, told)
+            await self._remove_in_place(trash, kept_trash, claim, told)
             return
         try:
             async with self.locked():  # who has the lock finishes first; who comes after finds nothing
@@ -323,20 +323,20 @@ class Entry:
         for path in (kept_trash, trash):  # the claim goes last
             await remove_in_bits(path)
 
-    async def _remove_in_place(self, trash: Path, kept_trash: Path, told: Callable[[], None]) -> None:
+    async def _remove_in_place(self, trash: Path, kept_trash: Path, claim: Held, told: Callable[[], None]) -> None:
         """As `remove`, where a directory cannot be moved while somebody reads a log in it: its files are, one by one.
 
         The trash gets a claim of its own first. From then on, who finds the record there knows that we are at it.
         """
         moves = [(self.run, trash), (self.home, kept_trash)][: 1 + self.durable]
-        claim: Held | None = None
+        ours: Held | None = None
         try:
-            while claim is None:  # who empties the trash meanwhile takes a directory without claim for a dead one's
+            while ours is None:  # who empties the trash meanwhile takes a directory without claim for a dead one's
                 for _, target in moves:
                     with suppress(FileExistsError):
                         os.mkdir(target, 0o700)
                 with suppress(FileNotFoundError):
-                    claim = try_hold(trash / "claim")
+                    ours = try_hold(trash / "claim")
                 await asyncio.sleep(0)
             with suppress(ContainerNotFound):
                 async with self.locked():  # who has the lock finishes first; who comes after finds no record
@@ -345,11 +345,12 @@ class Entry:
             told()
             for path, target in reversed(moves):
                 await in_thread(partial(move_out, path, target, last="claim"), "longshore-remove")
+            claim.release()  # it is in the trash now
         except OSError as error:
             raise store_error(f"remove {self.run}", error) from error
         finally:
-            if claim is not None:
-                claim.release()
+            if ours is not None:
+                ours.release()
         with suppress(LongshoreError):  # what somebody has open goes when the trash is next emptied
             for _, target in reversed(moves):
                 await remove_in_bits(target)

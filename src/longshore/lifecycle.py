@@ -383,7 +383,7 @@ async def _delete(core: Core, entry: Entry, record: Record, *, force: bool) -> N
         if not force:
             _refuse_if_alive(core, entry, record)
         await _end_for_deletion(core, entry, record)
-        await entry.remove(uid, partial(_tell_delete, core, entry, record))
+        await entry.remove(uid, claim, partial(_tell_delete, core, entry, record))
     except ContainerNotFound:  # somebody else has deleted it meanwhile
         pass
     finally:
@@ -457,6 +457,6 @@ async def _delete_damaged(core: Core, entry: Entry) -> None:
                 await live.system.delete()
                 await let_go(core, live)
             await core.service.abandon(entry.id, entry.place())
-            await entry.remove(trash_name(), lambda: core.store.journal.append(entry.id, "", News("delete")))
+            await entry.remove(trash_name(), claim, lambda: core.store.journal.append(entry.id, "", News("delete")))
     finally:
         claim.release()

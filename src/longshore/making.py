@@ -41,7 +41,7 @@ class _Making:
             if self.system is not None:
                 await discard(self.system)
             self._release_lock()  # the removal is not to wait for it
-            await entry.remove(record.uid, self._tell_delete)
+            await entry.remove(record.uid, self.claim, self._tell_delete)
         except LongshoreError as error:
             log.warning("container `%s`, which failed, could not be taken away: %s", entry.id, error)
         finally:
@@ -180,7 +180,7 @@ async def undo_half_made(core: Core, entry: Entry, lease: str | None = None) -> 
             record = entry.read()
         owner = named_lease(record) or (NamedLease(lease) if lease is not None else None)
         await core.service.abandon(entry.id, entry.place(owner))
-        await entry.remove(record.uid if record is not None else trash_name(), lambda: None)
+        await entry.remove(record.uid if record is not None else trash_name(), claim, lambda: None)
     finally:
         claim.release()
     log.info("undid container `%s`, whose maker died", entry.id)
