@@ -153,7 +153,11 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
         mappings = [oci.IdMapping(container_id=inner, host_id=outer, size=count)]
         namespaces.insert(0, "user")
         _check_mapped(account, security.userns)
-    limits = translate.resources(spec.resources, unified=unified)
+    asked_limits = spec.resources
+    if asked_limits.pids is None:
+        asked_limits = msgspec.structs.replace(asked_limits, pids=translate.DEFAULT_PIDS)
+        reasons["pids"] = f"{translate.DEFAULT_PIDS}, so that a fork bomb is the container's own; -1 for no limit"
+    limits = translate.resources(asked_limits, unified=unified)
     if spec.resources.memory is not None and spec.resources.memory_swap is None:
         reasons["memory_swap"] = (
             "no swap beyond the memory limit, so that the limit is what it says"

@@ -23,6 +23,7 @@ ROOT = Path("/sys/fs/cgroup")
 KILL_LIMIT = 30.0  # seconds; a process in uninterruptible sleep may take its time
 FREEZE_LIMIT = 10.0
 REMOVE_LIMIT = 2.0
+PIDS_MOST = 1 << 22  # PID_MAX_LIMIT
 UNLIMITED = 1 << 60  # version 1 writes "no limit" as a number near the largest
 
 Mode = Literal["v1", "hybrid", "v2"]
@@ -258,7 +259,7 @@ class Cgroup:
             "swap": _number(directory / "memory.swap.current"),
             "oom_kills": self.oom_kills(),
             "pids": _number(directory / "pids.current"),
-            "pids_limit": _number(directory / "pids.max"),
+            "pids_limit": _pids_limit(directory),
             "read_bytes": None if io is None else read,
             "written_bytes": None if io is None else written,
             "read_operations": None if io is None else reads,
@@ -292,7 +293,7 @@ class Cgroup:
             "swap": None if both is None or used is None else max(0, both - used),
             "oom_kills": self.oom_kills(),
             "pids": _number(pids / "pids.current"),
-            "pids_limit": _number(pids / "pids.max"),
+            "pids_limit": _pids_limit(pids),
             "read_bytes": size[0],
             "written_bytes": size[1],
             "read_operations": count[0],
@@ -313,6 +314,12 @@ class Cgroup:
             if len(words) == 3 and words[1] in totals:
                 totals[words[1]] += int(words[2])
         return totals["Read"], totals["Write"]
+
+
+def _pids_limit(directory: Path) -> int | None:
+    """None where there is none; the most that a kernel can have is what longshore asks for then (translate.py)."""
+    limit = _number(directory / "pids.max")
+    return None if limit is None or limit >= PIDS_MOST else limit
 
 
 def _seconds(value: int | None, per_second: float) -> float | None:

@@ -8,6 +8,7 @@ https://github.com/containers/common), for hosts that have none of their own.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection
 from functools import lru_cache
@@ -17,6 +18,14 @@ from typing import Any
 import msgspec
 
 from ..errors import InvalidSpec
+
+NAMESPACE_CALLS = frozenset(
+    "clone clone3 unshare setns mount umount umount2 pivot_root fsopen fsconfig fsmount fspick move_mount open_tree"
+    " mount_setattr".split()
+)
+NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET (clone(2))
+NEWTIME = 0x80  # for unshare(2) alone: clone has the signal there
+AF_VSOCK = 40  # of the machine's hypervisor, whatever the network namespace (vsock(7))
 
 DISTRIBUTION = "/usr/share/containers/seccomp.json"
 SHIPPED = str(Path(__file__).with_name("seccomp.json"))
@@ -143,12 +152,23 @@ def load(setting: str, capabilities: Collection[str], without: Collection[str] =
         found = os.stat(path)
     except OSError as error:
         raise InvalidSpec("security.seccomp", f"cannot read {path}: {error.strerror}") from None
-    return _translated(path, (found.st_mtime_ns, found.st_ino), frozenset(capabilities), frozenset(without))
+    return _translated(
+        path,
+        (found.st_mtime_ns, found.st_ino),
+        frozenset(capabilities),
+        frozenset(without),
+        confined=setting == "default",
+    )
 
 
 @lru_cache(maxsize=32)
 def _translated(
-    path: str, _state: tuple[int, int], capabilities: frozenset[str], without: frozenset[str]
+    path: str,
+    _state: tuple[int, int],
+    capabilities: frozenset[str],
+    without: frozenset[str],
+    *,
+    confined: bool,
 ) -> msgspec.Raw:
     try:
         profile = msgspec.json.decode(Path(path).read_bytes(), type=Profile)
@@ -159,7 +179,69 @@ def _translated(
     system = os.uname()
     found = translate(profile, capabilities, system.machine, system.release)
     found.architectures = [name for name in found.architectures if name not in without]
+    if confined:
+        confine(found, capabilities, system.machine)
     return msgspec.Raw(msgspec.json.encode(found))
+
+
+def confine(profile: RuntimeProfile, capabilities: Collection[str], machine: str) -> None:
+    """Take from the shared profile what makes a process more than it is: new namespaces and mounts, and sockets that
+    no network namespace holds.
+
+    containers/common's allows them, for containers in containers: in a user namespace of its own a process has every
+    capability, and with them the kernel's widest surface. Refused unless the container may have CAP_SYS_ADMIN, as
+    docker does (moby's profiles/seccomp/default.json, which the clone rules follow).
+    """
+    if "CAP_SYS_ADMIN" not in capabilities:
+        for rule in profile.syscalls:
+            rule.names = [name for name in rule.names if name not in NAMESPACE_CALLS]
+        profile.syscalls = [rule for rule in profile.syscalls if rule.names]
+        first = 1 if machine.startswith("s390") else 0  # clone(2): the flags are the second argument there
+        no_namespace = "SCMP_CMP_MASKED_EQ"
+        profile.syscalls += [
+            RuntimeRule(
+                names=["clone"],
+                action="SCMP_ACT_ALLOW",
+                args=[Argument(index=first, value=NAMESPACES, value_two=0, op=no_namespace)],
+            ),
+            RuntimeRule(
+                names=["unshare"],
+                action="SCMP_ACT_ALLOW",
+                args=[Argument(index=0, value=NAMESPACES | NEWTIME, value_two=0, op=no_namespace)],
+            ),
+            # its flags are in memory, where no filter can look: C libraries then go back to clone
+            RuntimeRule(names=["clone3"], action="SCMP_ACT_ERRNO", errno_ret=errno.ENOSYS),
+            RuntimeRule(
+                names=sorted(NAMESPACE_CALLS - {"clone", "clone3", "unshare"}),
+                action="SCMP_ACT_ERRNO",
+                errno_ret=errno.EPERM,
+            ),
+        ]
+    profile.syscalls = [narrower for rule in profile.syscalls for narrower in _without_vsock(rule)]
+
+
+def _without_vsock(rule: RuntimeRule) -> list[RuntimeRule]:
+    """A rule that allows sockets, but not of AF_VSOCK. An action of its own for them would not do: whichever rule
+    allows is met first. And no rule can look at one argument twice (libseccomp), so a `not this` becomes ranges."""
+    if rule.names != ["socket"] or rule.action != "SCMP_ACT_ALLOW":
+        return [rule]
+    families = [argument for argument in rule.args if argument.index == 0]
+    others = [argument for argument in rule.args if argument.index != 0]
+
+    def allow(value: int, op: str) -> RuntimeRule:
+        return RuntimeRule(names=["socket"], action=rule.action, args=[Argument(index=0, value=value, op=op), *others])
+
+    if not families:
+        return [allow(AF_VSOCK, "SCMP_CMP_NE")]
+    if len(families) > 1 or families[0].op != "SCMP_CMP_NE":
+        return [rule]
+    but = families[0].value
+    between = [number for number in range(min(but, AF_VSOCK), max(but, AF_VSOCK)) if number not in (but, AF_VSOCK)]
+    return [
+        allow(min(but, AF_VSOCK), "SCMP_CMP_LT"),
+        *(allow(number, "SCMP_CMP_EQ") for number in between),
+        allow(max(but, AF_VSOCK), "SCMP_CMP_GT"),
+    ]
 
 
 def translate(profile: Profile, capabilities: Collection[str], machine: str, release: str) -> RuntimeProfile:

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import stat
+import struct
 import termios
 from contextlib import suppress
 from typing import Any
@@ -17,7 +18,7 @@ from .launch import libc
 PIPE_SIZE = 1 << 20  # fewer wakeups on a fast stream; the kernel's usual bound for users, too
 CHUNK = 1 << 16  # of a read: larger pieces leave the processor's cache, and the allocator maps each anew
 TURNS = 16  # pieces that go to one caller before others run
-FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # the same number on every processor (syscalls(2))
+OPEN_TREE, FSOPEN, FSCONFIG, FSMOUNT, MOUNT_SETATTR = 428, 430, 431, 432, 442  # everywhere the same (syscalls(2))
 LIMIT = 1 << 20  # what a reader holds before it lets the pipe fill: the program then waits, nobody else
 
 
@@ -252,10 +253,56 @@ def open_null() -> int:
         os.close(mount)
 
 
+def open_read_only(fd: int) -> int | None:
+    """Another descriptor of a file that is open for reading, through a mount of its own on which nothing can change:
+    neither the file nor its owner, whoever asks (open_tree(2), mount_setattr(2), Linux 5.12). None where that fails."""
+    call = libc().syscall
+    mount = call(OPEN_TREE, fd, b"", 0x1000 | 1 | os.O_CLOEXEC)  # AT_EMPTY_PATH, OPEN_TREE_CLONE
+    if mount < 0:
+        return None
+    try:
+        attributes = struct.pack("QQQQ", 1, 0, 0, 0)  # MOUNT_ATTR_RDONLY
+        if call(MOUNT_SETATTR, mount, b"", 0x1000, attributes, len(attributes)) != 0:
+            return None
+        copy = os.open(f"/proc/self/fd/{mount}", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return None
+    finally:
+        os.close(mount)
+    with suppress(OSError):
+        os.lseek(copy, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
+    return copy
+
+
+class Owners:
+    """Who owns the files that a process gets as its streams: to be given back once it has begun.
+
+    crun makes them the container's user's (seen with 1.8.1), who could then change what was given only to be read.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[tuple[int, os.stat_result]] = []
+
+    def note(self, fd: int) -> None:
+        """Remember the owner and mode of a file; an anonymous pipe may belong to anybody."""
+        if not os.readlink(f"/proc/self/fd/{fd}").startswith(("pipe:", "socket:")):
+            copy = os.dup(fd)
+            self._files.append((copy, os.fstat(copy)))
+
+    def give_back(self) -> None:
+        """Make all as it was."""
+        for fd, before in self._files:
+            with suppress(OSError):
+                found = os.fstat(fd)
+                if (found.st_uid, found.st_gid) != (before.st_uid, before.st_gid):
+                    os.fchown(fd, before.st_uid, before.st_gid)
+                    os.fchmod(fd, stat.S_IMODE(before.st_mode))
+            os.close(fd)
+        self._files.clear()
+
+
 def set_terminal_size(fd: int, size: tuple[int, int]) -> None:
     """Set rows and columns of a terminal (tty_ioctl(4), TIOCSWINSZ)."""
-    import struct
-
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", size[0], size[1], 0, 0))
 
 
@@ -274,12 +321,14 @@ class Wiring:
         self._taken = False
         self.readers: list[PipeReader] = []
         self.control: int | None = None  # the terminal's master, for resize
+        self._owners = Owners()
         try:
             if terminal:
                 self._make_terminal(size)
             else:
                 self._make_pipes(stdio)
         except BaseException:
+            self._owners.give_back()
             self._close_all()
             raise
 
@@ -308,13 +357,30 @@ class Wiring:
                     self._theirs.append(null)
                 self.child.append(null)
             elif target == INHERIT:
-                self.child.append(number)
+                self.child.append(self._given(name, number))
             elif target == STDOUT and number == 2:
                 self.child.append(self.child[1])
             elif target >= 0:
-                self.child.append(target)
+                self.child.append(self._given(name, target))
             else:
                 raise InvalidSpec(name, f"{target} is not a place for a stream of this process")
+
+    def _given(self, name: str, fd: int) -> int:
+        """What the runtime gets for a descriptor of the caller's: it must not change whose the file is."""
+        try:
+            found = os.fstat(fd)
+        except OSError:
+            raise InvalidSpec(name, f"{fd} is not an open descriptor of this program") from None
+        copy = None
+        if stat.S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(1, 3):
+            copy = open_null()
+        elif stat.S_ISREG(found.st_mode) and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            copy = open_read_only(fd)
+        if copy is None:
+            self._owners.note(fd)
+            return fd
+        self._theirs.append(copy)
+        return copy
 
     async def open(self) -> Streams:
         """The caller's streams; from here on they own the descriptors."""
@@ -352,4 +418,5 @@ class Wiring:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._owners.give_back()
         self._close_all()

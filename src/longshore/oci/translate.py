@@ -18,6 +18,7 @@ from .users import NOBODY, Account, look_up
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PERIOD = 100_000  # microseconds
+DEFAULT_PIDS = 2048  # as podman
 PIDS_LIMIT = 1 << 22  # PID_MAX_LIMIT of the kernel: there can be no more in the whole machine
 
 # what container engines let a container's root do; docker's list
