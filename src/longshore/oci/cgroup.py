@@ -7,12 +7,13 @@ In version 1 (and on "hybrid" hosts) a group is a directory in each controller's
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from ..compute import NetworkStats, Stats, now
 ROOT = Path("/sys/fs/cgroup")
 KILL_LIMIT = 30.0  # seconds; a process in uninterruptible sleep may take its time
 FREEZE_LIMIT = 10.0
+THAW_AFTER = 20  # looks at a version 1 group that does not freeze
 REMOVE_LIMIT = 2.0
 PIDS_MOST = 1 << 22  # PID_MAX_LIMIT
 UNLIMITED = 1 << 60  # version 1 writes "no limit" as a number near the largest
@@ -147,6 +149,27 @@ class Cgroup:
 
     # freezing
 
+    @contextmanager
+    def freezing_alone(self) -> Iterator[None]:
+        """Keep everybody else, in any program, who asks in this way from freezing or thawing it meanwhile. Blocks.
+
+        A flock(2) on the group's own directory: it leaves no file, and ends with whoever has it.
+        """
+        freezer = self._freezer()
+        try:
+            fd = -1 if freezer is None else os.open(freezer[0].parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # it ends just now
+            fd = -1
+        if fd < 0:
+            yield
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile has the descriptor, too
+            os.close(fd)
+
     def freeze(self, limit: float = FREEZE_LIMIT) -> None:
         """Stop all in it; complete when it returns. Blocks. Raises TimeoutError, and thaws, after `limit` seconds."""
         deadline = time.monotonic() + limit
@@ -155,6 +178,7 @@ class Cgroup:
             raise FileNotFoundError(errno.ENOENT, "the cgroup has no freezer", self.path)
         file, value = freezer
         pause = 0.0002
+        tries = 0
         file.write_text(value)
         while not self.frozen():
             if time.monotonic() > deadline:
@@ -163,7 +187,13 @@ class Cgroup:
             time.sleep(pause)
             pause = min(pause * 2, 0.01)
             if value == "FROZEN":
-                file.write_text(value)  # version 1 may stay in FREEZING while new processes appear: ask again
+                # version 1 may stay in FREEZING while new processes appear: ask again; and for ever where one that is
+                # frozen holds up another that is not, so let all go on now and then (as runc does: its fs/freezer.go)
+                tries += 1
+                if tries % THAW_AFTER == 0:
+                    file.write_text("THAWED")
+                    time.sleep(pause)
+                file.write_text(value)
 
     def thaw(self) -> None:
         """Let it go on; not there is fine."""

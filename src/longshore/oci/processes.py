@@ -174,7 +174,8 @@ def tree(root: int, among: Iterable[int]) -> Iterator[int]:
             facts[pid] = (int(fields[1]), int(fields[3]))
     wanted = {root}
     session = facts.get(root, (0, 0))[1]
-    if session == root:
+    # its own, or that of the runtime which started it and nothing else (crun's exec does not lead it): never init's
+    if session == root or (session and session not in facts):
         wanted |= {pid for pid, (_, its) in facts.items() if its == session}
     grown = True
     while grown:
@@ -190,23 +191,24 @@ def kill_tree(root: int, start: int | None, cgroup: Cgroup) -> None:
     The cgroup is frozen meanwhile, so that nothing is started behind our back. What has made itself a daemon (a
     session and a parent of its own) is not found: it ends with the container.
     """
-    if not alive(root, start):
-        return
-    was_frozen = cgroup.frozen()
-    if not was_frozen:
-        cgroup.freeze()
-    killed: list[int] = []
-    try:
-        for pid in tree(root, cgroup.pids()):
-            with suppress(ProcessLookupError):
-                killed.append(os.pidfd_open(pid))
-                os.kill(pid, signal.SIGKILL)
-    finally:
-        cgroup.thaw()
-        if was_frozen:
-            _wait_and_freeze(killed, cgroup)
-        for fd in killed:
-            os.close(fd)
+    with cgroup.freezing_alone():
+        if not alive(root, start):
+            return
+        was_frozen = cgroup.frozen()
+        if not was_frozen:
+            cgroup.freeze()
+        killed: list[int] = []
+        try:
+            for pid in tree(root, cgroup.pids()):
+                with suppress(ProcessLookupError):
+                    killed.append(os.pidfd_open(pid))
+                    os.kill(pid, signal.SIGKILL)
+        finally:
+            cgroup.thaw()
+            if was_frozen:
+                _wait_and_freeze(killed, cgroup)
+            for fd in killed:
+                os.close(fd)
 
 
 def let_die(pid: int, start: int | None, cgroup: Cgroup) -> None:
@@ -214,8 +216,12 @@ def let_die(pid: int, start: int | None, cgroup: Cgroup) -> None:
 
     In cgroup version 1 the frozen die only when thawed, so the others run on for this moment.
     """
-    fd = open_pidfd(pid, start)
-    if fd is not None:
+    with cgroup.freezing_alone():
+        fd = open_pidfd(pid, start)
+        if fd is None or not cgroup.frozen():
+            if fd is not None:
+                os.close(fd)
+            return
         try:
             cgroup.thaw()
             _wait_and_freeze([fd], cgroup)

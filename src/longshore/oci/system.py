@@ -189,7 +189,7 @@ class OciSystem:
     async def terminate(self) -> None:
         if self.init is not None:
             self.init.send(signal.SIGKILL)
-        await in_thread(self.cgroup.thaw)  # cgroup v1: a frozen process dies only when it is thawed
+        await in_thread(self._thaw)  # cgroup v1: a frozen process dies only when it is thawed
 
     def can_receive(self, number: int) -> bool:
         """Whether init can be reached by a signal at all: as pid 1 it gets only what it handles (pid_namespaces(7))."""
@@ -225,7 +225,7 @@ class OciSystem:
         if isinstance(self.init, DirectProcess):
             if not self.init.child.ended:
                 self.init.send(signal.SIGKILL)
-                await in_thread(self.cgroup.thaw)
+                await in_thread(self._thaw)
                 try:
                     async with asyncio.timeout(VERB_LIMIT):
                         await self.init.child.wait()
@@ -258,13 +258,21 @@ class OciSystem:
 
     async def pause(self) -> None:
         try:
-            await in_thread(self.cgroup.freeze)
+            await shielded(in_thread(self._freeze))  # a thread that goes on alone could freeze it after we thawed it
         except BaseException:
-            await shielded(in_thread(self.cgroup.thaw))
+            await shielded(in_thread(self._thaw))
             raise
 
     async def resume(self) -> None:
-        await in_thread(self.cgroup.thaw)
+        await in_thread(self._thaw)
+
+    def _freeze(self) -> None:
+        with self.cgroup.freezing_alone():
+            self.cgroup.freeze()
+
+    def _thaw(self) -> None:
+        with self.cgroup.freezing_alone():
+            self.cgroup.thaw()
 
     async def paused(self) -> bool:
         return self.cgroup.frozen()
