@@ -106,8 +106,10 @@ class Bench:
             if peer is not None:
                 peer.close()
         for path, before in self._made_before.items():
-            if not before:
+            if not before and path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
+            elif not before:
+                path.unlink(missing_ok=True)
         for name in self.runtimes:
             self._remove_store_cgroups(self.state(name))
         shutil.rmtree(self.work)
