@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 
 def open_files() -> list[str]:
     """Names of what is open, one for each descriptor."""
     if os.name == "nt":
-        return _open_files_windows()
+        return list(_by_number().values())
     found = []
     for fd in os.listdir("/proc/self/fd"):
         try:
@@ -18,13 +20,22 @@ def open_files() -> list[str]:
     return found
 
 
-def _open_files_windows() -> list[str]:
+def remove_as_after_a_program(directory: Path) -> None:
+    """Remove a directory that the test's "programs" have files in: those that the test left open are closed."""
+    if os.name == "nt":  # which does not remove them otherwise
+        for fd, name in _by_number().items():
+            if str(directory) in name:
+                os.close(fd)
+    shutil.rmtree(directory)
+
+
+def _by_number() -> dict[int, str]:
     import ctypes
     import msvcrt
 
     name_of = ctypes.WinDLL("kernel32").GetFinalPathNameByHandleW
     name_of.argtypes = [ctypes.c_void_p, ctypes.c_wchar_p, ctypes.c_uint32, ctypes.c_uint32]
-    found = []
+    found: dict[int, str] = {}
     for fd in range(2048):
         try:
             handle = msvcrt.get_osfhandle(fd)
@@ -32,5 +43,5 @@ def _open_files_windows() -> list[str]:
             continue
         name = ctypes.create_unicode_buffer(1024)
         name_of(handle, name, len(name), 0)
-        found.append(name.value.removeprefix("\\\\?\\"))
+        found[fd] = name.value.removeprefix("\\\\?\\")
     return found

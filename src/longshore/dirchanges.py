@@ -42,6 +42,7 @@ def _kernel32() -> Any:
     dll.GetQueuedCompletionStatus.argtypes = [c_void_p, c_void_p, c_void_p, c_void_p, c_uint32]
     dll.PostQueuedCompletionStatus.restype = c_int32
     dll.PostQueuedCompletionStatus.argtypes = [c_void_p, c_uint32, c_void_p, c_void_p]
+    dll.CancelIoEx.argtypes = [c_void_p, c_void_p]
     dll.ReadDirectoryChangesW.restype = c_int32
     dll.ReadDirectoryChangesW.argtypes = [c_void_p, c_void_p, c_uint32, c_int32, c_uint32]
     dll.ReadDirectoryChangesW.argtypes += [c_void_p, c_void_p, c_void_p]
@@ -72,6 +73,7 @@ class _Watch:
     def close(self) -> None:
         """Let go of the directory; a request that is under way ends, and is told."""
         if self.handle is not None:
+            _kernel32().CancelIoEx(self.handle, byref(self.overlapped))
             _kernel32().CloseHandle(self.handle)
             self.handle = None
 

@@ -13,9 +13,27 @@ from .errors import StoreError
 from .tasks import in_thread
 
 if os.name == "nt":
-    from .winfiles import MOVES_WHAT_IS_OPEN, is_usable_name, lock_at_last, open_file, replace, sync_file, try_lock
+    from .winfiles import (
+        MOVES_WHAT_IS_OPEN,
+        is_usable_name,
+        lock_at_last,
+        open_file,
+        replace,
+        replace_open,
+        sync_file,
+        try_lock,
+    )
 else:
-    from .unixfiles import MOVES_WHAT_IS_OPEN, is_usable_name, lock_at_last, open_file, replace, sync_file, try_lock
+    from .unixfiles import (
+        MOVES_WHAT_IS_OPEN,
+        is_usable_name,
+        lock_at_last,
+        open_file,
+        replace,
+        replace_open,
+        sync_file,
+        try_lock,
+    )
 
 LOCK_LIMIT = 30.0  # seconds
 
@@ -210,6 +228,7 @@ __all__ = [
     "open_lock",
     "read_whole",
     "replace",
+    "replace_open",
     "store_error",
     "try_hold",
     "try_lock",

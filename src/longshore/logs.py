@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .files import open_file
+from .files import open_file, replace_open
 from .log_format import DAMAGE, LogGap, LogRecord, Stream, all_of_the_other, joined, moment, runs
 from .log_trail import BLOCK, Trail, mark_first, read_at
 
@@ -196,9 +196,9 @@ class LogWriter:
             self._append(seal)
         fresh = self._path.with_name(f"{self._path.name}.tmp")
         os.close(open_file(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
-        self.close()  # Windows does not replace a file that its writer has open
+        self.close()
         try:
-            os.replace(fresh, self._path)
+            replace_open(fresh, self._path)
         except PermissionError:
             with suppress(OSError):
                 os.unlink(fresh)

@@ -26,6 +26,11 @@ def replace(source: PathLike, target: PathLike) -> None:
     os.replace(source, target)
 
 
+def replace_open(source: PathLike, target: PathLike) -> None:
+    """As `replace`, also while readers have the target open."""
+    os.replace(source, target)
+
+
 def try_lock(fd: int, *, shared: bool = False) -> bool:
     """Lock an open file against other programs, if nobody has it. It ends when its last descriptor is closed."""
     try:

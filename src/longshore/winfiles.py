@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from ctypes import c_int32, c_uint32, c_void_p, c_wchar_p
 from functools import cache
 from typing import Any, TypeVar
@@ -113,6 +115,27 @@ def is_usable_name(name: str) -> bool:
 def replace(source: PathLike, target: PathLike) -> None:
     """As `os.replace`; waits a moment for who has the target open."""
     _patiently(lambda: os.replace(source, target))
+
+
+def replace_open(source: PathLike, target: PathLike) -> None:
+    """As `replace`, also while readers have the target open; there may be a moment when there is no target.
+
+    Windows does not replace such a file, but lets it be renamed: it goes aside, and is gone when all have closed it.
+    """
+    try:
+        os.replace(source, target)
+        return
+    except PermissionError:
+        directory, name = os.path.split(target)
+        aside = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
+        os.rename(target, aside)
+    try:
+        os.rename(source, target)
+    except BaseException:
+        os.rename(aside, target)
+        raise
+    with suppress(OSError):
+        os.unlink(aside)
 
 
 def _lock(fd: int, flags: int) -> bool:

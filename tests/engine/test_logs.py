@@ -18,7 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longshore import log_format, log_trail, watching
+from longshore.files import replace_open
 from longshore.logs import LogGap, LogReader, LogRecord, LogWriter, Stream, mark_first
+
+from ..descriptors import open_files, remove_as_after_a_program
+from ..needs import needs
 
 LIMIT = 1 << 20
 STAMP = b"2026-03-01T12:00:00.%09d+00:00"
@@ -28,7 +32,7 @@ STAMP = b"2026-03-01T12:00:00.%09d+00:00"
 def log() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="longshore-test-log-"))
     yield directory / "log"
-    shutil.rmtree(directory)
+    remove_as_after_a_program(directory)
 
 
 def line(number: int, text: bytes, stream: bytes = b"stdout", tag: bytes = b"F") -> bytes:
@@ -314,7 +318,7 @@ async def test_a_follower_ends_when_its_reader_is_closed(log: Path) -> None:
 
 async def test_followers_leave_no_descriptor_behind(log: Path) -> None:
     writer = LogWriter(log, 4096)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_files())
     for _ in range(5):
         follower = Follower(log)
         for _ in range(30):
@@ -324,7 +328,7 @@ async def test_followers_leave_no_descriptor_behind(log: Path) -> None:
         records = LogReader(log).records(until=asyncio.get_running_loop().create_future())
         await anext(records)
         await records.aclose()  # type: ignore[attr-defined]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(open_files()) == before
 
 
 # a log that reaches its bound
@@ -375,6 +379,7 @@ async def test_a_follower_that_was_too_slow_is_told_that_something_is_missing(
     assert found[:2] == [b"seen\n", "gap"] or found.index("gap") < 60  # the rest of the first file, then the gap
 
 
+@needs("counted renames")
 @given(st.lists(st.sampled_from(["write", "replace", "look", "read"]), max_size=60), st.integers(2, 4), st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_a_follower_gets_all_in_order_or_a_gap_just_where_something_is_missing(
@@ -403,7 +408,7 @@ def test_a_follower_gets_all_in_order_or_a_gap_just_where_something_is_missing(
         for step in [*steps, "write"]:
             if step == "replace":
                 path.with_name("log.tmp").write_bytes(b"")
-                path.with_name("log.tmp").rename(path)
+                replace_open(path.with_name("log.tmp"), path)
             if step in ("write", "replace"):
                 with open(path, "ab", buffering=0) as file:
                     text = line(written, b"%d" % written)
@@ -430,6 +435,7 @@ def test_a_follower_gets_all_in_order_or_a_gap_just_where_something_is_missing(
             log_trail.HELD = before
 
 
+@needs("counted renames")
 async def test_a_file_that_came_and_went_is_told_whatever_its_inode_is(log: Path) -> None:
     log.write_bytes(line(1, b"first"))
     follower = Follower(log, mark_first(log))
@@ -437,11 +443,12 @@ async def test_a_file_that_came_and_went_is_told_whatever_its_inode_is(log: Path
     for number in (2, 3):
         fresh = log.with_name("log.tmp")
         fresh.write_bytes(line(number, b"%d" % number))
-        fresh.rename(log)
+        replace_open(fresh, log)
     await follower.until(lambda found: len(found) == 3)
     assert texts(await follower.finish()) == [b"first\n", "gap", b"3\n"]
 
 
+@needs("counted renames")
 async def test_one_replacement_is_no_gap(log: Path) -> None:
     log.write_bytes(line(1, b"first"))
     follower = Follower(log, mark_first(log))
@@ -450,7 +457,7 @@ async def test_one_replacement_is_no_gap(log: Path) -> None:
         old.write(line(2, b"second"))
     fresh = log.with_name("log.tmp")
     fresh.write_bytes(line(3, b"third"))
-    fresh.rename(log)
+    replace_open(fresh, log)
     await follower.until(lambda found: len(found) == 3)
     assert texts(await follower.finish()) == [b"first\n", b"second\n", b"third\n"]
 
@@ -471,6 +478,7 @@ async def test_who_comes_after_the_log_began_anew_is_told_once(log: Path) -> Non
     assert await items(log, expected, since=datetime.now(UTC) + timedelta(hours=1)) == []
 
 
+@needs("a mark on a file")
 async def test_an_inode_that_is_used_again_is_not_taken_for_the_first_file(log: Path) -> None:
     log.write_bytes(line(1, b"first"))
     expected = mark_first(log)
@@ -478,7 +486,7 @@ async def test_an_inode_that_is_used_again_is_not_taken_for_the_first_file(log: 
     for number in range(2, 12):  # ext4 gives the same two numbers in turn
         fresh = log.with_name("log.tmp")
         fresh.write_bytes(line(number, b"%d" % number))
-        fresh.rename(log)
+        replace_open(fresh, log)
         assert texts(await items(log, expected)) == ["gap", b"%d\n" % number]
 
 
@@ -572,6 +580,7 @@ async def test_a_log_that_cannot_be_replaced_stays_bounded(log: Path, monkeypatc
 
     writer = LogWriter(log, 4096)
     monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
     for number in range(200):
         writer.write("stdout", b"%d %s\n" % (number, b"x" * 100))
         assert log.stat().st_size <= 3 * 4096

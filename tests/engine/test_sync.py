@@ -5,6 +5,7 @@ What needs a program of its own (Ctrl-C, fork, the end of the interpreter) runs 
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import importlib.util
 import inspect
@@ -30,6 +31,9 @@ import longshore
 from longshore import container, engine, loop_thread, sync
 from longshore.simulator import Process, Simulator, Temperament
 
+from ..descriptors import open_files
+from ..needs import needs
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT = 60  # seconds after which a test that hangs is interrupted
 TWINS = {
@@ -54,11 +58,14 @@ def limited() -> Iterator[None]:
     def handler(number: int, frame: FrameType | None) -> None:
         raise Hangs
 
-    before = signal.signal(signal.SIGALRM, handler)
-    signal.alarm(LIMIT)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    if hasattr(signal, "SIGALRM"):  # Windows has nothing that interrupts itself: there, it hangs
+        before = signal.signal(signal.SIGALRM, handler)
+        signal.alarm(LIMIT)
+        yield
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    else:
+        yield
     assert [thread.name for thread in threading.enumerate() if thread.name == "longshore"] == []
 
 
@@ -89,10 +96,15 @@ def interrupt_when(condition: Callable[[], object], times: int = 1) -> threading
         while not condition():
             time.sleep(0.001)
         for _ in range(times):
-            signal.pthread_kill(main, signal.SIGINT)
+            press_once()
             time.sleep(0.02)
 
-    main = threading.main_thread().ident or 0
+    def press_once() -> None:
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        else:
+            _thread.interrupt_main()  # what the console's handler does on Windows
+
     thread = threading.Thread(target=press)
     thread.start()
     return thread
@@ -218,10 +230,10 @@ async def test_it_works_inside_a_running_loop(simulator: Simulator) -> None:
 
 def test_many_runs_leave_neither_threads_nor_descriptors(simulator: Simulator) -> None:
     longshore.run("host", ["true"], service=simulator)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_files())
     for _ in range(30):
         longshore.run("host", ["true"], service=simulator)
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert len(open_files()) <= before
 
 
 # processes and streams
@@ -548,6 +560,7 @@ def test_an_interrupted_wait_only_stops_waiting(box: sync.Container) -> None:
     assert box.info().state == "running"
 
 
+@needs("signals")
 def test_what_any_signal_handler_raises_interrupts(blocking: sync.Engine, simulator: Simulator) -> None:
     signal.alarm(0)
     signal.signal(signal.SIGALRM, lambda number, frame: sys.exit(7))
@@ -557,6 +570,7 @@ def test_what_any_signal_handler_raises_interrupts(blocking: sync.Engine, simula
     assert simulator.systems == {}
 
 
+@needs("signals")
 def test_a_signal_handler_may_call_the_engine(box: sync.Container) -> None:
     ends: list[longshore.Exit] = []
     signal.alarm(0)
@@ -582,6 +596,7 @@ def test_nothing_is_lost_by_a_read_that_was_interrupted(box: sync.Container) -> 
 # programs
 
 
+@needs("fork")
 def test_a_forked_child_is_refused_and_does_not_hang() -> None:
     done = python("""
         import os, sys, warnings, longshore
@@ -612,6 +627,7 @@ def test_a_forked_child_is_refused_and_does_not_hang() -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("7 7\n0\nrunning\n", "", 0)
 
 
+@needs("fork")
 def test_a_forked_child_can_open_an_engine_of_its_own() -> None:
     done = python("""
         import os, warnings, longshore

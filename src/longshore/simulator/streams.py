@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..files import open_file, replace
+from ..files import open_file, replace_open
 
 PIPE_SIZE = 1 << 16  # bytes that an input holds, and that a reader holds before the program has to wait
 LOG_CHUNK = 8192  # conmon reads so much at a time; each piece gets one time stamp
@@ -160,8 +160,7 @@ class ContainerLog:
         fresh = f"{self.path}.tmp"
         os.close(open_file(fresh, _APPEND | os.O_TRUNC))
         self.close()
-        with suppress(PermissionError):  # Windows does not replace what a reader has open: then it goes on growing
-            replace(fresh, self.path)
+        replace_open(fresh, self.path)
         self._fd = open_file(self.path, _APPEND)
         self._size = os.fstat(self._fd).st_size
 
