@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from longshore.spec import Endpoints, HyperV, ProcessSpec, Spec, WindowsOptions
 
-from .vectors import Operation, Option
+from .vectors import Operation, Option, Vector
 
 OWNER = "docker"  # what the original called itself
 
@@ -55,6 +56,20 @@ def container_spec(document: dict[str, Any], options: Sequence[Option]) -> Spec:
 def created(step: Operation) -> Spec:
     """The spec of a `create` operation that `Vector.completed` has completed."""
     return container_spec(step.spec or {}, step.options or [])
+
+
+def exists(vector: Vector) -> Callable[[str], bool]:
+    """What the recording's host has below the layer folders."""
+    there = [*vector.host.directories, *vector.host.files]
+
+    def look(path: str) -> bool:
+        if any(character in path[2:] for character in '<>:"|?*'):
+            error = OSError(errno.EINVAL, "Invalid name", path)
+            error.winerror = 123  # type: ignore[attr-defined]  # as Windows' os.stat has it
+            raise error
+        return any(known.lower() == path.lower() or known.lower().startswith(f"{path.lower()}\\") for known in there)
+
+    return look
 
 
 def process_spec(document: dict[str, Any]) -> ProcessSpec:

@@ -65,8 +65,12 @@ def changes_the_course(vector: Vector) -> set[str]:
             found.add("left-undone")
         if {"signal", "create", "exit"} & rules.met(vector, index):
             found.add("no-lock")
+        if step.op == "signal" and rules.is_refused(vector, index):
+            found.add("refused-values")
     if "gc" in vector.tags or "bug" in vector.tags:
         found.add("no-crash")
+    if vector.reenter:  # the handler is called beside what goes on, not in the midst of it
+        found.add("no-lock")
     return found
 
 
@@ -98,6 +102,8 @@ def _same_result(step: Operation, ours: Any) -> bool:
 
 def _reentries(vector: Vector, seen: Observed) -> Iterator[str]:
     """A call from inside an event ends, with whatever outcome it has without the lock."""
+    if any(_is_invented(event) for event in vector.events):
+        return
     for index, recorded in enumerate(vector.reentries):
         entry = seen.reentries[index] if index < len(seen.reentries) else None
         if entry is None or (entry.state, entry.op) != (recorded.state, recorded.op):
@@ -177,7 +183,8 @@ def _not_refused(vector: Vector) -> list[Call]:
     """The recorded calls, without those of operations that a rule refuses."""
     dropped: set[int] = set()
     for index in range(len(vector.operations)):
-        if rules.is_refused(vector, index) or rules.lacks_isolation(vector, index):
+        is_refused = rules.is_refused(vector, index) or rules.is_wrong_state(vector, index)
+        if is_refused or rules.lacks_isolation(vector, index):
             dropped |= {id(call) for call in vector.calls_during(index)}
             if vector.operations[index].op == "create":  # and whatever was done with it afterwards
                 container = vector.container_of(vector.operations[index])
@@ -192,10 +199,14 @@ def _asked_in_the_original(vector: Vector, seen: Observed) -> list[Call]:
     for entry in seen.order:
         step = vector.operations[entry["op"]] if "op" in entry else None
         ended = vector.operations[entry["return"]] if "return" in entry else None
-        inside += bool(step and step.op in rules.UNLOCKED) - bool(ended and ended.op in rules.UNLOCKED)
+        inside += bool(step and _is_unlocked(step)) - bool(ended and _is_unlocked(ended))
         if inside and "call" in entry:
             dropped.add(entry["call"])
     return [call for index, call in enumerate(seen.calls) if index not in dropped]
+
+
+def _is_unlocked(step: Operation) -> bool:
+    return step.op in rules.UNLOCKED or "checkpoint" in step.op
 
 
 CLEAN_UP = ("HcsTerminateComputeSystem", "HcsOpenProcess", "HcsTerminateProcess", "HcsGetProcessProperties")
@@ -262,13 +273,13 @@ def _ended_systems(vector: Vector) -> set[str]:
 
 
 def _kept_open(calls: Iterable[Call]) -> set[str]:
-    """Handles that the service itself refused to close."""
-    return {
-        handle
-        for call in calls
-        if call.function in CLOSING and call.hresult >= 1 << 31
-        if (handle := getattr(call, CLOSING[call.function])) is not None
-    }
+    """Handles that the service itself refused to close, and those with a callback that it did not let go."""
+    found: set[str] = set()
+    for call in calls:
+        if call.function in CLOSING and call.hresult >= 1 << 31:
+            handle = call.process_handle or call.system_handle
+            found |= {each for each in (handle, call.callback) if each is not None}
+    return found
 
 
 # events, streams
@@ -286,7 +297,7 @@ def _events(vector: Vector, seen: Observed) -> Iterator[str]:
         event
         for event in vector.events
         if event.container not in refused
-        and not (event.state == "exit" and event.exit_code == 1 << 31 and not event.pid)
+        and not _is_invented(event)
         and not (no_pause and event.state in ("pause", "resume"))
     ]
     ours = list(seen.events)
@@ -301,6 +312,11 @@ def _events(vector: Vector, seen: Observed) -> Iterator[str]:
         ]
     groups = vector.stability.groups("events") if recorded == vector.events else []
     yield from _sequence("event", [_of_event(e) for e in recorded], [_of_event(e) for e in ours], groups)
+
+
+def _is_invented(event: Event) -> bool:
+    """The exit that the original told when it was asked to restore (rule `left-undone`)."""
+    return event.state == "exit" and event.exit_code == 1 << 31 and not event.pid
 
 
 def _of_event(event: Event) -> Shape:
@@ -334,6 +350,8 @@ def _kept(vector: Vector, members: Sequence[Any]) -> Sequence[Any]:
 
 def _members(name: str, vector: Vector, seen: Observed) -> Iterator[str]:
     recorded, ours = list(_kept(vector, getattr(vector, name))), list(getattr(seen, name))
+    if name == "stdin" and owed(vector):  # the pipes of a process that failed to start are closed, too
+        ours = [entry for entry in ours if entry in recorded or entry.data]
     if sorted(map(repr, recorded)) != sorted(map(repr, ours)):
         yield f"{name}: expected {recorded}, but {ours}"
 
@@ -422,10 +440,11 @@ def _left_open(vector: Vector, seen: Observed) -> Iterator[str]:
     kept = _kept_open(seen.calls)
     for kind in ("systems", "processes", "callbacks"):
         for handle in getattr(seen.open, kind):
-            if owners.get(handle) in ended and handle not in kept:
+            if owners.get(handle) in ended and handle not in kept | _not_over(vector, seen):
                 yield f"{handle} is open, but its system has ended"
     if changes_the_course(vector):
         return
+    kept |= _not_over(vector, seen)
     gone = set(owed(vector)) | _refused_handles(vector) | kept | _kept_open(vector.calls)
     gone |= {call.callback for call in vector.calls if call.process_handle in gone and call.callback is not None}
     for kind in ("systems", "processes", "callbacks"):
@@ -435,16 +454,30 @@ def _left_open(vector: Vector, seen: Observed) -> Iterator[str]:
             yield f"open at the end: expected {kind} {expected}, but {ours}"
 
 
+def _not_over(vector: Vector, seen: Observed) -> set[str]:
+    """Handles of processes whose end the service has not told yet, though their system's; recorded as open, too."""
+    told = {event.pid for event in seen.events if event.state in ("exit", "exit-process")}
+    failed = {
+        call.process
+        for index, step in enumerate(vector.operations)
+        if step.op == "addprocess" and step.error is not None
+        for call in vector.calls_during(index)
+    }
+    recorded = {*vector.open_at_end.processes, *vector.open_at_end.callbacks}
+    return {
+        handle
+        for call in seen.calls
+        if call.process_handle is not None and call.process not in told | failed
+        for handle in (call.process_handle, call.callback)
+        if handle is not None and handle in recorded
+    }
+
+
 def _refused_handles(vector: Vector) -> set[str]:
     """Handles that there are none of, because what made them is refused."""
     kept = {id(call) for call in _not_refused(vector)}
-    gone = (call for call in vector.calls if id(call) not in kept)
-    return {
-        handle
-        for call in gone
-        for handle in (call.system_handle, call.process_handle, call.callback)
-        if handle is not None
-    }
+    gone = (call for call in vector.calls if id(call) not in kept and call.function in OPENING)
+    return {handle for call in gone if (handle := getattr(call, OPENING[call.function])) is not None}
 
 
 def _systems_over(seen: Observed) -> set[str]:

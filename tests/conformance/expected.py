@@ -36,6 +36,7 @@ BAD_ANSWER = "bad answer"
 SERVICING = "servicing failed"
 OF_CALLER = "the caller's own"  # what its attach callback, or its event handler, raised
 STREAM_CLOSED = "stream closed"
+WRONG_STATE = "wrong state"
 ANY = "anything, but it ends"
 
 _TEXTS = {  # of errors without a code, by what their text has in it
@@ -97,8 +98,9 @@ def kinds_of(error: BaseException | None) -> set[str]:
         case ContainerNotFound():
             return {NO_CONTAINER}
         case InvalidState():
-            # the original knows no container that has stopped; longshore does, until it is deleted
-            return {NO_CONTAINER} if error.state in ("stopped", "ending") else {f"state {error.state}"}
+            # the original knew nothing that has stopped (rule `remembered`); and what ended it may be told as the cause
+            gone = {NO_CONTAINER, NO_PROCESS} if error.state in ("stopped", "ending") else set()
+            return {WRONG_STATE} | gone | (kinds_of(error.__cause__) - {OK})
         case ProcessNotFound():
             return {NO_PROCESS}
         case CommandNotFound():
@@ -158,6 +160,14 @@ def _changes(vector: Vector, index: int, recorded: str) -> Iterator[tuple[str, s
         yield "live-name", {EXISTS}
     if rules.lacks_isolation(vector, index):
         yield "no-isolation-no-pause", {NOT_SUPPORTED}
+    if rules.is_wrong_state(vector, index):
+        yield "wrong-state", {WRONG_STATE}
+    if step.op == "create" and "start-container" in vector.backend:
+        yield "told-not-asked", {OK}
+    if step.op == "signal" and step.sig == 9 and rules.is_remembered(vector, index):
+        yield "remembered", {OK, NO_CONTAINER}
+    if not rules.is_legal(vector.container_of(step)):
+        yield "refused-values", {REFUSED, recorded}
     if rules.is_merged(vector, index):
         yield "options-merged", {OK if recorded == NOT_SUPPORTED else NOT_SUPPORTED}
     if step.op in ("pids", "restore", "updateresources") or "checkpoint" in step.op:

@@ -79,6 +79,26 @@ RULES = (
         "the original overwrote its table entry: the first one could not be reached any more",
     ),
     Rule(
+        "wrong-state",
+        "outcomes calls",
+        "what the container's state does not allow (to resume what is not paused) is refused, and not asked of the"
+        " service",
+        "longshore knows the state; the original had none, and asked",
+    ),
+    Rule(
+        "remembered",
+        "outcomes",
+        "a container that has stopped is known until it is deleted: killing it again is success, the rest says that it"
+        " is stopped",
+        "the original forgot it at its exit",
+    ),
+    Rule(
+        "told-not-asked",
+        "outcomes events",
+        "events are told; a receiver that fails changes nothing",
+        "the original let the receiver refuse a start, and forgot the container, which ran on",
+    ),
+    Rule(
         "left-undone",
         "outcomes calls events",
         "`pids`, `restore` and `update` work or are NotSupported with the reason",
@@ -184,7 +204,7 @@ def is_refused(vector: Vector, index: int) -> bool:
     match step.op:
         case "create":
             full = vector.completed(step)
-            if not _LEGAL_ID.fullmatch(vector.container_of(step)):  # it is a name in the file system, too
+            if not is_legal(vector.container_of(step)):
                 return True
             return bool(refusals(full.spec or {}, full.options or []))
         case "addprocess":
@@ -233,6 +253,26 @@ def made_before(vector: Vector, index: int, op: str) -> list[int]:
         and not is_refused(vector, earlier)
         and _until(vector, earlier) < begin
     ]
+
+
+def is_legal(container: str) -> bool:
+    """Rule `refused-values`: an id is a name in the file system, too."""
+    return _LEGAL_ID.fullmatch(container) is not None
+
+
+def is_wrong_state(vector: Vector, index: int) -> bool:
+    """Rule `wrong-state`: a resume of what no pause has paused."""
+    step = vector.operations[index]
+    if step.op != "resume" or not made_before(vector, index, "create"):
+        return False
+    return len(made_before(vector, index, "pause")) <= len(made_before(vector, index, "resume"))
+
+
+def is_remembered(vector: Vector, index: int) -> bool:
+    """Rule `remembered`: the operation's container was made, and its exit was told before."""
+    step = vector.operations[index]
+    made = bool(made_before(vector, index, "create"))
+    return made and not _is_alive(vector, vector.container_of(step), "", _at(vector, index))
 
 
 def is_of_a_live_name(vector: Vector, index: int) -> bool:
@@ -313,8 +353,10 @@ def met(vector: Vector, index: int) -> set[str]:
             _at(vector, other) < begin < _until(vector, other) or begin < _at(vector, other) < end
         ):
             found.add(theirs.op)
-    if any(first < begin < last for first, last in _exits(vector, container)):
-        found.add("exit")
+    ends_it = step.op in ("signal", "signalprocess")  # it began before the exit that it brings about
+    for first, last in _exits(vector, container):
+        if first < begin < last or (begin < first < end and not ends_it):
+            found.add("exit")
     return found
 
 

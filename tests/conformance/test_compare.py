@@ -12,6 +12,7 @@ from longshore.errors import (
     ContainerExists,
     ContainerNotFound,
     InvalidSpec,
+    InvalidState,
     LongshoreError,
     NotSupported,
     ProcessNotFound,
@@ -39,6 +40,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     expected.SERVICING: lambda: ServiceError("x", "y", "z"),
     expected.OF_CALLER: lambda: RuntimeError("x"),
     expected.STREAM_CLOSED: lambda: RuntimeError("x"),
+    expected.WRONG_STATE: lambda: InvalidState("x", "y", "running"),
 }
 
 
@@ -76,7 +78,8 @@ def unchanged() -> list[Vector]:
         vector
         for vector in PLAIN
         if not any(
-            rules.is_refused(vector, i) or rules.lacks_isolation(vector, i) for i in range(len(vector.operations))
+            rules.is_refused(vector, i) or rules.lacks_isolation(vector, i) or rules.is_wrong_state(vector, i)
+            for i in range(len(vector.operations))
         )
         and not any(step.op in rules.UNLOCKED for step in vector.operations)
         and vector.open_at_end == without_owed(vector)
