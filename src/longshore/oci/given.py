@@ -156,7 +156,13 @@ def _hide_store(config: dict[str, Any], root: RootPlan) -> list[oci.MountEntry]:
     for index, mount in enumerate(config.get("mounts") or []):
         source = mount.get("source") or ""
         bind = mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options") or [])
-        if bind and source.startswith("/"):
+        if bind:
+            if not source.startswith("/"):  # to a runtime it would be relative to the bundle, which is in the store
+                raise InvalidSpec(
+                    f"oci.mounts[{index}].source",
+                    f"{source!r} is relative, and a document alone has no folder",
+                    hint="make it absolute",
+                )
             root.hidden.check(source, f"oci.mounts[{index}].source")
             masks += masks_below(source, mount["destination"], root.hidden, mount_points())
     return masks
