@@ -125,7 +125,7 @@ class OciSystem:
         if place.lease is not None:
             pass_fds.append(place.lease.lock_fd)
             # for the keeper (keeper.sh): whose pid, and in which cgroup it must be
-            entry = place.run.parents[3] / "leases" / place.lease.id / "execs" / f"{self.id}.{name}"
+            entry = place.run.parents[3] / "leases" / place.lease.id / "execs" / os.urandom(8).hex()
             entry.write_text(f"{place.run / 'pid'}\n{self.cgroup.path}\n")
         try:
             started = await run_direct(
@@ -232,6 +232,9 @@ class OciSystem:
                 except TimeoutError:
                     self.init.child.kill()
                     await self.init.child.wait()
+            if (self.runtime.root / self.id).exists():  # the runtime was killed: it could not clear up
+                await in_thread(self.cgroup.kill)
+                await delete_state(self.runtime, self.id, self._log("delete"))
         else:
             await self._delete_kept()
         if self._oom_watch is not None:
@@ -288,14 +291,14 @@ class OciSystem:
         if not change:
             return
         document = translate.resources_update(change)
-        path = self.place.run / "update.json"
+        name = f"update.{os.urandom(4).hex()}"  # another program may change it at this moment
+        path, log = self.place.run / f"{name}.json", self._log(name)
         path.write_bytes(msgspec.json.encode(document))
         try:
-            await self.runtime.verb(
-                self._log("update"), "update", "--resources", str(path), self.id, container_id=self.id
-            )
+            await self.runtime.verb(log, "update", "--resources", str(path), self.id, container_id=self.id)
         finally:
             path.unlink(missing_ok=True)
+            log.unlink(missing_ok=True)
 
     async def close(self) -> None:
         for process in [*self._execs, *([self.init] if self.init is not None else [])]:
