@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import CommandNotExecutable, CommandNotFound, InvalidSpec, LongshoreError, ServiceError
+from ..tasks import shielded
 from .launch import Child, MountStep, spawn
 
 VERB_LIMIT = 30.0  # seconds that a runtime verb may take
@@ -82,7 +83,7 @@ class Runtime:
             ) from None
         except asyncio.CancelledError:
             # never killed halfway: it would leave its state behind; whoever undoes this finds it finished
-            await _finish(child, limit)
+            await shielded(_finish(child, limit))
             raise
         if status != 0:
             raise self.failure(arguments[0], log, container_id, status=status)

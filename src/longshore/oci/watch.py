@@ -224,16 +224,19 @@ class DirectProcess(OciProcess):
             exit = await self._outlived_by_runtime()
             if exit is not None:
                 return exit
+        else:
+            await self._end_the_rest()
         status = await self.child.wait()
         at = now()
-        for reader in self._wiring.readers:
-            reader.process_ended()
         if status is None or status < 0:  # the runtime was killed, or waited for by somebody else
-            if self._pidfd is None:
-                return self._unknown(at)
-            await ended(self._pidfd)
-            raw = await reaped_status(self._pidfd)
-            return self._unknown(now()) if raw is None else self.from_status(raw, now())
+            raw = None
+            if self._pidfd is not None:
+                await ended(self._pidfd)  # with a runtime that hands over its streams, it may have more to say
+                raw = await reaped_status(self._pidfd)
+                at = now()
+            self._end_streams()
+            return self._unknown(at) if raw is None else self.from_status(raw, at)
+        self._end_streams()
         if status != 0 and last_error(self._log):
             self.failure = self._runtime.failure(
                 self._verb, self._log, self.container_id, command=self._command, status=status
@@ -243,6 +246,26 @@ class DirectProcess(OciProcess):
         if status > 128 and self._pidfd is not None:
             raw = processes.wait_status(self._pidfd)  # the runtime has reaped it: known at once, or never
         return self.from_code(status, at) if raw is None else self.from_status(raw, at)
+
+    async def _end_the_rest(self) -> None:
+        """Have what init leaves behind end with it, as the kernel does where it has a pid namespace of its own. Without
+        one, crun waits for the last process of the container."""
+        if self._pidfd is None:
+            return
+        ending = asyncio.ensure_future(self.child.wait())
+        gone = asyncio.ensure_future(ended(self._pidfd))
+        try:
+            await asyncio.wait((ending, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not (await asyncio.wait((ending,), timeout=LINGER_PAUSE))[0]:
+                await in_thread(self._cgroup.kill)
+        finally:
+            for task in (ending, gone):
+                task.cancel()
+            await asyncio.gather(ending, gone, return_exceptions=True)
+
+    def _end_streams(self) -> None:
+        for reader in self._wiring.readers:
+            reader.process_ended()
 
     async def _outlived_by_runtime(self) -> Exit | None:
         """The exit of a process whose runtime does not end with it; None if the runtime did, or can tell it.
@@ -287,7 +310,9 @@ class DirectProcess(OciProcess):
                     await in_thread(lambda: processes.disturb_copying(self.child.pid))
                 else:
                     self.child.kill()
-            await asyncio.wait((asyncio.ensure_future(self.child.wait()),), timeout=LINGER_PAUSE)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_PAUSE):
+                    await self.child.wait()
 
     def _unknown(self, at: datetime) -> Exit:
         return Exit(code=None, cause=Cause.MONITOR_LOST, at=at, pid=self._pid, started_at=self.started_at)

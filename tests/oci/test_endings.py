@@ -1,0 +1,100 @@
+"""Endings that a runtime does not bring about as usual: nothing is lost, nothing hangs, nothing stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from longshore.compute import PIPE
+from longshore.engine import Engine
+from longshore.errors import InvalidSpec
+from longshore.spec import Spec
+
+pytestmark = pytest.mark.real
+
+
+def runtime_of(pid: int) -> int:
+    """The parent of a container's init."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+async def test_a_runtime_that_is_killed_loses_no_exit_and_leaves_nothing(engine: Engine, state: Path) -> None:
+    box = await engine.launch("box", root="host", args=["sh", "-c", "read x; exit 5"], stdin=PIPE)
+    init = box.init
+    assert init is not None
+    assert init.stdin is not None
+    os.kill(runtime_of(init.pid), signal.SIGKILL)
+    await asyncio.sleep(0.1)
+    init.stdin.close()
+    async with asyncio.timeout(30):
+        await init.wait()
+    await box.delete(force=True)
+    assert list((state / "run" / "runtime").glob("*/*")) == []
+    assert (await engine.run("host", ["true"], name="box")).exit_code == 0  # the id is free in the runtime, too
+
+
+async def test_what_is_said_after_the_runtime_was_killed_is_heard(engine: Engine) -> None:
+    if "runc" in await engine.version():
+        pytest.skip("runc copies the streams itself: with it goes what it had to copy")
+    command = ["sh", "-c", "echo before; sleep 0.5; echo after; exit 5"]
+    box = await engine.launch("box", root="host", args=command, stdout=PIPE, stderr=PIPE)
+    assert box.init is not None
+    assert box.init.stdout is not None
+    assert await box.init.stdout.readline() == b"before\n"
+    os.kill(runtime_of(box.init.pid), signal.SIGKILL)
+    assert await box.init.communicate(timeout=30) == (b"after\n", b"")
+    await box.delete(force=True)
+
+
+async def document(engine: Engine) -> dict[str, object]:
+    plan = await engine.plan(root="host", args=["true"])
+    found: dict[str, object] = msgspec.json.decode(msgspec.json.encode(plan.documents["config.json"]))
+    return found
+
+
+async def test_what_outlives_an_init_without_a_pid_namespace_ends_with_it(engine: Engine) -> None:
+    given = await document(engine)
+    linux, process, mounts = given["linux"], given["process"], given["mounts"]
+    assert isinstance(linux, dict)
+    assert isinstance(process, dict)
+    assert isinstance(mounts, list)
+    linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "pid"]
+    process["args"] = ["sh", "-c", "sleep 1000 & exit 3"]
+    given["mounts"] = [
+        {"destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"]},
+        *(mount for mount in mounts if mount["destination"] != "/proc"),
+    ]
+    spec = Spec.of(Spec.from_oci(given), root="host")
+    box = await engine.launch("box", spec, stdout=PIPE, stderr=PIPE)
+    assert box.init is not None
+    async with asyncio.timeout(30):
+        assert (await box.init.wait()).code == 3
+        await box.delete(force=True)
+
+
+async def test_a_relative_mount_of_a_document_does_not_lead_into_the_store(engine: Engine) -> None:
+    given = await document(engine)
+    mounts = given["mounts"]
+    assert isinstance(mounts, list)
+    mounts.append({"destination": "/mnt", "type": "bind", "source": "../../..", "options": ["rbind"]})
+    with pytest.raises(InvalidSpec) as caught:
+        await engine.create("box", Spec.of(Spec.from_oci(given), root="host"))
+    assert caught.value.field == f"oci.mounts[{len(mounts) - 1}].source"
+
+
+async def test_limits_can_be_changed_by_several_at_once(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=["sleep", "infinity"], memory="64m", owner="remove")
+    for _ in range(4):
+        changes = (box.update(pids=50 + number) for number in range(6))
+        assert await asyncio.gather(*changes, return_exceptions=True) == [None] * 6
+
+
+async def test_ids_and_names_of_the_greatest_length_can_be_used_together(engine: Engine) -> None:
+    box = await engine.launch("b" * 128, root="host", args=["sleep", "infinity"], owner="remove")
+    process = await box.exec(["sh", "-c", "exit 4"], name="p" * 128)
+    assert (await process.wait()).code == 4
