@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from .spec import Rlimit as Rlimit
     from .spec import Security as Security
     from .spec import Spec as Spec
+    from .spec import SpecFields as SpecFields
+    from .spec import SpecSettings as SpecSettings
     from .spec import WindowsOptions as WindowsOptions
     from .sync import run as run
 
@@ -76,7 +78,8 @@ _NAMES = {
     " ServiceError StoreError TimeLimit",
     "events": "Event Gap",
     "logs": "LogGap LogRecord",
-    "spec": "Endpoints HyperV Layers Mount ProcessSpec Resources Rlimit Security Spec WindowsOptions",
+    "spec": "Endpoints HyperV Layers Mount ProcessSpec Resources Rlimit Security Spec SpecFields SpecSettings"
+    " WindowsOptions",
     "sync": "run",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
@@ -131,6 +134,8 @@ __all__ = [
     "Security",
     "ServiceError",
     "Spec",
+    "SpecFields",
+    "SpecSettings",
     "Stats",
     "StoreError",
     "TimeLimit",

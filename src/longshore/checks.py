@@ -19,6 +19,52 @@ SIGNALS: Mapping[str, int] = {
 }
 """Linux's numbers: they mean the same on every platform, also where Python's `signal` module lacks them."""
 
+_ELSEWHERE: Mapping[str, str] = {
+    "pids_limit": "`pids`",
+    "volumes": "`mounts`",
+    "volume": "`mounts`",
+    "binds": "`mounts`",
+    "tmpfs": "`mounts`: [Mount(target=..., type='tmpfs')]",
+    "shm_size": "`mounts`: [Mount(target='/dev/shm', type='tmpfs', options=['size=64m'])]",
+    "environment": "`env`",
+    "working_dir": "`cwd`",
+    "workdir": "`cwd`",
+    "mem_limit": "`memory`",
+    "memory_limit": "`memory`",
+    "memswap_limit": "`memory_swap`",
+    "mem_reservation": "`memory_reservation`",
+    "cpu_shares": "`cpu_weight`",
+    "nano_cpus": "`cpus`",
+    "cpu_quota": "`cpus`",
+    "cpuset_cpus": "`cpuset`",
+    "limits": "`memory`, `cpus`, `pids` and the like, or `resources`: Resources(...)",
+    "command": "`args`: a list",
+    "cmd": "`args`: a list",
+    "entrypoint": "`args`: a list",
+    "image": "`root`; there are no images yet: host, host:full, rootfs:/path, or `layers`",
+    "rootfs": "`root`: 'rootfs:/path'",
+    "network_mode": "`network`: none or host",
+    "ports": "`network`: 'host'; there are no other networks yet",
+    "publish": "`network`: 'host'; there are no other networks yet",
+    "tty": "`terminal`",
+    "ulimits": "`rlimits`: [Rlimit(...)]",
+    "readonly": "`read_only`",
+    "privileged": "`security`: Security(cap_add=['ALL'], seccomp='unconfined', no_new_privileges=False), as far as"
+    " it is needed",
+    "cap_add": "`security`: Security(cap_add=[...])",
+    "cap_drop": "`security`: Security(cap_drop=[...])",
+    "security_opt": "`security`: Security(...)",
+    "seccomp": "`security`: Security(seccomp=...)",
+    "userns": "`security`: Security(userns=...)",
+    "name": "the id, which is the first argument of `create` and `launch`",
+    "detach": "`launch`: what it starts stays",
+    "remove": "`owner`: 'remove', of `create` and `launch`; what `run` makes goes in any case",
+    "auto_remove": "`owner`: 'remove', of `create` and `launch`; what `run` makes goes in any case",
+    "stdin_open": "`stdin`: PIPE, of `create` and `launch`",
+    "runtime": "Engine(runtime=...)",
+}
+"""What others call it, and where it is here."""
+
 _ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -88,6 +134,8 @@ def check_environment(value: Mapping[str, str] | Iterable[str], field: str) -> d
     """An environment as a mapping, or as `NAME=value` texts."""
     if isinstance(value, (str, bytes)):
         raise InvalidSpec(field, "must be a mapping, not a string")
+    if not isinstance(value, Iterable):
+        raise InvalidSpec(field, f"must be a mapping, not {type(value).__name__}")
     if not isinstance(value, Mapping):
         pairs = [item.partition("=") for item in value]
         value = {name: text for name, _, text in pairs}
@@ -99,6 +147,46 @@ def check_environment(value: Mapping[str, str] | Iterable[str], field: str) -> d
         if "\0" in text:
             raise InvalidSpec(f"{field}[{name}]", "holds a NUL character")
     return dict(value)
+
+
+def check_list(value: Any, field: str, of: str) -> list[Any]:
+    """A list, where one element alone is easily given in its place."""
+    if isinstance(value, (str, bytes, os.PathLike)) or not isinstance(value, Iterable):
+        raise InvalidSpec(field, f"must be a list of {of}, not {type(value).__name__}", hint=f"write {field}=[...]")
+    return list(value)
+
+
+def unknown_field(name: str, known: Sequence[str]) -> InvalidSpec:
+    """What to say of a keyword that no spec has: what may have been meant, and what there is."""
+    import difflib
+
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)
+    meant = _ELSEWHERE.get(name.lower()) or (f"`{near[0]}`" if near else None)
+    hint = f"the fields are {', '.join(known)}"
+    return InvalidSpec(name, "is not a field of a spec", hint=f"did you mean {meant}? {hint}" if meant else hint)
+
+
+def check_network(value: Any) -> None:
+    """The network that a container is in."""
+    if value not in ("none", "host"):
+        raise InvalidSpec("network", f"{value!r} is not known", hint="none or host: there are no others yet")
+
+
+def check_type(value: Any, field: str, types: type | tuple[type, ...], what: str) -> None:
+    """That a value, if there is one, is what it is to be."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
+        raise InvalidSpec(field, f"must be {what}, not {value!r:.100}")
+
+
+def unknown_root(root: str) -> InvalidSpec:
+    """What to say of a root that is none."""
+    if root.startswith(("/", "./", "../")):
+        return InvalidSpec("root", f"{root!r} is not known", hint=f"for a root file system write rootfs:{root}")
+    return InvalidSpec(
+        "root",
+        f"{root!r} is not known",
+        hint="there are no images yet: a root is host, host:full, rootfs:/path, or folders as layers",
+    )
 
 
 def check_path(value: str, field: str, *, absolute: bool = True) -> str:

@@ -10,15 +10,25 @@ from functools import partial
 from typing import Any
 
 from . import execs, finding, lifecycle
-from .compute import DEVNULL, PIPE, Exit, ProcessInfo, Stats, Stdio
-from .core import Core
+from .arguments import check_bound, check_input, check_seconds, check_streams
+from .compute import DEVNULL, PIPE, Cause, Exit, ProcessInfo, Stats, Stdio
+from .core import Core, log
 from .entry import Entry
-from .errors import ContainerNotFound, EngineClosed, InvalidState
+from .errors import (
+    CommandFailed,
+    ContainerNotFound,
+    EngineClosed,
+    InvalidState,
+    LongshoreError,
+    ServiceError,
+    TimeLimit,
+)
 from .finding import ContainerInfo
 from .log_format import LogGap, LogRecord
 from .output import Attachment, log_chunks, log_records
 from .process import MAX_OUTPUT, Completed, Process
 from .spec import ProcessSpec, Resources, check_arguments, check_environment, parse_signal
+from .tasks import shielded
 
 
 class Container:
@@ -108,9 +118,58 @@ class Container:
             command_line=command_line,
             oci=None if oci is None else dict(oci),
         )
-        stdio = Stdio(stdin=stdin, stdout=stdout, stderr=stderr)
+        stdio = check_streams(Stdio(stdin=stdin, stdout=stdout, stderr=stderr), log=False)
+        check_seconds(timeout)
         async with self._core.operation():
             return await execs.exec_(self._core, self._entry, self._uid, process, stdio, name=name, timeout=timeout)
+
+    async def run(
+        self,
+        args: Sequence[str],
+        *,
+        input: bytes | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        max_output: int = MAX_OUTPUT,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+    ) -> Completed:
+        """Run a further command to its end and collect what it writes: `exec`, `communicate` and `wait` in one.
+
+        Like `subprocess.run`: `input` goes to its standard input (without it there is none); after `timeout` seconds
+        it is killed and TimeLimit raised with what there was; `check` raises CommandFailed unless it ended with 0;
+        `max_output` bounds each stream in bytes (OutputLimit). `env` adds to the container's environment; `cwd` and
+        `user` fall back to the container's. Raises what `exec` raises. Cancelled: it is killed, with what it started.
+        """
+        input, timeout = check_input(input), check_seconds(timeout)
+        check_bound(max_output)
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        process = await self.exec(args, stdin=DEVNULL if input is None else PIPE, env=env, cwd=cwd, user=user)
+        try:
+            rest = None if timeout is None else max(0.0, timeout - (loop.time() - begin))
+            try:
+                out, err = await process.communicate(input, timeout=rest, max_output=max_output)
+            except TimeLimit as error:
+                raise TimeLimit(error.what, timeout or 0.0, result=error.result) from None
+            exit = await process.wait()
+        finally:
+            if process.exit is None:
+                await shielded(self._end(process))
+        if exit.cause is Cause.NEVER_STARTED:
+            raise ServiceError("run", self.id, "the command never started")  # where the service knows no reason
+        completed = Completed(args=process.args, exit=exit, stdout=out, stderr=err)
+        if check and exit.code != 0:
+            raise CommandFailed(completed)
+        return completed
+
+    @staticmethod
+    async def _end(process: Process) -> None:
+        try:
+            await process._end_for(Cause.KILLED)
+        except LongshoreError as error:  # what ended the call is what the caller is to hear of
+            log.warning("process `%s` could not be killed: %s", process.name, error)
 
     async def process(self, name: str) -> Process:
         """A process by its name, also one that another program started (its streams are that program's)."""
@@ -190,8 +249,9 @@ class Container:
         and the container runs on.
         """
         number = None if signal is None else parse_signal(signal)
+        seconds = check_seconds(grace, "grace") or 0.0
         async with self._core.operation():
-            return await lifecycle.stop(self._core, self._entry, self._uid, grace, number)
+            return await lifecycle.stop(self._core, self._entry, self._uid, seconds, number)
 
     async def pause(self) -> None:
         """Freeze it. InvalidState unless running. Cancelled: resumed."""
@@ -246,7 +306,10 @@ class Container:
         cpuset: str | None = None,
         pids: int | None = None,
     ) -> None:
-        """Change its limits while it lives; None leaves one as it is."""
+        """Change its limits while it lives; None leaves one as it is. `inspect` then shows the new ones.
+
+        In the words and units of `Resources`. Cancelled: done, or not done.
+        """
         change = Resources(
             memory=memory,
             memory_swap=memory_swap,
@@ -257,16 +320,7 @@ class Container:
             pids=pids,
         )
         async with self._core.operation():
-            await finding.with_system(
-                self._core,
-                self._entry,
-                self._uid,
-                "update",
-                lambda system: system.update(change),
-                "created",
-                "running",
-                "paused",
-            )
+            await lifecycle.update(self._core, self._entry, self._uid, change)
 
     async def resize(self, rows: int, columns: int) -> None:
         """Set the size of init's terminal."""

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any, Self, Unpack
 
 from . import finding, host, lifecycle, making, restoring, watching
+from .arguments import check_bound, check_input, check_input_and_stdin, check_seconds, check_streams
 from .compute import DEVNULL, LOG, PIPE, Cause, ComputeService, Features, Plan, Stdio
 from .container import MAX_OUTPUT, Completed, Container, ContainerInfo, Process
 from .core import END_LIMIT, Core, log
@@ -148,6 +149,9 @@ class Engine:
         `owner` says what becomes of it when this engine ends: `keep`, `stop` or `remove`. With `stdin=PIPE` it has
         an input that `attach` reaches. Raises ContainerExists, InvalidSpec, CommandNotFound; failed or cancelled:
         nothing of it is left and the id is free.
+
+        The other keywords are the fields of `Spec`, which `help(longshore.Spec)` lists: `root`, `args`, `env`,
+        `memory`, `mounts`, ... They are laid over `spec`, where one is given.
         """
         chosen = Spec.of(spec, **fields)
         container, _ = await self._make(id, chosen, owner, Stdio(stdin=stdin, stdout=LOG, stderr=LOG), launch=False)
@@ -164,7 +168,11 @@ class Engine:
         stderr: int = LOG,
         **fields: Unpack[SpecFields],
     ) -> Container:
-        """Create and start. With streams other than LOG it runs for its caller: they are `container.init`'s."""
+        """Create and start. With streams other than LOG it runs for its caller: they are `container.init`'s.
+
+        A stream is PIPE, DEVNULL, INHERIT or a file descriptor; `stderr` may be STDOUT, too. Either both outputs go
+        to the log, or neither. The other keywords are as for `create`.
+        """
         chosen = Spec.of(spec, **fields)
         stdio = Stdio(stdin=stdin, stdout=stdout, stderr=stderr)
         container, _ = await self._make(id, chosen, owner, stdio, launch=True)
@@ -190,10 +198,16 @@ class Engine:
         Like `subprocess.run`: `input` goes to its standard input; after `timeout` seconds it is killed and TimeLimit
         raised with what there was; `check` raises CommandFailed unless it ended with 0; `max_output` bounds each
         stream (OutputLimit). Cancelled, or when this program dies: the container is killed and removed.
+
+        The other keywords are the fields of `Spec`, which `help(longshore.Spec)` lists: `env`, `cwd`, `user`,
+        `memory`, `cpus`, `pids`, `mounts`, `network`, ...
         """
+        input, timeout = check_input(input), check_seconds(timeout)
+        check_bound(max_output)
         fields.setdefault("init", self._given is None and host.has_init())
         spec = Spec.of(root=root, args=args, **fields)
-        stdio = Stdio(stdin=stdin if input is None else PIPE, stdout=stdout, stderr=stderr)
+        stdin = check_input_and_stdin(input, stdin)
+        stdio = check_streams(Stdio(stdin=stdin, stdout=stdout, stderr=stderr), log=False)
         async with self._core.operation():
             id = name or f"run-{os.urandom(5).hex()}"
             completed = await self._run(id, spec, stdio, input=input, timeout=timeout, max_output=max_output)

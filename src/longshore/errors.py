@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 class LongshoreError(Exception):
     """Base of every error that longshore raises on purpose.
 
-    `hint` tells the next step, or is None where there is none to give.
+    `hint` tells the next step, or is None where there is none to give. A traceback shows it, as a note.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        if hint is not None:
+            self.add_note(f"hint: {hint}")
 
 
 class InvalidSpec(LongshoreError, ValueError):
@@ -51,10 +53,14 @@ class ContainerExists(LongshoreError):
 
 
 class ProcessNotFound(LongshoreError, LookupError):
-    """The container has no process of this name."""
+    """The container has no process of this name, or it has ended."""
 
-    def __init__(self, container_id: str, name: str) -> None:
-        super().__init__(f"container `{container_id}` has no process `{name}`")
+    def __init__(self, container_id: str, name: str, *, ended: bool = False) -> None:
+        super().__init__(
+            f"process `{name}` of container `{container_id}` has ended"
+            if ended
+            else f"container `{container_id}` has no process `{name}`"
+        )
         self.container_id = container_id
         self.name = name
 
@@ -163,12 +169,27 @@ class OutputLimit(LongshoreError):
 
 
 class CommandFailed(LongshoreError):
-    """`run(check=True)`: the command ended with something other than 0. `result` has the rest."""
+    """`run(check=True)`: the command ended with something other than 0. `result` has the rest.
+
+    The message ends with the last of what it wrote to standard error.
+    """
 
     def __init__(self, result: Completed) -> None:
         how = "nobody saw how" if result.exit_code is None else f"with exit code {result.exit_code}"
-        super().__init__(f"command {result.args!r} ended {how} ({result.exit.cause})")
+        command = repr(result.args)
+        if len(command) > 400:
+            command = f"{command[:400]}..."
+        said = _last_words(result.stderr)
+        super().__init__(f"command {command} ended {how} ({result.exit.cause})" + (f": {said}" if said else ""))
         self.result = result
+
+
+def _last_words(stderr: bytes, lines: int = 3, length: int = 400) -> str:
+    """The last lines of what a command wrote, on one line that no terminal obeys."""
+    text = stderr[-8 * length :].decode("utf-8", "replace")
+    last = [line.strip() for line in text.splitlines() if line.strip()][-lines:]
+    said = "".join(each if each.isprintable() else " " for each in " / ".join(last))
+    return said if len(said) <= length else f"...{said[-length:]}"
 
 
 class MonitorLost(LongshoreError):

@@ -11,6 +11,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+import msgspec
+
 from .compute import INIT, Cause, ComputeProcess, Exit, State, Streams, now
 from .core import END_LIMIT, SETTLE_LIMIT, Core, Live, log
 from .endings import begin_watching, follow, record_never_started
@@ -21,6 +23,7 @@ from .finding import adopt, current, derive, end_of_gone, named_lease, state_of,
 from .output import keep_output
 from .process import Process
 from .records import Change, Damaged, Record
+from .spec import Resources
 from .tasks import shielded
 from .watching import DirectoryWatch
 
@@ -329,6 +332,24 @@ async def _tell_change(core: Core, entry: Entry, uid: str, change: Change) -> No
             core.store.journal.append(entry.id, uid, News(change.type), unless_since=change.since)
         record.paused, record.change = paused, None
         entry.write(record)
+
+
+async def update(core: Core, entry: Entry, uid: str, change: Resources) -> None:
+    """Change its limits; what is known of it from then on says so."""
+    await with_system(core, entry, uid, "update", lambda system: system.update(change), "created", "running", "paused")
+    await shielded(_note_limits(entry, uid, change))
+
+
+async def _note_limits(entry: Entry, uid: str, change: Resources) -> None:
+    changed = {name: value for name in change.__struct_fields__ if (value := getattr(change, name)) is not None}
+    async with entry.locked():
+        entry.read_own(uid)
+        spec = entry.read_spec()
+        limits = msgspec.to_builtins(spec.resources) | changed
+        memory, swap = limits["memory"], limits["memory_swap"]
+        if None not in (memory, swap) and -1 < swap < memory:  # the older of the two was overruled
+            limits["memory" if "memory_swap" in changed else "memory_swap"] = None
+        entry.write_spec(msgspec.structs.replace(spec, resources=Resources(**limits)))
 
 
 async def resize(core: Core, entry: Entry, uid: str, rows: int, columns: int) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from .arguments import check_streams
 from .compute import DEVNULL, LOG, ComputeProcess, ComputeSystem, Stdio, now
 from .core import Core, Live, log
 from .entry import Entry, trash_name
-from .errors import ContainerNotFound, InvalidState, LongshoreError
+from .errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError
 from .events import News
 from .files import Held, make_durable, open_file
 from .finding import NamedLease, named_lease
@@ -72,8 +73,9 @@ async def make(
     """
     check_id(id)
     if owner not in ("keep", "stop", "remove"):
-        raise ValueError(f"owner is {owner!r}: it must be keep, stop or remove")
-    kept = LOG in (stdio.stdout, stdio.stderr)
+        raise InvalidSpec("owner", f"{owner!r} is not known", hint="keep, stop or remove")
+    check_streams(stdio, log=True)
+    kept = stdio.stdout == LOG
     durable = kept and owner != "remove"
     ours = owner != "keep" or not kept
     lease = core.hold_lease()

@@ -8,9 +8,10 @@ from contextlib import suppress
 
 import msgspec
 
+from .arguments import check_bound, check_input, check_seconds
 from .compute import Cause, ComputeProcess, Exit, Streams
 from .core import END_LIMIT
-from .errors import LongshoreError, OutputLimit, TimeLimit
+from .errors import LongshoreError, OutputLimit, ProcessNotFound, TimeLimit
 from .spec import parse_signal
 
 MAX_OUTPUT = 64 << 20
@@ -124,6 +125,8 @@ class Process:
         process is then killed, with what it started, and the error carries what was read. If it turns out that it
         never ran: CommandNotFound, or what else the reason was. Cancelled: not killed.
         """
+        input, timeout = check_input(input), check_seconds(timeout)
+        check_bound(max_output)
         stdout, stderr = bytearray(), bytearray()
         work = [
             asyncio.create_task(self._send(input)),
@@ -198,8 +201,13 @@ class Process:
         number = parse_signal(signal)
         if number == 9:
             await self.kill()
-        else:
+            return
+        if self.exit is not None:
+            raise ProcessNotFound(self.container_id, self.name, ended=True)
+        try:
             await self._compute.signal(number)
+        except ProcessNotFound:  # it has just ended; a service may know no more of it than its pid
+            raise ProcessNotFound(self.container_id, self.name, ended=True) from None
 
     async def kill(self) -> None:
         """End it at once, and what it started; asked, not waited for. Already ended is fine."""

@@ -7,6 +7,7 @@ the service before anything is changed.
 
 from __future__ import annotations
 
+import builtins
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,11 +21,16 @@ from .checks import (
     check_command,
     check_environment,
     check_id,
+    check_list,
+    check_network,
     check_path,
     check_size,
+    check_type,
     command_of,
     parse_signal,
     parse_size,
+    unknown_field,
+    unknown_root,
 )
 from .errors import InvalidSpec
 
@@ -34,19 +40,28 @@ _HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62})")
 MEMORY_FLOOR = 4 << 20  # runc's own init needs about this much to start at all
 
 
-class Mount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file system that the container sees at `target`: a `bind` of the host's `source`, or a fresh `tmpfs`.
 
-    `options` are passed to the runtime as they are (`nosuid`, `size=64m`, ...).
+    `Mount("/srv/www", "/www", read_only=True)`; `Mount(target="/tmp", type="tmpfs", options=["size=64m"])`. Paths
+    are absolute. `options` are passed to the runtime as they are (`nosuid`, `size=64m`, ...).
     """
 
-    target: str
     source: str | None = None
+    target: str = ""
     type: Literal["bind", "tmpfs"] = "bind"
     read_only: bool = False
     options: list[str] = []
 
     def __post_init__(self) -> None:
+        for name in ("source", "target"):
+            value = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                msgspec.structs.force_setattr(self, name, os.fspath(value))
+            elif not isinstance(value, (str, type(None))):
+                raise InvalidSpec(f"mount.{name}", f"must be a path, not {builtins.type(value).__name__}")
+        if not self.target:
+            raise InvalidSpec("mount.target", "is missing", hint="write Mount(source, target)")
         if not re.fullmatch("[A-Za-z]:", self.target):  # a whole drive, on Windows
             check_path(self.target, "mount.target")
         if self.type == "bind":
@@ -119,6 +134,10 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             set_(self, "memory_swap", parse_size(self.memory_swap, "memory_swap"))
             if self.memory is not None and self.memory_swap < self.memory:  # type: ignore[operator]
                 raise InvalidSpec("memory_swap", "is memory and swap together, so it cannot be less than `memory`")
+        for name in ("cpu_weight", "pids"):
+            check_type(getattr(self, name), name, int, "a whole number")
+        check_type(self.cpus, "cpus", (int, float), "a number")
+        check_type(self.cpuset, "cpuset", str, "text")
         if self.cpus is not None and not 0.01 <= self.cpus <= 1024:
             raise InvalidSpec("cpus", f"{self.cpus} is not between 0.01 and 1024")
         if self.cpu_weight is not None and not 1 <= self.cpu_weight <= 10000:
@@ -324,8 +343,10 @@ class SpecSettings(TypedDict, total=False):
     mounts: Sequence[Mount | str]
     memory: int | str | None
     memory_swap: int | str | None
+    memory_reservation: int | str | None
     cpus: float | None
     cpu_weight: int | None
+    cpuset: str | None
     pids: int | None
     resources: Resources
     network: Literal["none", "host"]
@@ -353,9 +374,42 @@ class SpecFields(SpecSettings, total=False):
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A container as a user asks for it. `Spec.of(...)` also takes the short forms that `create` takes.
 
-    `root` is `host` (an allow-list, copy-on-write view of this machine), `host:full` (all of it but the store: for
-    trusted code), `rootfs:/path`, or empty where `layers` or an OCI document gives the root. `show` adds host
-    folders to `host`, read-only. `user` None means nobody on a `host` root and root elsewhere.
+    Fields, which are keywords of `create`, `launch` and `run`, too (there, `root` and `args` are parameters):
+
+    root: str           `host` (default: an allow-list, copy-on-write view of this machine), `host:full` (all of it
+                        but the store, copy-on-write: for trusted code), `rootfs:/path` (a folder, written to in
+                        place), or empty where `layers` or `oci` gives the root
+    args: list          the command; a list, never one string
+    command_line: str   Windows: the command as one string, passed as it is, in place of `args`
+    env: dict           variables, laid over the root's own; default none
+    cwd: str            working directory in the container, absolute; default `/`, or what `oci` says
+    user: str           name or `uid[:gid]`; default nobody on a `host` root, root elsewhere
+    hostname: str       default: the id
+    terminal: bool      give the command a terminal; default False
+    size: (int, int)    rows and columns of that
+    mounts: list        of Mount, or text as `SOURCE:TARGET[:ro]`
+    memory: int or str  limit in bytes, or as `512m`; default none
+    memory_swap         limit of memory and swap together, the same; -1 is no limit
+    memory_reservation  what is kept when the machine is short of it, the same
+    cpus: float         processors' worth of time: 1.5; default no limit
+    cpu_weight: int     share of time where it is scarce: 1 to 10000; the usual is 100
+    cpuset: str         which processors: `0-1,3`; default all
+    pids: int           processes and threads; default no limit
+    resources           these limits as one object, Resources(...)
+    network: str        `none` (default: loopback only) or `host`
+    security            capabilities, seccomp and the like: Security(...)
+    read_only: bool     the root file system is read-only; default False
+    rlimits: list       of Rlimit: setrlimit(2) of its processes
+    labels: dict        texts by name, for `list` and people
+    init: bool          a small init as pid 1, which reaps and passes signals on; default False, of `run` True
+                        where one is installed
+    layers              a root made of folders, Layers(...), in place of `root`
+    show: list          on `host`: further folders of the machine that are seen, read-only
+    stop_signal         what `stop` sends, by name or number; default TERM
+    log_size: int, str  bound in bytes of the log of a kept container, at least 64k; default 64m. At the bound the
+                        log begins anew: what was before is dropped, and `logs` tells it by a LogGap
+    oci: dict           an OCI runtime specification: what it says stands unless said here
+    windows             what only Windows knows: WindowsOptions(...)
     """
 
     root: str = "host"
@@ -394,9 +448,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if kind == "rootfs":
             check_path(path, "root")
         elif self.root not in ("", "host", "host:full"):
-            raise InvalidSpec("root", f"{self.root!r} is not known", hint="host, host:full or rootfs:/path")
+            raise unknown_root(self.root)
         if not self.root and self.layers is None and self.oci is None and self.windows is None:
             raise InvalidSpec("root", "is empty", hint="host, host:full, rootfs:/path, or layers")
+        check_network(self.network)
         if self.show and self.root != "host":
             raise InvalidSpec("show", "adds to the `host` root only", hint="use mounts")
         if self.cwd is not None:
@@ -429,21 +484,32 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @classmethod
     def of(cls, spec: Spec | None = None, **fields: Unpack[SpecFields]) -> Spec:
         """A spec from keyword arguments, over `spec` where one is given; the short forms (memory=, cpus=) included."""
+        if spec is not None and not isinstance(spec, Spec):
+            raise TypeError(f"spec: must be a Spec, not {spec!r:.100}; write root=..., args=[...] for one of your own")
+        known = [*cls.__struct_fields__, *Resources.__struct_fields__]
+        for name in fields:
+            if name not in known:
+                raise unknown_field(name, known)
         values: dict[str, Any] = dict(fields)
         limits = {name: values.pop(name) for name in list(values) if name in Resources.__struct_fields__}
         if limits:
             base = values.get("resources", spec.resources if spec else Resources())
             values["resources"] = msgspec.structs.replace(base, **limits)
         if "root" in values:
-            values["root"] = os.fspath(values["root"])
+            check_type(values["root"], "root", (str, os.PathLike), "text")
+            values["root"] = os.fspath(values["root"] or "")
+        if "network" in values:
+            check_network(values["network"])
         if "args" in values:
             values["args"] = check_arguments(values["args"], "args")
         if "env" in values:
             values["env"] = check_environment(values["env"], "env")
         if "mounts" in values:
-            values["mounts"] = [Mount.parse(item) if isinstance(item, str) else item for item in values["mounts"]]
+            given = check_list(values["mounts"], "mounts", "Mount or 'SOURCE:TARGET[:ro]'")
+            values["mounts"] = [Mount.parse(item) if isinstance(item, str) else item for item in given]
         if "show" in values:
-            values["show"] = [os.path.abspath(os.fspath(item)) for item in values["show"]]
+            given = check_list(values["show"], "show", "paths")
+            values["show"] = [os.path.abspath(os.fspath(item)) for item in given]
         if "stop_signal" in values:
             values["stop_signal"] = parse_signal(values["stop_signal"])
         if "log_size" in values:
@@ -457,8 +523,6 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         windows = values.get("windows")
         if windows is not None and spec is None and "root" not in values and windows.layer_paths is not None:
             values["root"] = ""
-        for name in values.keys() - set(cls.__struct_fields__):
-            raise InvalidSpec(name, "is not a field of a spec")
         try:
             # convert checks the types of what keyword arguments brought, and names the field that is wrong
             made = {name: values[name] if name == "oci" else msgspec.to_builtins(values[name]) for name in values}

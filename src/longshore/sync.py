@@ -266,6 +266,31 @@ class Container(Twin[_container.Container]):
             ),
         )
 
+    def run(
+        self,
+        args: Sequence[str],
+        *,
+        input: bytes | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        max_output: int = MAX_OUTPUT,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+    ) -> Completed:
+        """Run a further command to its end and collect what it writes: `exec`, `communicate` and `wait` in one.
+
+        Like `subprocess.run`: `input` goes to its standard input (without it there is none); after `timeout` seconds
+        it is killed and TimeLimit raised with what there was; `check` raises CommandFailed unless it ended with 0;
+        `max_output` bounds each stream in bytes (OutputLimit). `env` adds to the container's environment; `cwd` and
+        `user` fall back to the container's. Raises what `exec` raises. Cancelled: it is killed, with what it started.
+        """
+        return self._call(
+            self._inner.run(
+                args, input=input, timeout=timeout, check=check, max_output=max_output, env=env, cwd=cwd, user=user
+            )
+        )
+
     def process(self, name: str) -> Process:
         """A process by its name, also one that another program started (its streams are that program's)."""
         return Process._of(self._loop, self._call(self._inner.process(name)))
@@ -340,7 +365,10 @@ class Container(Twin[_container.Container]):
         cpuset: str | None = None,
         pids: int | None = None,
     ) -> None:
-        """Change its limits while it lives; None leaves one as it is."""
+        """Change its limits while it lives; None leaves one as it is. `inspect` then shows the new ones.
+
+        In the words and units of `Resources`. Cancelled: done, or not done.
+        """
         self._call(
             self._inner.update(
                 memory=memory,
@@ -401,6 +429,9 @@ class Engine(EngineTwin):
         `owner` says what becomes of it when this engine ends: `keep`, `stop` or `remove`. With `stdin=PIPE` it has
         an input that `attach` reaches. Raises ContainerExists, InvalidSpec, CommandNotFound; failed or cancelled:
         nothing of it is left and the id is free.
+
+        The other keywords are the fields of `Spec`, which `help(longshore.Spec)` lists: `root`, `args`, `env`,
+        `memory`, `mounts`, ... They are laid over `spec`, where one is given.
         """
         return Container._of(self._loop, self._call(self._inner.create(id, spec, owner=owner, stdin=stdin, **fields)))
 
@@ -415,7 +446,11 @@ class Engine(EngineTwin):
         stderr: int = LOG,
         **fields: Unpack[SpecFields],
     ) -> Container:
-        """Create and start. With streams other than LOG it runs for its caller: they are `container.init`'s."""
+        """Create and start. With streams other than LOG it runs for its caller: they are `container.init`'s.
+
+        A stream is PIPE, DEVNULL, INHERIT or a file descriptor; `stderr` may be STDOUT, too. Either both outputs go
+        to the log, or neither. The other keywords are as for `create`.
+        """
         return Container._of(
             self._loop,
             self._call(self._inner.launch(id, spec, owner=owner, stdin=stdin, stdout=stdout, stderr=stderr, **fields)),
@@ -441,6 +476,9 @@ class Engine(EngineTwin):
         Like `subprocess.run`: `input` goes to its standard input; after `timeout` seconds it is killed and TimeLimit
         raised with what there was; `check` raises CommandFailed unless it ended with 0; `max_output` bounds each
         stream (OutputLimit). Cancelled, or when this program dies: the container is killed and removed.
+
+        The other keywords are the fields of `Spec`, which `help(longshore.Spec)` lists: `env`, `cwd`, `user`,
+        `memory`, `cpus`, `pids`, `mounts`, `network`, ...
         """
         return self._call(
             self._inner.run(
@@ -526,6 +564,9 @@ def run(
     Like `subprocess.run`: `input` goes to its standard input; after `timeout` seconds it is killed and TimeLimit
     raised with what there was; `check` raises CommandFailed unless it ended with 0; `max_output` bounds each
     stream (OutputLimit). Cancelled, or when this program dies: the container is killed and removed.
+
+    The other keywords are the fields of `Spec`, which `help(longshore.Spec)` lists: `env`, `cwd`, `user`,
+    `memory`, `cpus`, `pids`, `mounts`, `network`, ...
 
     This is `Engine.run` in an engine of its own, which `service`, `state` and `runtime` are for; to run
     many, open one Engine. It blocks, and works where an event loop runs already. Ctrl-C is the cancelling.

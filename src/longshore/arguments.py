@@ -1,0 +1,92 @@
+"""Checks of what is given beside a spec: streams, input, limits. InvalidSpec names the argument; nothing was begun."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .compute import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Stdio
+from .errors import InvalidSpec
+
+_NOT_THE_LOG = "PIPE, DEVNULL, INHERIT or a file descriptor"
+
+
+def check_streams(stdio: Stdio, *, log: bool) -> Stdio:
+    """Streams that can be meant together. `log`: the container may be one that writes to its log (LOG)."""
+    for name, value in (("stdin", stdio.stdin), ("stdout", stdio.stdout), ("stderr", stdio.stderr)):
+        _check_stream(name, value)
+    if LOG not in (stdio.stdout, stdio.stderr):
+        return stdio
+    if not log:
+        name = "stdout" if stdio.stdout == LOG else "stderr"
+        raise InvalidSpec(
+            name, "there is no log here", hint="PIPE or DEVNULL; `launch` makes containers that write to a log"
+        )
+    if stdio.stdout != LOG:
+        raise InvalidSpec(
+            "stderr",
+            "goes to the log, and `stdout` does not: both go there, or neither",
+            hint="give stderr=PIPE, STDOUT or DEVNULL",
+        )
+    if stdio.stderr != LOG:
+        raise InvalidSpec(
+            "stderr", "does not go to the log, and `stdout` does: both go there, or neither", hint="give stdout=PIPE"
+        )
+    if stdio.stdin not in (DEVNULL, PIPE):
+        raise InvalidSpec(
+            "stdin",
+            "of a container that writes to its log is DEVNULL or PIPE: it may outlive whoever reads for it",
+            hint="with stdin=PIPE, write to what `attach(stdin=True)` gives",
+        )
+    return stdio
+
+
+def _check_stream(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidSpec(
+            name,
+            f"must be {_NOT_THE_LOG}, not {type(value).__name__}",
+            hint="of an open file, give `file.fileno()`" if hasattr(value, "fileno") else None,
+        )
+    special = {"stdin": (PIPE, DEVNULL, INHERIT), "stdout": (PIPE, DEVNULL, INHERIT, LOG)}
+    if value < 0 and value not in special.get(name, (PIPE, DEVNULL, INHERIT, LOG, STDOUT)):
+        hint = "only `stderr` can go where `stdout` goes" if value == STDOUT else None
+        raise InvalidSpec(name, f"{value} is neither {_NOT_THE_LOG}", hint=hint)
+
+
+def check_seconds(value: float | None, name: str = "timeout") -> float | None:
+    """A length of time in seconds, or None for no limit."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidSpec(name, f"must be a number of seconds, not {value!r}"[:200], hint=f"write {name}=10")
+    if not value >= 0:  # nor "nan"
+        raise InvalidSpec(name, f"{value} is negative or no number")
+    return value
+
+
+def check_input(value: Any) -> bytes | None:
+    """What goes to a standard input: bytes, or what can be seen as such."""
+    if value is None or isinstance(value, bytes):
+        return value
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    hint = "write input=text.encode()" if isinstance(value, str) else None
+    raise InvalidSpec("input", f"must be bytes, not {type(value).__name__}", hint=hint)
+
+
+def check_input_and_stdin(input: bytes | None, stdin: int) -> int:
+    """Where a standard input comes from: a pipe if there is `input`."""
+    if input is None:
+        return stdin
+    if stdin not in (DEVNULL, PIPE):
+        raise InvalidSpec("stdin", "is given, and `input` too", hint="give one of them")
+    return PIPE
+
+
+def check_bound(value: int, name: str = "max_output") -> int:
+    """A number of bytes."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidSpec(name, f"must be a number of bytes, not {value!r}"[:200])
+    if value < 0:
+        raise InvalidSpec(name, f"{value} is negative")
+    return value
