@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from ..compute import Stdio
 from ..errors import ServiceError
+from ..files import store_error
 from ..tasks import shielded
 from ..watching import wait_for_file
 from .cgroup import Cgroup
@@ -41,6 +42,7 @@ class PidFile:
 
     def __init__(self, runtime: Runtime, path: Path) -> None:
         self._path = path
+        self._pid: int | None = None
         self._ours = self._theirs = -1
         self.argument = str(path)
         if runtime.name.startswith("crun"):
@@ -61,14 +63,19 @@ class PidFile:
 
     async def wait(self, child: Child) -> int | None:
         """Wait until the runtime has written the pid; None if it ended without. Any number of times."""
-        pid = read_pid(self._path)
-        if pid is None and self._ours >= 0:
-            pid = await self._from_pipe()
-            if pid is not None:
-                self._path.write_text(f"{pid}\n")
-        elif pid is None:
-            pid = await self._from_file(child)
-        return pid
+        if self._pid is None:
+            if self._ours >= 0:
+                self._pid = await self._from_pipe()  # kept here: it can be read but once
+                if self._pid is not None:
+                    try:
+                        self._path.write_text(f"{self._pid}\n")
+                    except OSError as error:
+                        raise store_error(f"write {self._path}", error) from error
+            else:
+                self._pid = read_pid(self._path)
+                if self._pid is None:
+                    self._pid = await self._from_file(child)
+        return self._pid
 
     async def _from_pipe(self) -> int | None:
         loop = asyncio.get_running_loop()

@@ -148,7 +148,7 @@ class OciSystem:
             raise
         if entry is not None:
             noted = entry
-            with noted.open("a") as file:
+            with suppress(OSError), noted.open("a") as file:  # without it the pid alone has to do
                 file.write(f"{started.identity.start or ''}\n")
             started._exit.add_done_callback(lambda _: noted.unlink(missing_ok=True))
         self._execs.add(started)
