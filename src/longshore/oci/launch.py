@@ -131,10 +131,15 @@ class Child:
     def __init__(self, pid: int, name: str) -> None:
         self.pid = pid
         self.name = name
-        self._fd = os.pidfd_open(pid)
+        self._fd = -1
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int | None] = self._loop.create_future()
-        self._loop.add_reader(self._fd, self._reap)
+        try:
+            self._fd = os.pidfd_open(pid)
+        except ProcessLookupError:  # it has ended, and somebody has waited for it (see `_reap`)
+            self._ended.set_result(None)
+        else:
+            self._loop.add_reader(self._fd, self._reap)
 
     def _reap(self) -> None:
         self._loop.remove_reader(self._fd)
@@ -235,6 +240,11 @@ async def spawn(
     caller's next await, when the caller owns the child. Raises ServiceError if it cannot be started.
     """
 
+    command = argv
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        # a program inherits that, and could not wait for its own children: crun then waits for ever
+        command = ["/usr/bin/env", "--default-signal=CHLD", *argv]
+
     def start() -> int:
         if private or hide_unified:
             enter_private_mounts(hide_unified=hide_unified)
@@ -243,7 +253,7 @@ async def spawn(
                     os.chdir(step.cwd)  # this thread's alone: CLONE_FS was unshared
                 mount(step.source, step.target, step.fstype, step.flags, step.data)
         process = subprocess.Popen(
-            argv,
+            command,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
@@ -251,6 +261,7 @@ async def spawn(
             cwd=cwd,
             env=dict(environment),
             start_new_session=True,
+            umask=0o022,  # runc's exec passes it on
         )
         process.returncode = 0  # we wait for it ourselves, by pidfd: Popen must not try, nor complain
         return process.pid

@@ -1,0 +1,64 @@
+"""What a calling program has set for itself does not become its containers'."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from longshore.errors import StoreError
+from longshore.oci.direct import PidFile
+from longshore.oci.launch import spawn
+from longshore.oci.runtime import Runtime
+
+real = pytest.mark.real
+
+CALLER = textwrap.dedent("""
+    import asyncio, os, signal, sys
+    from longshore.engine import Engine
+
+    async def main():
+        async with Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:
+            done = await engine.run("host", ["sh", "-c", "umask; exit 3"], timeout=30)
+            print(done.exit_code, done.text.strip())
+            box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
+            process = await box.exec(["sh", "-c", "umask; exit 4"])
+            out, _ = await process.communicate(timeout=30)
+            print((await process.wait()).code, out.decode().strip())
+
+    os.umask(0o077)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    asyncio.run(main())
+""")
+
+
+@real
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_a_caller_that_ignores_its_children_and_has_a_strict_umask_runs_containers(state: Path, runtime: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CALLER, state, runtime], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.stdout.splitlines(), done.stderr) == (["3 0022", "4 0022"], "")
+
+
+@real
+async def test_a_program_that_ends_before_it_could_be_looked_at_has_ended() -> None:
+    children = [await spawn(["/bin/true"]) for _ in range(20)]
+    async with asyncio.timeout(20):
+        assert [await child.wait() for child in children] == [0] * 20
+
+
+async def test_a_pid_that_could_not_be_written_down_is_still_known_to_who_undoes_the_start(tmp_path: Path) -> None:
+    with PidFile(Runtime("/usr/bin/crun", tmp_path, hide_unified=False), tmp_path / "gone" / "pid") as pidfile:
+        os.write(pidfile.pass_fds[0], b"1234")
+        child = await spawn(["/bin/true"])
+        with pytest.raises(StoreError):
+            await pidfile.wait(child)
+        async with asyncio.timeout(10):
+            assert await pidfile.wait(child) == 1234
+        await child.wait()
