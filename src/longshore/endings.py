@@ -21,6 +21,9 @@ from .process import Process
 from .records import VERSION, Damaged, ExitRecord, Record
 from .watching import DirectoryWatch
 
+ENDED_BY_FORCE = (Cause.SIGNALLED, Cause.KILLED, Cause.OOM, Cause.SYSTEM_GONE)
+"""Causes that the service sees when it was we who killed a container."""
+
 LOOK_AGAIN = 1.0  # seconds; the death of a program that has a lock is told to nobody
 OUTPUT_LIMIT = 5.0  # seconds until the last of its output must be in the log
 
@@ -136,7 +139,13 @@ async def record_exit(
             found = entry.read_exit()
             fresh = found is None
             if found is None:
-                found = ExitRecord(version=VERSION, exit=_completed(end.exit, record), oom=end.oom, error=end.error)
+                found = ExitRecord(
+                    version=VERSION,
+                    exit=_completed(end.exit, record),
+                    oom=end.oom,
+                    updates_pending=end.updates_pending,
+                    error=end.error,
+                )
                 entry.link_exit(found)
             if not record.exit_told:
                 _tell(core, entry, record, found, fresh=fresh, start_told=start_told or record.start_told)
@@ -157,7 +166,7 @@ def _completed(exit: Exit, record: Record) -> Exit:
     if record.starting_at is None:  # killed from outside before it was started: no code of it has run
         return Exit(code=None, cause=Cause.NEVER_STARTED, at=at)
     cause = exit.cause
-    if record.ending is not None and cause in (Cause.SIGNALLED, Cause.KILLED, Cause.OOM) and exit.signal in (9, None):
+    if record.ending is not None and cause in ENDED_BY_FORCE and exit.signal in (9, None):
         cause = record.ending
     started = None
     if cause is not Cause.NEVER_STARTED:

@@ -82,8 +82,9 @@ async def derive(core: Core, entry: Entry, record: Record) -> ContainerInfo:
             state = "stopped"
         else:
             state = "created" if record.starting_at is None else str(seen)
-            if record.starting_at is not None and record.started_at is None and core.find(entry.id, record.uid) is None:
-                await _end_interrupted_start(core, entry, record)
+            if record.starting_at is not None and record.started_at is None:
+                if await _end_interrupted_start(core, entry, record):
+                    state, exit = "stopped", await late_exit(core, entry, record)
     return ContainerInfo(
         id=entry.id,
         uid=record.uid,
@@ -99,12 +100,15 @@ async def derive(core: Core, entry: Entry, record: Record) -> ContainerInfo:
     )
 
 
-async def _end_interrupted_start(core: Core, entry: Entry, record: Record) -> None:
-    """End what was started by a program that died before it could say whether that succeeded: nobody can know."""
+async def _end_interrupted_start(core: Core, entry: Entry, record: Record) -> bool:
+    """End what was started by a program that died before it could say whether that succeeded: nobody can know.
+
+    False if it is just being started.
+    """
     try:
         claim = entry.claim("stop")
     except InvalidState:
-        return  # it is being started right now
+        return False
     try:
 
         def ending(record: Record) -> None:
@@ -112,11 +116,15 @@ async def _end_interrupted_start(core: Core, entry: Entry, record: Record) -> No
 
         record = entry.read_own(record.uid)
         if record.started_at is not None or entry.read_exit() is not None:
-            return
+            return False
         log.warning("container `%s`: whoever started it died meanwhile; it is ended", entry.id)
         record = await entry.change(record.uid, ending)
-        live = await adopt(core, entry, record)
-        await live.system.terminate()
+        with suppress(InvalidState):  # gone meanwhile
+            live = await adopt(core, entry, record)
+            if live.watcher is None:  # there is no init, nor will there be one
+                await record_never_started(core, entry, record)
+            await live.system.terminate()
+        return True
     finally:
         claim.release()
 
@@ -213,6 +221,7 @@ async def inspection(core: Core, entry: Entry, uid: str) -> dict[str, Any]:
     document["log"] = str(entry.place().log) if record.kept else None
     exit = entry.read_exit()
     document["oom"] = exit is not None and exit.oom
+    document["updates_pending"] = exit is not None and exit.updates_pending
     document["error"] = None if exit is None else exit.error
     processes: dict[str, Any] = {}
     for name in entry.processes():

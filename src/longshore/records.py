@@ -65,6 +65,7 @@ class ExitRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     version: int
     exit: Exit
     oom: bool = False
+    updates_pending: bool = False  # Windows: servicing left updates to apply
     error: str | None = None
 
 

@@ -300,7 +300,7 @@ def _events(vector: Vector, seen: Observed) -> Iterator[str]:
         and not _is_invented(event)
         and not (no_pause and event.state in ("pause", "resume"))
     ]
-    ours = list(seen.events)
+    ours = [event for event in seen.events if not rules.services(vector, event.container)]
     if owed(vector):
         told = {(event.container, event.state, event.pid) for event in recorded}
         ours = [

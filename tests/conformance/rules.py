@@ -118,6 +118,12 @@ RULES = (
         "the original held the container's lock for up to five minutes",
     ),
     Rule(
+        "servicing-told",
+        "events",
+        "a servicing container that has done its work is a container that was started and has exited: both are told",
+        "the original kept it out of its table and told nobody; an exit record is what longshore's callers look at",
+    ),
+    Rule(
         "unknown-code",
         "events",
         "an exit code that could not be read is None, which the runner shows as 4294967295",
@@ -324,6 +330,16 @@ def lacks_windows(vector: Vector, index: int) -> bool:
     """Rule `no-crash`: a specification without its `windows` member is one where it is empty."""
     step = vector.operations[index]
     return step.op == "create" and step.panic is not None and (vector.completed(step).spec or {}).get("windows") is None
+
+
+def services(vector: Vector, container: str) -> bool:
+    """Rule `servicing-told`: whether this is a servicing container."""
+    return any(
+        option.type == "Servicing" and option.is_servicing
+        for step in vector.operations
+        if step.op == "create" and vector.container_of(step) == container
+        for option in vector.completed(step).options or []
+    )
 
 
 def is_forgotten(vector: Vector, index: int) -> bool:

@@ -177,9 +177,8 @@ class Crew:
         """All processes are killed, also stopped ones, and what they left running."""
         for process in list(system.processes.values()):
             process.child.killed = True
-        for process in [*system.processes.values(), *self._hcs.ended]:
-            if process.system is system:
-                process.child.send(signal.SIGKILL)
+        for process in [*system.processes.values(), *system.ended]:
+            process.child.send(signal.SIGKILL)
         self._end(system, signal.SIGKILL)
 
     def kill(self, process: Any) -> None:
@@ -190,9 +189,6 @@ class Crew:
 
     def control(self, process: Any, word: str) -> None:
         process.child.send(signal.SIGINT if word == "CtrlC" else signal.SIGTERM)
-
-    def modify(self, process: Any, request: dict[str, Any]) -> None:
-        """Nothing is kept of a size; the end of input is that of the pipe."""
 
     def properties(self, system: Any, query: str) -> dict[str, Any]:
         """State, statistics and list of processes."""

@@ -36,9 +36,9 @@ class Outlet:
 class Plumbing:
     """One thread that writes what processes say and reads what they are told, without blocking on any of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock: threading.RLock) -> None:
         self._selector = selectors.DefaultSelector()
-        self._lock = threading.RLock()
+        self._lock = lock  # the machine's: what a pipe brings changes it
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         self._selector.register(self._wake_read, selectors.EVENT_READ)

@@ -85,6 +85,7 @@ class ScriptedSystem:
         self.document = document
         self.state = "Created"
         self.processes: dict[int, ScriptedProcess] = {}
+        self.ended: list[ScriptedProcess] = []
         self.ending = False  # asked to; with a crew
         self.exit_scheduled = False
         self.exit_delivered = False
@@ -101,6 +102,7 @@ class ScriptedHandle:
         self.of = of
         self.box = box
         self.on: ScriptedHandle | None = None  # of a registration: the handle that it is for
+        self.through = ""  # of a process: the name of the system's handle that it was made with
         self.value = 0
 
 
@@ -121,9 +123,9 @@ class Hcs:
         self.lock = threading.RLock()
         self.clock = Clock(self.lock)
         self.post = PostOffice(self.lock)
-        self.plumbing = Plumbing()
+        self.plumbing = Plumbing(self.lock)
         self.systems: dict[str, ScriptedSystem] = {}
-        self.ended: list[ScriptedProcess] = []
+        self.processes: dict[int, ScriptedProcess] = {}  # all there were; with `keep_calls`
         self.handles: dict[int, ScriptedHandle] = {}
         self.calls: list[dict[str, Any]] = []
         self.errors: list[BaseException] = []  # of the double itself: there must be none
@@ -179,10 +181,7 @@ class Hcs:
 
     def process(self, pid: int) -> ScriptedProcess:
         """A process by its pid, dead or alive."""
-        for system in self.systems.values():
-            if pid in system.processes:
-                return system.processes[pid]
-        return next(process for process in reversed(self.ended) if process.pid == pid)
+        return self.processes[pid]
 
     # the service acts by itself
 
@@ -198,8 +197,8 @@ class Hcs:
                 self.plumbing.end(outlet)
             if process.child is not None and process.inlet is not None:
                 self.plumbing.close_inlet(process.inlet)
-            self.ended.append(process)
             process.system.processes.pop(process.pid, None)
+            process.system.ended.append(process)
             if not silent:
                 self.notify_process(process, TYPES["ProcessExited"], status)
 
@@ -252,6 +251,15 @@ class Hcs:
             self.touch()
             if stream in process.outlets:
                 self.plumbing.end(process.outlets[stream])
+
+    def finish(self) -> None:
+        """The script is over, and everything ends."""
+        with self.lock:
+            self.script = Service()
+            for system in list(self.systems.values()):
+                self.kill_all(system, ABORTED)
+                if not system.exit_delivered:
+                    self.notify_system(system, TYPES["SystemExited"])
 
     # the script
 
@@ -443,7 +451,7 @@ class Client:
             return {"system": handle.of.id, "systemHandle": handle.name}
         process = handle.of
         name = {"process": process.pid, "processHandle": handle.name}
-        return {"system": process.system.id, **name}
+        return {"system": process.system.id, "systemHandle": handle.through, **name}
 
     # systems
 
@@ -671,7 +679,7 @@ class Client:
         with hcs.lock:
             handle, system = self._system(value)
             entry = self._begin("HcsCreateProcess", document=parameters, **self._named(handle))
-            if system is None:
+            if handle is None or system is None:
                 hcs.errors.append(AssertionError("HcsCreateProcess of a handle that is not open"))
                 return E_HANDLE
             rule = hcs.rule("HcsCreateProcess", parameters, system.id)
@@ -693,7 +701,10 @@ class Client:
                     return failure
             self._make_pipes(process, rule, information.contents, entry)
             system.processes[process.pid] = process
+            if hcs.keep_calls:
+                hcs.processes[process.pid] = process
             made = self._new("p", process)
+            made.through = handle.name
             entry |= {"process": process.pid, "processHandle": made.name}
             information.contents.process_id = process.pid & 0xFFFFFFFF
             out[0] = made.value
@@ -757,8 +768,9 @@ class Client:
             rule = hcs.rule("HcsOpenProcess", str(pid), None if system is None else system.id)
             process = None if system is None else system.processes.get(pid)
             hr = self._answer(entry, rule, 0 if process is not None else E_NO_PROCESS, result)
-            if process is not None and not hr & 0x80000000:
+            if process is not None and handle is not None and not hr & 0x80000000:
                 made = self._new("p", process)
+                made.through = handle.name
                 entry["processHandle"] = made.name
                 out[0] = made.value
         return hr
@@ -818,8 +830,8 @@ class Client:
             exit = process.on_stdin_close
             status = number(exit.status)
             self.hcs.clock.after(exit.after_ms, lambda: self.hcs.process_exit(process, exit.code, status=status))
-        if self.hcs.crew is not None:
-            self.hcs.crew.modify(process, request)
+        if self.hcs.crew is not None and request.get("Operation") == "ConsoleSize":
+            return 0 if process.document.get("EmulateConsole") else E_INVALID_STATE
         return hr
 
     # the service, layers

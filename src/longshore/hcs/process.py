@@ -16,10 +16,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..compute import Cause, Exit, Streams, now
-from ..errors import EngineClosed, InvalidState, LongshoreError, NotSupported, ProcessNotFound
+from ..errors import EngineClosed, InvalidSpec, InvalidState, LongshoreError, NotSupported, ProcessNotFound
 from . import documents
 from .calls import Handle
-from .hresults import ACCESS_DENIED, ELEMENT_NOT_FOUND, INPUT_GONE, PROCESS_ALREADY_STOPPED, HcsError, same
+from .hresults import (
+    ACCESS_DENIED,
+    ELEMENT_NOT_FOUND,
+    INPUT_GONE,
+    INVALID_STATE,
+    PROCESS_ALREADY_STOPPED,
+    UNKNOWN_REQUEST,
+    HcsError,
+    same,
+)
 from .notifications import End, Type, Watch
 from .stdio import Wiring
 from .vmcompute import Process
@@ -285,12 +294,19 @@ class HcsProcess:
             self._told.result()
 
     async def resize(self, rows: int, columns: int) -> None:
-        if not self._terminal:
-            raise InvalidState("resize a terminal of", self.container_id, "one without a terminal")
+        for name, value in (("rows", rows), ("columns", columns)):
+            if not 1 <= value <= 0xFFFF:
+                raise InvalidSpec(name, f"{value} is not between 1 and {0xFFFF}")
         if self.ending or self.handle is None:
             raise InvalidState("resize the terminal of", self.container_id, "stopped")
         request = documents.encode(documents.resize(rows, columns))
-        await self.handle.call("resizing the terminal of a process", self._session.vmcompute.modify_process, request)
+        operation = "resizing the terminal of a process"
+        try:
+            await self.handle.call(operation, self._session.vmcompute.modify_process, request)
+        except HcsError as error:
+            if not self._terminal and same(error.code or 0, (INVALID_STATE, *UNKNOWN_REQUEST)):
+                raise InvalidState("resize a terminal of", self.container_id, "one without a terminal") from error
+            raise
 
     # letting go
 

@@ -204,20 +204,10 @@ class HcsService:
         system = await self.create(id, spec, stdio, place)
         try:
             process = await system.start()
-            if translate.options(spec).servicing:
-                await self._serviced(system, process)
         except BaseException:
             await shielded(self._discard(system))
             raise
         return system, process
-
-    async def _serviced(self, system: HcsSystem, process: HcsProcess) -> None:
-        """A servicing container has done its work when its process ended well and the system has gone by itself."""
-        exit = await process.wait()
-        if exit.code != 0:
-            told = "is not known" if exit.code is None else f"is {exit.code}"
-            raise ServiceError("servicing", system.id, f"the exit code of its process {told}")
-        await system.until_gone(self.session.limits.servicing)
 
     @staticmethod
     async def _discard(system: HcsSystem) -> None:

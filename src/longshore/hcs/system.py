@@ -10,7 +10,15 @@ from contextlib import suppress
 import msgspec
 
 from ..compute import INIT, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd
-from ..errors import CommandNotExecutable, CommandNotFound, InvalidState, LongshoreError, NotSupported, TimeLimit
+from ..errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    InvalidState,
+    LongshoreError,
+    NotSupported,
+    ServiceError,
+    TimeLimit,
+)
 from ..spec import ProcessSpec, Resources, Spec
 from ..tasks import shielded, uninterrupted
 from . import documents, layers, measure, translate
@@ -150,6 +158,8 @@ class HcsSystem:
                 "start", Type.SYSTEM_START_COMPLETED, session.vmcompute.start_compute_system, session.limits.default
             )
             init = await self._create_process(handle, config, self._stdio, keep_open=True)
+            if translate.options(self._spec()).servicing:
+                await self._serviced(init)
         except BaseException as error:
             await shielded(self._undo_start())
             if isinstance(error, HcsError) and error.operation == "create the process":
@@ -215,7 +225,7 @@ class HcsSystem:
             await self._terminate_and_wait(self._session.limits.terminate)
         except LongshoreError as error:
             log.warning("container `%s`, whose start failed, could not be terminated: %s", self.id, error)
-        await self._close_handle()
+        await self._let_go()
 
     async def _terminate_and_wait(self, limit: float) -> None:
         handle = self._open("terminate")
@@ -242,9 +252,14 @@ class HcsSystem:
         if failed(end.status):
             raise HcsError(operation, self.id, normal(end.status))
 
-    async def until_gone(self, limit: float) -> None:
-        """Return when it has ended by itself, with its handles closed. HcsError if it ended badly, TimeLimit."""
-        await self._wait_for_exit("the end", limit)
+    async def _serviced(self, init: HcsProcess) -> None:
+        """A servicing container has done its work when its process has ended well, and the system by itself."""
+        self.init = init
+        exit = await init.wait()
+        if exit.code != 0:
+            told = "is not known" if exit.code is None else f"is {exit.code}"
+            raise ServiceError("servicing", self.id, f"the exit code of its process {told}")
+        await self._wait_for_exit("servicing", self._session.limits.servicing)
         await self._let_go()
 
     def lost(self) -> None:
