@@ -78,8 +78,13 @@ def test_an_illegal_id_is_refused(longshore: Longshore, name: str) -> None:
     ("words", "said"),
     [
         (["rootfs:/nonexistent", "--", "true"], r"root"),
-        (["rootfs:relative", "--", "true"], r"root: 'relative' is not an absolute path"),
-        (["image:latest", "--", "true"], r"root: 'image:latest' is not known"),
+        (["rootfs:relative", "--", "true"], r"root: cannot use /.*/relative: no such file"),
+        (["rootfs:", "--", "true"], r"root: is empty"),
+        (["image:latest", "--", "true"], r"root: 'image:latest' is not known(?s:.*)hint: there are no images yet"),
+        (["alpine", "--", "true"], r"(?s)hint: there are no images yet: a root is host, host:full, rootfs:/path"),
+        (["-p", "80:80", *HOST], r"(?s)no option `-p`.*hint: there are no networks yet"),
+        (["--entrypoint", "sh", *HOST], r"(?s)no option `--entrypoint`.*hint: there is none: what follows ROOT"),
+        (["--shm-size", "1g", *HOST], r"(?s)no option `--shm-size`.*hint: use --tmpfs /dev/shm:size="),
         (["/nonexistent/bundle"], r"is not a bundle"),
         (["-v", "/nonexistent:/x", *HOST], r"/nonexistent"),
         (["-v", "nonsense", *HOST], r"mount: 'nonsense'"),
@@ -284,3 +289,55 @@ def test_a_container_whose_program_hangs_can_be_removed(longshore: Longshore) ->
     longshore.ok("run", "-d", "--name", "web", "--no-init", "host", "--", "sh", "-c", script)
     longshore.ok("rm", "-f", "web")
     wait_until(lambda: longshore.ok("ps", "-aq") == "")
+
+
+def test_a_folder_as_root_is_told_how_it_is_written(longshore: Longshore, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "config.json").write_text("{}")
+    (tmp_path / "tree").mkdir()
+    assert "write ./bundle" in refused(longshore, "run", "bundle", cwd=tmp_path)
+    assert "write rootfs:tree" in refused(longshore, "run", "tree", "--", "true", cwd=tmp_path)
+
+
+def test_a_root_file_system_may_be_given_by_a_relative_path(longshore: Longshore, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "command").touch(mode=0o755)
+    found = json.loads(longshore.ok("explain", "--json", "run", "rootfs:tree", "--", "/command", cwd=tmp_path))
+    assert found["documents"]["config.json"]["root"]["path"] == str(tmp_path / "tree")
+
+
+def test_one_that_runs_is_not_removed_and_the_way_to_is_told(longshore: Longshore) -> None:
+    longshore.ok("run", "-d", "--name", "web", "host", "--", "sleep", "infinity")
+    said = refused(longshore, "rm", "web")
+    assert "cannot remove container `web`: it is running" in said
+    assert "`longshore rm -f web`" in said
+
+
+@pytest.mark.parametrize("words", [["ps"], ["version"], ["help"], ["run", "host", "--", "echo", "hi"]], ids=" ".join)
+def test_an_output_that_takes_no_more_is_named(longshore: Longshore, words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = longshore(*words, stdout=full)
+    assert done.returncode == 125
+    assert done.stderr == b"longshore: cannot write to standard output: No space left on device\n"
+
+
+def test_a_hint_is_told_once_also_where_the_traceback_shows_it(longshore: Longshore) -> None:
+    from .command import ARGV
+
+    for words in (["--debug", "start", "missing"], ["start", "missing"]):
+        done = subprocess.run([*ARGV, *words], env=longshore.environment, capture_output=True, timeout=60, check=False)
+        assert done.stderr.count(b"hint: ") == 1
+
+
+def test_a_process_that_has_ended_is_named_when_it_is_signalled(longshore: Longshore) -> None:
+    longshore.ok("run", "-d", "--name", "web", "host", "--", "sleep", "infinity")
+    longshore.ok("exec", "-d", "--name", "bg2", "web", "--", "true")
+    wait_until(lambda: longshore.json("inspect", "web")[0]["processes"]["bg2"]["exit"] is not None)
+    assert "process `bg2` of container `web` has ended" in refused(longshore, "signal", "web", "TERM", "-p", "bg2")
+
+
+def test_what_was_updated_is_what_inspect_shows(longshore: Longshore) -> None:
+    longshore.ok("run", "-d", "--name", "web", "-m", "64m", "--pids-limit", "50", "host", "--", "sleep", "infinity")
+    longshore.ok("update", "-m", "128m", "web")
+    limits = longshore.json("inspect", "web")[0]["spec"]["resources"]
+    assert (limits["memory"], limits["pids"]) == (128 << 20, 50)

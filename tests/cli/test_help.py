@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from longshore.cli import VERBS, load
+from longshore.cli import ALIASES, VERBS, load
 from longshore.cli.help import GROUPS, overview, verb_help
 from longshore.cli.parser import HelpWanted, parse, parse_global
 
@@ -61,3 +61,23 @@ def test_help_goes_to_standard_output_and_succeeds(tmp_path: object) -> None:
 def test_help_after_the_command_belongs_to_the_command() -> None:
     common, rest = parse_global(["run", "host", "--", "ls", "--help"])
     assert parse(load("run"), rest[1:], common).command == ["ls", "--help"]
+
+
+def test_other_names_of_verbs_are_listed() -> None:
+    for alias, verb in ALIASES.items():
+        assert re.search(rf"^Other names of verbs: .*\b{alias}\b", overview(), re.MULTILINE)
+        assert f"`{alias}`" in verb_help(load(verb))
+
+
+def test_help_tells_what_is_written_to_whose_and_where() -> None:
+    assert "LONGSHORE_ROOT, else /run/longshore and /var/lib/longshore" in " ".join(overview().split())
+    run = " ".join(verb_help(load("run")).split())
+    for words in (
+        "it is written to in place, as root unless -u is given",
+        "`host`, `host:full` and --layer are copy-on-write",
+        "On `host` the command is nobody unless -u is given, also for what -v shows",
+        "it also stays if this program is killed by SIGKILL",
+        "there it begins anew: what was before is dropped, and `logs` tells it as a gap",
+    ):
+        assert words in run
+    assert "No container is made." in verb_help(load("explain"))

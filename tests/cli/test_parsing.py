@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from longshore.cli import ALIASES, VERBS, load
-from longshore.cli.parser import Arguments, HelpWanted, UsageError, parse, parse_global
+from longshore.cli.elsewhere import OPTIONS
+from longshore.cli.parser import Arguments, HelpWanted, UsageError, close_match, parse, parse_global
 
 
 def read(line: str | list[str]) -> Arguments:
@@ -107,7 +108,7 @@ def test_with_layers_or_a_spec_there_is_no_root_to_give() -> None:
         ("run --timeout soon host x", "--timeout: 'soon'"),
         ("run --timeout -1 host x", "--timeout: '-1'"),
         ("stop -t x web", "-t: 'x'"),
-        ("logs a b", "does not take `b`"),
+        ("logs a b", "logs takes one container: it does not take `b`"),
         ("logs --tail many a", "--tail"),
         ("logs --since yesterday a", "--since"),
         ("events --since soon", "--since"),
@@ -124,6 +125,28 @@ def test_a_misspelled_option_is_suggested() -> None:
     with pytest.raises(UsageError) as caught:
         read("run --read-onyl host x")
     assert caught.value.hint == "did you mean `--read-only`?"
+
+
+@pytest.mark.parametrize("line", ["ps --publish 80", "run --zzzzz host x", "stop --publish web"])
+def test_what_is_spelled_like_nothing_is_not_suggested(line: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(line)
+    assert "did you mean" not in (caught.value.hint or "")
+
+
+def test_a_verb_with_letters_exchanged_is_suggested() -> None:
+    assert close_match("strat", list(VERBS)) == "did you mean `start`?"
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_what_is_elsewhere_an_option_is_told_the_way_here(name: str) -> None:
+    for verb in ("run", "create"):
+        with pytest.raises(UsageError, match=f"no option `{name}`") as caught:
+            read([verb, name, "x", "host", "true"])
+        assert caught.value.hint == OPTIONS[name]
+    with pytest.raises(UsageError) as caught:
+        read(["ps", name])
+    assert caught.value.hint != OPTIONS[name]
 
 
 @pytest.mark.parametrize("verb", [*VERBS, *ALIASES])

@@ -69,6 +69,14 @@ def test_ctrl_c_reaches_the_command_not_us(longshore: Longshore) -> None:
         assert terminal.restored
 
 
+def test_who_leaves_what_was_to_be_removed_is_told_that_it_stays(longshore: Longshore) -> None:
+    with longshore.at_terminal("run", "-it", "--rm", "--name", "shell", "host", "--", *SHELL) as terminal:
+        terminal.expect(b"size:24 80")
+        terminal.type(b"\x10\x11")
+        terminal.expect(b"and stays until `longshore rm -f shell`")
+        assert terminal.wait() == 0
+
+
 def test_detach_keys_leave_it_running_and_attach_comes_back(longshore: Longshore) -> None:
     with longshore.at_terminal("run", "-it", "--name", "shell", "host", "--", *SHELL) as terminal:
         terminal.expect(b"size:24 80")

@@ -78,9 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is not None:
             raise
-        from .output import complain
+        from .output import Unwritable, complain
 
-        complain(f"cannot write to standard output: {error.strerror}")
+        complain(str(Unwritable(1, error)))
         code = ENGINE_FAILED
     if argv is None:
         # what the interpreter would still do costs milliseconds, and threads that read our input would hold it up

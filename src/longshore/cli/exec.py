@@ -92,6 +92,7 @@ VERB = Verb(
     command=True,
     options=[
         *settings.PROCESS,
+        settings.TTY,
         Option("-d", "--detach", help="let it run on by itself; prints its name"),
         Option("--name", kind="value", metavar="NAME",
                help="name of the process, by which `signal` and others find it"),

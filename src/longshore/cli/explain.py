@@ -88,7 +88,7 @@ VERB = Verb(
     before=before,
     run=run,
     verbatim=True,
-    text="Nothing is created or changed.",
+    text="No container is made.",
     examples=[
         ("longshore explain run host -- echo hi", "in words"),
         ("diff <(longshore explain --json run host -- sh) <(longshore explain --json run -m 1g host -- sh)",

@@ -54,9 +54,18 @@ def _examples(examples: object) -> str:
     return text
 
 
+def _other_names() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for alias, verb in ALIASES.items():
+        found.setdefault(verb, []).append(alias)
+    return found
+
+
 def verb_help(verb: Verb) -> str:
     """The help of one verb."""
     parts = [f"Usage: {verb.usage}\n", "\n".join(_wrapped(verb.summary, WIDTH)) + "\n"]
+    if others := _other_names().get(verb.name):
+        parts.append(f"It is also called {' and '.join(f'`{name}`' for name in others)}.\n")
     if verb.text:
         parts.append(verb.text + "\n")
     parts.append("Examples:\n" + _examples(verb.examples))
@@ -87,6 +96,8 @@ def overview() -> str:
     for title, names in GROUPS:
         parts.append(f"{title}:\n" + _columns([(name, VERBS[name][1]) for name in names]))
     parts.append("Options:\n" + _columns([_option(option) for option in GLOBAL]))
+    others = ", ".join(f"{' and '.join(names)} for {verb}" for verb, names in _other_names().items())
+    parts.append(f"Other names of verbs: {others}.\n")
     parts.append("`longshore VERB --help` shows examples and options of a verb.\n")
     return "\n".join(parts)
 

@@ -40,19 +40,38 @@ def _to_stderr(text: str) -> None:
         pass  # nobody can be told
 
 
+class Unwritable(Exception):
+    """One of our own outputs takes no more: a full disk."""
+
+    def __init__(self, fd: int, error: OSError) -> None:
+        name = {1: "standard output", 2: "standard error"}.get(fd, f"descriptor {fd}")
+        super().__init__(f"cannot write to {name}: {error.strerror or error}")
+
+
 def write(data: str | bytes) -> None:
-    """Data to stdout; text that the locale cannot spell is escaped."""
+    """Data to stdout; text that the locale cannot spell is escaped. Unwritable, or BrokenPipeError."""
     if sys.stdout is None:
         return
     if isinstance(data, str):
         data = data.encode(sys.stdout.encoding or "utf-8", "backslashreplace")
-    sys.stdout.buffer.write(data)
+    try:
+        sys.stdout.buffer.write(data)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Unwritable(1, error) from None
 
 
 def flush() -> None:
-    """Have what was written reach whoever reads it now."""
-    if sys.stdout is not None:
+    """Have what was written reach whoever reads it now. Unwritable, or BrokenPipeError."""
+    if sys.stdout is None:
+        return
+    try:
         sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Unwritable(1, error) from None
 
 
 def on_terminal() -> bool:

@@ -139,7 +139,7 @@ class Verb:
 
 GLOBAL = (
     Option("--root", kind="value", dest="state", metavar="DIR", complete="directory",
-           help="state directory (default: $LONGSHORE_ROOT, else the machine's own)"),
+           help="state directory (default: $LONGSHORE_ROOT, else /run/longshore and /var/lib/longshore)"),
     Option("--runtime", kind="value", metavar="NAME", complete="runtime",
            help="crun, runc or a path (default: $LONGSHORE_RUNTIME, else the first that works)"),
     Option("--log-level", kind="value", choices=("debug", "info", "warning", "error"),
@@ -218,7 +218,7 @@ def _take_option(rest: list[str], known: dict[str, Option], args: Arguments, hin
         name, equals, value = word.partition("=")
         option = known.get(name)
         if option is None:
-            raise UsageError(f"there is no option `{name}`", hint=close_match(name, known) or hint)
+            raise UsageError(f"there is no option `{name}`", hint=_instead(name, known) or hint)
         if option.kind == "flag":
             if equals and value.lower() not in ("true", "false"):
                 raise UsageError(f"{name} takes no value", hint=hint)
@@ -231,7 +231,8 @@ def _take_option(rest: list[str], known: dict[str, Option], args: Arguments, hin
         name, letters = f"-{letters[0]}", letters[1:]
         option = known.get(name)
         if option is None:
-            raise UsageError(f"there is no option `{name}`" + (f" (in `{word}`)" if word != name else ""), hint=hint)
+            inside = f" (in `{word}`)" if word != name else ""
+            raise UsageError(f"there is no option `{name}`{inside}", hint=_instead(name, known) or hint)
         if option.kind == "flag":
             _set(option, name, args, "")
         else:
@@ -258,17 +259,20 @@ def _set(option: Option, name: str, args: Arguments, text: str) -> None:
 def _place(verb: Verb, plain: list[str], args: Arguments, hint: str) -> None:
     """Give the positional words their names."""
     rest = list(plain)
+    usage = f"usage: {verb.usage}"
     for index, pattern in enumerate(verb.arguments):
         name = pattern.strip("[].").lower()
         optional, many = pattern.startswith("["), "..." in pattern
         if not rest and not optional and not (verb.rootless is not None and index == 0 and verb.rootless(args)):
-            raise UsageError(f"{verb.name} needs {_article(name)} {name}", hint=f"usage: {verb.usage}")
+            raise UsageError(f"{verb.name} needs {_article(name)} {name}", hint=usage)
         if many:
             args.__dict__[name + "s"], rest = rest, []
         else:
             args.__dict__[name] = rest.pop(0) if rest else None
     if rest:
-        raise UsageError(f"{verb.name} does not take `{rest[0]}`", hint=f"usage: {verb.usage}")
+        if verb.arguments and verb.arguments[-1] == "CONTAINER":
+            raise UsageError(f"{verb.name} takes one container: it does not take `{rest[0]}`, too", hint=usage)
+        raise UsageError(f"{verb.name} does not take `{rest[0]}`", hint=usage)
     del hint
 
 
@@ -280,5 +284,18 @@ def close_match(name: str, known: Sequence[str] | dict[str, Option]) -> str | No
     """`did you mean ...`, if something is spelled like it."""
     import difflib
 
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean `{found[0]}`?" if found else None
+    # without the dashes, which all options have: they would make any two of them alike
+    words = {each.lstrip("-"): each for each in known}
+    word = name.lstrip("-")
+    found = difflib.get_close_matches(word, list(words), n=3, cutoff=0.7)
+    found.sort(key=lambda each: sorted(each) != sorted(word))  # first what has letters exchanged
+    return f"did you mean `{words[found[0]]}`?" if found else None
+
+
+def _instead(name: str, known: dict[str, Option]) -> str | None:
+    """What to do in place of an option that there is not."""
+    from .elsewhere import OPTIONS
+
+    if "--volume" in known and name in OPTIONS:  # of what makes a container
+        return OPTIONS[name]
+    return close_match(name, {each: option for each, option in known.items() if each.startswith("--")})

@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 
 
 async def run(engine: Engine, args: Arguments) -> int:
+    from ..errors import InvalidState
     from .running import for_each
 
     async def remove(id: str) -> None:
-        await (await engine.get(id)).delete(force=args.force)
+        try:
+            await (await engine.get(id)).delete(force=args.force)
+        except InvalidState as error:
+            raise InvalidState("remove", id, error.state, hint=f"`longshore rm -f {id}` ends it first") from None
         write(f"{id}\n")
 
     return await for_each(args.containers, remove)

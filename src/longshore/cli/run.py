@@ -102,7 +102,8 @@ async def _at_terminal(engine: Engine, id: str, spec: Spec, args: Arguments) -> 
             sig_proxy=args.sig_proxy,
         )
     except attached.Detached:
-        note(f"left container `{id}`, which runs on; `longshore attach {id}` comes back to it")
+        stays = f", and stays until `longshore rm -f {id}`" if args.rm else ""
+        note(f"left container `{id}`, which runs on{stays}; `longshore attach {id}` comes back to it")
         return 0
     except attached.HungUp:
         await shielded(container.delete(force=True))

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from . import ENGINE_FAILED
-from .output import complain, escaped
+from .output import Unwritable, complain, escaped
 from .parser import Arguments, UsageError, Verb
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def told(error: Exception) -> int:
     from ..errors import CommandNotExecutable, CommandNotFound, LongshoreError, TimeLimit
 
     if isinstance(error, LongshoreError):
-        complain(str(error), hint=error.hint)
+        complain(str(error), hint=None if debugging else error.hint)  # the traceback has told it
         if isinstance(error, CommandNotFound):
             return 127
         if isinstance(error, CommandNotExecutable):
@@ -90,6 +90,9 @@ def told(error: Exception) -> int:
         return 124 if isinstance(error, TimeLimit) else ENGINE_FAILED
     if isinstance(error, UsageError):
         complain(str(error), hint=error.hint)
+        return ENGINE_FAILED
+    if isinstance(error, Unwritable):
+        complain(str(error))
         return ENGINE_FAILED
     if isinstance(error, OSError):
         complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from .parser import Arguments, Option, UsageError
+from .parser import Arguments, Option, UsageError, looks_like_root
 
 if TYPE_CHECKING:
     from ..spec import Spec
@@ -65,8 +65,9 @@ PROCESS = (
     Option("-w", "--workdir", kind="value", metavar="DIR", help="working directory in the container"),
     Option("-u", "--user", kind="value", metavar="USER[:GROUP]", help="name or uid to run as"),
     Option("-i", "--interactive", help="give the command this program's standard input"),
-    Option("-t", "--tty", help="give the command a terminal"),
 )  # fmt: skip
+
+TTY = Option("-t", "--tty", help="give the command a terminal")
 
 LIMITS = (
     Option("-m", "--memory", kind="value", metavar="SIZE", help="memory limit: 512m, 2g"),
@@ -81,6 +82,9 @@ LIMITS = (
 CONTAINER = (
     Option("--name", kind="value", metavar="NAME", help="id of the container (default: one is made up)"),
     *PROCESS,
+    Option("-t", "--tty",
+           help="give the command a terminal; one of `run -it` can be left (--detach-keys), and so it also stays if"
+                " this program is killed by SIGKILL"),
     Option("-v", "--volume", kind="list", metavar="SOURCE:TARGET[:ro]", complete="file",
            help="show a file or folder of this machine in the container"),
     Option("--mount", kind="list", metavar="type=..,source=..,target=..", help="the same, in words; also type=tmpfs"),
@@ -103,7 +107,9 @@ CONTAINER = (
     Option("--stop-signal", kind="value", metavar="SIGNAL", complete="signal",
                help="what `stop` sends (default: TERM)"),
     Option("-l", "--label", kind="list", metavar="NAME[=TEXT]", convert=pair, help="a label"),
-    Option("--log-size", kind="value", metavar="SIZE", help="bound of the log of a kept container (default: 64m)"),
+    Option("--log-size", kind="value", metavar="SIZE",
+           help="bound of the log of a kept container (default: 64m); there it begins anew: what was before is"
+                " dropped, and `logs` tells it as a gap"),
     Option("--layer", kind="list", metavar="DIR", complete="directory",
            help="instead of a root: a read-only folder; give the nearest one first"),
     Option("--scratch", kind="value", metavar="DIR", complete="directory",
@@ -117,9 +123,12 @@ ROOT is what the command sees as its file system:
   host           a safe view of this machine: its programs and libraries, none of its
                  secrets; what is written stays in the container and goes with it
   host:full      all of this machine but longshore's own state: for trusted code only
-  rootfs:/path   a folder that holds a root file system
-  DIR            an OCI bundle: a folder with a config.json
-In place of ROOT, --layer or --spec may be given."""
+  rootfs:DIR     a folder that holds a root file system; it is written to in place, as
+                 root unless -u is given
+  ./DIR          an OCI bundle: a folder with a config.json
+In place of ROOT, --layer or --spec may be given. `host`, `host:full` and --layer are
+copy-on-write: this machine's files stay as they are. On `host` the command is nobody
+unless -u is given, also for what -v shows of this machine."""
 
 
 def rootless(args: Arguments) -> bool:
@@ -240,6 +249,14 @@ def _oci(args: Arguments) -> dict[str, Any] | None:
         path, word = root, "root"
         args.root = None
     else:
+        if root is not None and not looks_like_root(root) and os.path.isdir(root):
+            bundle = os.path.isfile(os.path.join(root, "config.json"))
+            raise UsageError(
+                f"root: {root!r} is not known",
+                hint=f"for the bundle in this folder write ./{root}"
+                if bundle
+                else f"for the root file system in this folder write rootfs:{root}",
+            )
         return None
     document, base = _document(path, word)
     place = document.get("root")
@@ -287,7 +304,8 @@ def spec(args: Arguments, *, size: tuple[int, int] | None = None) -> Spec:
     elif args.scratch is not None:
         raise UsageError("--scratch goes with --layer")
     if args.root is not None:
-        fields["root"] = args.root
+        kind, _, path = args.root.partition(":")
+        fields["root"] = f"rootfs:{os.path.abspath(path)}" if kind == "rootfs" and path else args.root
     fields["init"] = (document is None and host.has_init()) if args.init == "auto" else args.init
     if document is not None:
         return Spec.from_oci(document, **fields)

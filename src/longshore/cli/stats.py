@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from .output import complain, flush, json_line, on_terminal, seconds_text, size_text, table, write
+from .output import flush, json_line, on_terminal, seconds_text, size_text, table, write
 from .parser import Arguments, Option, UsageError, Verb
 from .settings import seconds
 
@@ -123,10 +123,7 @@ async def _live(watch: _Watch, args: Arguments) -> int:
         from rich.live import Live
         from rich.table import Table
         from rich.text import Text
-    except ImportError:
-        complain(
-            "a live table needs the package `rich`", hint="pip install 'longshore[rich]'; until then it is printed anew"
-        )
+    except ImportError:  # somebody has left it away: the table is printed anew each time
         return await _repeat(watch, args)
 
     def drawn() -> Table:

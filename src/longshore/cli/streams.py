@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from ..compute import DEVNULL, INHERIT, STDOUT, Stdio
 from ..tasks import in_thread
+from .output import Unwritable
 
 BUFFER = 1 << 20
 
@@ -186,10 +187,16 @@ def _feeder(source: int, target: int) -> Callable[[], None]:
 
 
 def write_all(fd: int, data: memoryview | bytes) -> None:
-    """Write all of it, also to a stream of ours that somebody has made non-blocking."""
+    """Write all of it, also to a stream of ours that somebody has made non-blocking. Unwritable, if it is ours."""
     view = memoryview(data)
     while view:
         try:
             view = view[os.write(fd, view) :]
         except BlockingIOError:
             select.select([], [fd], [])
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            if fd not in (1, 2):
+                raise
+            raise Unwritable(fd, error) from None

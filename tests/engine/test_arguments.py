@@ -1,0 +1,295 @@
+"""What cannot be meant is refused by its name, before anything starts; and what errors say to who reads a traceback."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import pydoc
+import re
+import traceback
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+import longshore
+from longshore.compute import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Cause
+from longshore.container import Container
+from longshore.engine import Engine
+from longshore.errors import (
+    CommandFailed,
+    CommandNotFound,
+    InvalidSpec,
+    InvalidState,
+    LongshoreError,
+    NotSupported,
+    OutputLimit,
+    ProcessNotFound,
+    TimeLimit,
+)
+from longshore.process import Completed
+from longshore.spec import Mount, Resources, Spec, SpecFields
+
+from .world import FOREVER, World, hung, only_oci
+
+
+async def refused(call: Any, field: str) -> InvalidSpec:
+    with pytest.raises(InvalidSpec) as caught:
+        await call
+    assert caught.value.field == field, caught.value
+    return caught.value
+
+
+# streams
+
+
+@pytest.mark.parametrize(
+    ("streams", "field"),
+    [
+        ({"stdout": PIPE}, "stderr"),
+        ({"stderr": PIPE}, "stderr"),
+        ({"stderr": STDOUT}, "stderr"),
+        ({"stdout": DEVNULL}, "stderr"),
+        ({"stdin": 5}, "stdin"),
+        ({"stdin": INHERIT}, "stdin"),
+        ({"stdin": LOG}, "stdin"),
+        ({"stdout": STDOUT, "stderr": PIPE}, "stdout"),
+        ({"stdout": -77, "stderr": PIPE}, "stdout"),
+        ({"stdout": "pipe", "stderr": PIPE}, "stdout"),
+        ({"stdin": True}, "stdin"),
+    ],
+)
+async def test_streams_that_do_not_go_together_are_refused(
+    engine: Engine, world: World, streams: dict[str, Any], field: str
+) -> None:
+    error = await refused(engine.launch("box", args=FOREVER, **streams), field)
+    if streams == {"stdout": PIPE}:
+        assert error.hint == "give stderr=PIPE, STDOUT or DEVNULL"
+    assert world.systems == {}
+    assert await engine.list() == []
+
+
+async def test_a_kept_container_takes_its_input_from_no_descriptor(engine: Engine) -> None:
+    await refused(engine.create("box", args=FOREVER, stdin=5), "stdin")
+    await engine.create("box", args=FOREVER, stdin=PIPE)
+
+
+async def test_there_is_no_log_for_what_runs_for_its_caller(engine: Engine) -> None:
+    await refused(engine.run("host", ["true"], stdout=LOG), "stdout")
+    box = await engine.launch("box", args=FOREVER)
+    await refused(box.exec(["true"], stderr=LOG), "stderr")
+    error = await refused(box.exec(["true"], stdout=open(os.devnull)), "stdout")  # type: ignore[arg-type]  # noqa: SIM115
+    assert error.hint == "of an open file, give `file.fileno()`"
+
+
+# limits, input
+
+
+@pytest.mark.parametrize("timeout", ["10s", -1, -0.5, float("nan"), True])
+async def test_a_time_limit_that_is_none_is_refused(engine: Engine, world: World, timeout: Any) -> None:
+    await refused(engine.run("host", ["true"], timeout=timeout), "timeout")
+    box = await engine.launch("box", args=FOREVER)
+    await refused(box.exec(["true"], timeout=timeout), "timeout")
+    await refused(box.run(["true"], timeout=timeout), "timeout")
+    await refused(box.stop(timeout), "grace")
+    process = await box.exec(["cat"], stdin=PIPE)
+    await refused(process.communicate(timeout=timeout), "timeout")
+    assert process.exit is None
+    assert world.systems["box"].state == "running"
+
+
+async def test_input_is_bytes(engine: Engine) -> None:
+    error = await refused(engine.run("host", ["cat"], input="abc"), "input")  # type: ignore[arg-type]
+    assert error.hint == "write input=text.encode()"
+    await refused(engine.run("host", ["cat"], input=b"abc", stdin=INHERIT), "stdin")
+    await refused(engine.run("host", ["cat"], max_output=-1), "max_output")
+    box = await engine.launch("box", args=FOREVER)
+    await refused(box.run(["cat"], input="abc"), "input")  # type: ignore[arg-type]
+    process = await box.exec(["cat"], stdin=PIPE)
+    await refused(process.communicate("abc"), "input")  # type: ignore[arg-type]
+    assert (await process.communicate(bytearray(b"abc")))[0] == b"abc"  # type: ignore[arg-type]
+
+
+# fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "said"),
+    [
+        ({"mounts": "/tmp:/x"}, "mounts", "mounts=[...]"),
+        ({"show": "/srv"}, "show", "show=[...]"),
+        ({"network": "bridge"}, "network", "none or host"),
+        ({"env": 5}, "env", ""),
+        ({"cpus": "2"}, "cpus", ""),
+        ({"pids": 1.5}, "pids", ""),
+        ({"pids_limit": 5}, "pids_limit", "did you mean `pids`?"),
+        ({"volumes": []}, "volumes", "did you mean `mounts`?"),
+        ({"memry": "1g"}, "memry", "did you mean `memory`?"),
+        ({"limits": {}}, "limits", "`memory`, `cpus`, `pids`"),
+        ({"environment": {}}, "environment", "did you mean `env`?"),
+        ({"working_dir": "/"}, "working_dir", "did you mean `cwd`?"),
+        ({"mem_limit": 5}, "mem_limit", "did you mean `memory`?"),
+        ({"command": "x"}, "command", "did you mean `args`"),
+        ({"privileged": True}, "privileged", "Security(cap_add="),
+        ({"zzzzz": 1}, "zzzzz", "the fields are root, args, env"),
+    ],
+)
+async def test_a_field_that_cannot_be_is_named_with_what_may_be_meant(
+    engine: Engine, world: World, fields: Any, field: str, said: str
+) -> None:
+    for call in (
+        engine.run("host", ["true"], **fields),
+        engine.create("box", args=["true"], **fields),
+        engine.launch("box", args=["true"], **fields),
+    ):
+        error = await refused(call, field)
+        assert said in (error.hint or "")
+    assert world.systems == {}
+
+
+async def test_a_root_that_is_an_image_is_told_what_roots_there_are(engine: Engine) -> None:
+    error = await refused(engine.run("alpine", ["true"]), "root")
+    assert error.hint == "there are no images yet: a root is host, host:full, rootfs:/path, or folders as layers"
+    assert (await refused(engine.run("/srv/x", ["true"]), "root")).hint == "for a root file system write rootfs:/srv/x"
+
+
+async def test_a_spec_that_is_none_and_an_owner_that_is_none_are_refused(engine: Engine) -> None:
+    with pytest.raises(TypeError, match="must be a Spec, not 'host'"):
+        await engine.create("box", "host")  # type: ignore[arg-type]
+    await refused(engine.create("box", args=["true"], owner="me"), "owner")  # type: ignore[arg-type]
+
+
+def test_a_mount_may_be_written_source_first() -> None:
+    assert Mount("/src", "/dst") == Mount(source="/src", target="/dst")
+    assert Mount(Path("/src"), Path("/dst")) == Mount("/src", "/dst")  # type: ignore[arg-type]
+    for wrong in (lambda: Mount("/src"), lambda: Mount(5, 6), lambda: Mount("/src", target=None)):  # type: ignore[arg-type]
+        with pytest.raises(InvalidSpec, match=r"mount\."):
+            wrong()
+
+
+# help, errors
+
+
+def test_help_lists_every_field_that_may_be_given() -> None:
+    text = pydoc.render_doc(Spec, renderer=pydoc.plaintext)
+    listed = set(re.findall(r"^(\w+)", inspect.getdoc(Spec) or "", re.MULTILINE))
+    keywords = {*get_type_hints(SpecFields)}
+    assert keywords >= {*Spec.__struct_fields__, *Resources.__struct_fields__}
+    assert keywords <= listed
+    assert "limit in bytes" in text
+    for verb in (Engine.run, Engine.create):
+        assert "help(longshore.Spec)" in (verb.__doc__ or "")
+    assert longshore.SpecFields is SpecFields
+
+
+def test_a_hint_is_in_the_traceback() -> None:
+    error = LongshoreError("no", hint="try again")
+    assert traceback.format_exception_only(error)[-1] == "hint: try again\n"
+    assert not hasattr(LongshoreError("no"), "__notes__")
+
+
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [
+        (b"", ""),
+        (b"first\nsecond\n\nthird\nfourth\n", ": second / third / fourth"),
+        (b"\x1b[31mred\xff\n", ":  [31mred\ufffd"),
+        (b"x" * 10_000, ": ..." + "x" * 400),
+    ],
+)
+def test_a_failed_command_is_told_with_its_last_words(stderr: bytes, said: str) -> None:
+    result = Completed(args=["make"], exit=longshore.Exit(code=2), stderr=stderr)
+    assert str(CommandFailed(result)) == f"command ['make'] ended with exit code 2 (exited){said}"
+
+
+# a process that has ended; limits that were changed
+
+
+async def test_a_process_that_has_ended_is_named_when_it_is_signalled(engine: Engine, other: Engine) -> None:
+    box = await engine.launch("box", args=FOREVER)
+    process = await box.exec(["true"], name="bg2")
+    await process.wait()
+    for found in (process, await (await other.get("box")).process("bg2")):
+        with pytest.raises(ProcessNotFound, match="process `bg2` of container `box` has ended"):
+            await found.signal("TERM")
+        await found.kill()
+
+
+@only_oci
+async def test_what_was_updated_is_what_inspect_shows(engine: Engine, other: Engine) -> None:
+    box = await engine.create("box", args=FOREVER, memory="64m", memory_swap="256m", pids=10)
+    await box.update(memory="128m")
+    await asyncio.gather((await other.get("box")).update(pids=20), box.update(cpus=0.5))
+    limits = (await box.inspect())["spec"]["resources"]
+    assert (limits["memory"], limits["memory_swap"], limits["pids"], limits["cpus"]) == (128 << 20, 256 << 20, 20, 0.5)
+
+
+async def test_limits_that_were_not_changed_stay_as_they_are_shown(engine: Engine, world: World) -> None:
+    box = await engine.create("box", args=FOREVER, memory="64m")
+    world.faults.fail_at("update", LongshoreError("no"))
+    with pytest.raises((LongshoreError, NotSupported)):
+        await box.update(memory="128m")
+    assert (await box.inspect())["spec"]["resources"]["memory"] == 64 << 20
+
+
+# Container.run
+
+
+@pytest.fixture
+async def box(engine: Engine) -> Container:
+    return await engine.launch("box", args=FOREVER)
+
+
+async def test_a_further_command_is_run_to_its_end_in_one_call(box: Container) -> None:
+    done = await box.run(["cat"], input=b"hello")
+    assert (done.args, done.exit_code, done.stdout, done.stderr) == (["cat"], 0, b"hello", b"")
+    done = await box.run(["both", "3"])
+    assert (done.exit_code, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
+    assert await box.processes() == []
+
+
+async def test_checked_a_further_command_that_fails_is_an_error(box: Container) -> None:
+    with pytest.raises(CommandFailed, match=r"exit code 3 \(exited\): err$") as caught:
+        await box.run(["both", "3"], check=True)
+    assert caught.value.result.stdout == b"out\n"
+    with pytest.raises(CommandNotFound):
+        await box.run(["nosuch"], check=True)
+
+
+async def test_a_further_command_that_takes_too_long_or_says_too_much_is_killed(box: Container, world: World) -> None:
+    with pytest.raises(TimeLimit, match=r"did not end within 0\.05 s") as caught:
+        await box.run(["deaf"], timeout=0.05)
+    assert caught.value.result is not None
+    assert (caught.value.result.exit.cause, caught.value.result.stdout) == (Cause.TIME_LIMIT, b"deaf\n")
+    with pytest.raises(OutputLimit):
+        await box.run(["cat"], input=b"x" * 1000, max_output=10)
+    assert len(world.systems["box"].processes) == 1
+    assert await box.processes() == []
+
+
+async def test_a_further_command_is_killed_when_its_caller_is_cancelled(box: Container, world: World) -> None:
+    task = asyncio.create_task(box.run(["deaf"]))
+    while len(world.systems["box"].processes) < 2:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(world.systems["box"].processes) == 1
+    assert await box.processes() == []
+
+
+async def test_a_further_command_whose_start_is_cancelled_never_runs(box: Container, world: World) -> None:
+    world.faults.delay("exec", asyncio.Event())
+    task = asyncio.create_task(box.run(["deaf"]))
+    await hung(world, "exec")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(world.systems["box"].processes) == 1
+
+
+async def test_in_what_does_not_run_nothing_further_is_run(engine: Engine) -> None:
+    created = await engine.create("created", args=FOREVER)
+    with pytest.raises(InvalidState):
+        await created.run(["true"])
