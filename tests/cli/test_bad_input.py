@@ -301,7 +301,8 @@ def test_a_folder_as_root_is_told_how_it_is_written(longshore: Longshore, tmp_pa
 
 def test_a_root_file_system_may_be_given_by_a_relative_path(longshore: Longshore, tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
-    (tmp_path / "tree" / "command").touch(mode=0o755)
+    (tmp_path / "tree" / "command").write_text("#!/command\n")
+    (tmp_path / "tree" / "command").chmod(0o755)
     found = json.loads(longshore.ok("explain", "--json", "run", "rootfs:tree", "--", "/command", cwd=tmp_path))
     assert found["documents"]["config.json"]["root"]["path"] == str(tmp_path / "tree")
 
