@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ctypes import c_char_p, c_int, c_int32, c_size_t, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
@@ -235,20 +236,25 @@ class Machine:
         library().DoubleFinish()
 
     def process_exit(self, pid: int, code: int, status: int = 0, *, silent: bool = False) -> None:
-        assert library().DoubleProcessExit(pid, code & 0xFFFFFFFF, signed(status), silent)
+        _found(library().DoubleProcessExit(pid, code & 0xFFFFFFFF, signed(status), silent))
 
     def notify_process(self, pid: int, type: int, status: int = 0) -> None:
-        assert library().DoubleNotifyProcess(pid, type, signed(status))
+        _found(library().DoubleNotifyProcess(pid, type, signed(status)))
 
     def notify_system(self, id: str | None, type: int, status: int = 0) -> None:
         """None: on every registration there is."""
-        assert library().DoubleNotifySystem(None if id is None else id.encode(), type, signed(status))
+        _found(library().DoubleNotifySystem(None if id is None else id.encode(), type, signed(status)))
 
     def write(self, pid: int, stream: str, data: bytes) -> None:
-        assert library().DoubleWrite(pid, STREAMS[stream], data, len(data))
+        _found(library().DoubleWrite(pid, STREAMS[stream], data, len(data)))
 
     def end(self, pid: int, stream: str) -> None:
-        assert library().DoubleEnd(pid, STREAMS[stream])
+        _found(library().DoubleEnd(pid, STREAMS[stream]))
+
+
+def _found(done: int) -> None:
+    if not done:
+        raise LookupError("there is no such system or process")
 
 
 class WineDouble:
@@ -296,6 +302,18 @@ class WineDouble:
 
     def stdin(self) -> list[Stdin]:
         return [Stdin(process=pid, data=data) for pid, data in self.machine.given()]
+
+
+@contextmanager
+def under_wine(vector: Vector) -> Iterator[WineDouble]:
+    """The DLL for one recording. Afterwards everything it handed out must have been given back."""
+    double = WineDouble(vector)
+    try:
+        yield double
+        assert double.machine.errors == []
+        assert double.machine.texts_out == 0
+    finally:
+        double.machine.close()
 
 
 def is_here() -> bool:

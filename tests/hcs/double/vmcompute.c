@@ -41,7 +41,10 @@ void failed(const char *format, ...)
 /* systems and processes */
 
 static system_ *systems;
-static process *ended, **ended_end = &ended;
+static struct known {
+    process *it;
+    struct known *next;
+} *known; /* all that there ever were, the newest first; not in long runs */
 static DWORD next_pid = 1004;
 
 void hold_system(system_ *s)
@@ -109,15 +112,14 @@ static system_ *find_system(const char *id)
 
 static process *find_process(DWORD pid)
 {
-    process *found = NULL;
+    for (struct known *each = known; each; each = each->next)
+        if (each->it->pid == pid)
+            return each->it;
     for (system_ *s = systems; s; s = s->next)
         for (process *p = s->processes; p; p = p->next)
             if (p->pid == pid)
                 return p;
-    for (process *p = ended; p; p = p->next)
-        if (p->pid == pid)
-            found = p;
-    return found;
+    return NULL;
 }
 
 /* handles: numbers, in a table that grows */
@@ -267,12 +269,7 @@ void process_exit(process *p, DWORD code, HRESULT status, int silent)
     p->next = NULL;
     if (!silent)
         notify_process(p, PROCESS_EXITED, status);
-    if (keep_calls) { /* with the table's hold */
-        *ended_end = p;
-        ended_end = &p->next;
-    } else {
-        drop_process(p);
-    }
+    drop_process(p); /* the system's hold */
 }
 
 static void exit_now(void *subject, DWORD code, HRESULT status, const char *data)
@@ -866,6 +863,12 @@ EXPORT HRESULT WINAPI HcsCreateProcess(void *value, PCWSTR parameters, process_i
     while (*last)
         last = &(*last)->next;
     *last = p;
+    if (keep_calls) {
+        struct known *each = grown(NULL, sizeof *each);
+        *each = (struct known){p, known};
+        known = each;
+        hold_process(p);
+    }
     handle *it = new_handle('p', client_now, NULL, p);
     strcpy(it->through, through);
     note_number(c, "process", p->pid);
@@ -1262,12 +1265,12 @@ EXPORT void WINAPI DoubleReset(const char *script)
     while (systems)
         out_of_table(systems);
     close_pipes();
-    while (ended) {
-        process *p = ended;
-        ended = p->next;
-        drop_process(p);
+    while (known) {
+        struct known *each = known;
+        known = each->next;
+        drop_process(each->it);
+        free(each);
     }
-    ended_end = &ended;
     while (calls) {
         call *c = calls;
         calls = c->next;
@@ -1393,11 +1396,8 @@ EXPORT size_t WINAPI DoubleGiven(char *buffer, size_t room)
 {
     text out = {0};
     EnterCriticalSection(&lock);
-    for (process *p = ended; p; p = p->next)
-        put_given(&out, p);
-    for (system_ *s = systems; s; s = s->next)
-        for (process *p = s->processes; p; p = p->next)
-            put_given(&out, p);
+    for (struct known *each = known; each; each = each->next)
+        put_given(&out, each->it);
     LeaveCriticalSection(&lock);
     return copied(&out, buffer, room);
 }
