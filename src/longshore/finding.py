@@ -60,11 +60,11 @@ def named_lease(record: Record | None) -> Lease | None:
 # what a container is
 
 
-def state_of(core: Core, record: Record) -> State:
+async def state_of(core: Core, record: Record) -> State:
     """Whether its init is alive, as the service sees it; a boot ends everything."""
     if record.boot != core.store.boot:
         return State.STOPPED
-    return core.service.state(record.token)
+    return await core.service.state(record.token)
 
 
 async def derive(core: Core, entry: Entry, record: Record) -> ContainerInfo:
@@ -76,7 +76,7 @@ async def derive(core: Core, entry: Entry, record: Record) -> ContainerInfo:
     elif not record.token:
         state = "creating"
     else:
-        seen = state_of(core, record)
+        seen = await state_of(core, record)
         if seen is State.STOPPED:
             exit = await late_exit(core, entry, record)
             state = "stopped"
@@ -176,7 +176,7 @@ async def listing(core: Core, labels: Mapping[str, str] | None, states: Collecti
             record = entry.read()
             if labels and any(record.labels.get(name) != text for name, text in labels.items()):
                 continue
-            if record.token and entry.read_exit() is None and state_of(core, record) is State.STOPPED:
+            if record.token and entry.read_exit() is None and await state_of(core, record) is State.STOPPED:
                 late.append((entry, record))  # found out side by side, not one after the other
             else:
                 add(await derive(core, entry, record))
@@ -309,7 +309,7 @@ async def tell_change(core: Core, entry: Entry, record: Record) -> None:
     """Tell a pause or resume that was done by a program which died before it told it."""
     if record.change is None:
         return
-    done = state_of(core, record) is (State.PAUSED if record.change.type == "pause" else State.RUNNING)
+    done = await state_of(core, record) is (State.PAUSED if record.change.type == "pause" else State.RUNNING)
     if not done or entry.is_claimed("pause", "resume"):  # or who does it is still at it
         return
     async with entry.locked():
@@ -344,7 +344,7 @@ async def with_system(
         return await call(live.system)
     except (ServiceError, OSError, LookupError) as error:
         # it may have ended between the look and the deed
-        if state_of(core, record) is State.STOPPED:
+        if await state_of(core, record) is State.STOPPED:
             raise InvalidState(operation, entry.id, "stopped") from error
         if isinstance(error, OSError):
             raise ServiceError(operation, entry.id, str(error)) from error

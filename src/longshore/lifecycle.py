@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from .compute import INIT, Cause, ComputeProcess, Exit, State, Streams, now
-from .core import END_LIMIT, SETTLE_LIMIT, Core, Live, log
+from .core import END_LIMIT, SETTLE_LIMIT, START_LIMIT, Core, Live, log
 from .endings import begin_watching, follow, record_never_started
 from .entry import Entry, trash_name
 from .errors import ContainerNotFound, EngineClosed, InvalidState, LongshoreError, ServiceError, StoreError, TimeLimit
@@ -156,8 +156,9 @@ async def wait(core: Core, entry: Entry, uid: str) -> Exit:
             raise
         if live.watcher is None and live.starting is None and entry.read_exit() is None:
             # another program is starting it, on a service that shows no init yet
-            claim = await entry.claim_at_last("wait for", END_LIMIT)
+            claim = await entry.claim_at_last("wait for", START_LIMIT)
             claim.release()
+            await derive(core, entry, await current(core, entry, uid))  # if that has died meanwhile, it is ended
 
 
 async def shared(watcher: asyncio.Task[T]) -> T:
@@ -378,13 +379,13 @@ async def delete(core: Core, entry: Entry, uid: str, *, force: bool) -> None:
     if uid and record.uid != uid:
         raise ContainerNotFound(entry.id)
     if not force:
-        _refuse_if_alive(core, entry, record)
+        await _refuse_if_alive(core, entry, record)
     await shielded(_delete(core, entry, record, force=force))
 
 
-def _refuse_if_alive(core: Core, entry: Entry, record: Record) -> None:
+async def _refuse_if_alive(core: Core, entry: Entry, record: Record) -> None:
     if record.token and record.starting_at is not None and entry.read_exit() is None:
-        state = state_of(core, record)
+        state = await state_of(core, record)
         if state is not State.STOPPED:
             raise InvalidState("delete", entry.id, str(state), hint="stop it first, or use force")
 
@@ -402,7 +403,7 @@ async def _delete(core: Core, entry: Entry, record: Record, *, force: bool) -> N
     try:
         record = entry.read_own(uid)
         if not force:
-            _refuse_if_alive(core, entry, record)
+            await _refuse_if_alive(core, entry, record)
         await _end_for_deletion(core, entry, record)
         await entry.remove(uid, claim, partial(_tell_delete, core, entry, record))
     except ContainerNotFound:  # somebody else has deleted it meanwhile
@@ -423,10 +424,11 @@ async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:
         await end_of_gone(core, entry, record.uid)
         return
     if entry.read_exit() is None:
-        if record.starting_at is not None:
+        if live.watcher is not None:
             await kill(core, entry, record.uid)
             await wait_for_end(core, entry, record.uid)
-        else:
+        else:  # it has no init: it was never started, or whoever was at it has died
+            await record_never_started(core, entry, record)
             await live.system.terminate()
     elif live.watcher is not None:
         await asyncio.wait((live.watcher,), timeout=SETTLE_LIMIT)

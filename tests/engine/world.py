@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ import pytest
 from longshore.container import Container
 from longshore.engine import Engine
 from longshore.events import Event, Gap
+from longshore.files import Held
+from longshore.making import _Making
 from longshore.simulator import Machine, Process, Simulator, System
 from longshore.spec import HyperV, WindowsOptions
 
@@ -63,6 +66,7 @@ class World:
     state: Path
     engines: list[Engine] = field(default_factory=list)
     simulators: list[Simulator] = field(default_factory=list)
+    deaths: int = 0
 
     @property
     def oci(self) -> bool:
@@ -106,8 +110,15 @@ class World:
             await asyncio.wait(ours)
         for end in list(core.subscriptions):
             end()
-        if core.lease is not None:  # the kernel closes its descriptors
+        # the kernel closes its descriptors; no other program of these tests holds a lock at such a moment
+        if core.lease is not None:
             core.lease._forget()
+        for found in gc.get_objects():
+            if type(found) is Held:
+                found.release()
+            elif type(found) is _Making:
+                found._release_lock()
+        self.deaths += 1
         self.simulators.pop(self.engines.index(engine))
         self.engines.remove(engine)
 

@@ -137,6 +137,8 @@ class SimulatedProcess:
             self._exit.set_result(exit)
 
     async def wait(self) -> Exit:
+        if self._service.dead:
+            await self._service._never("wait")
         return await asyncio.shield(self._exit)
 
     def _check(self, operation: str) -> None:
@@ -566,6 +568,7 @@ class Simulator:
             machine.programs.update(programs)
         self.machine = machine
         self.dead = False
+        self._buried = False
         self._closed = False
         self._systems: set[SimulatedSystem] = set()
         self._processes: set[SimulatedProcess] = set()
@@ -648,7 +651,7 @@ class Simulator:
         machine = self.machine
         machine.calls[step] += 1
         if self.dead:
-            await _never()
+            await self._never(step)
         if self._closed:
             raise ServiceError(step, system.id if system else None, "the service is closed")
         failure, until = machine.faults.failure(step), machine.faults.wait(step)
@@ -659,12 +662,31 @@ class Simulator:
             await completed
         else:
             await asyncio.sleep(0)
+        lost: Exception | None = None
         if until is not None:
-            await self._hang(step, system, until)
+            try:
+                await self._hang(step, system, until)
+            except ServiceError as error:
+                lost = error
         if self.dead:
-            await _never()
+            await self._never(step)
+        if lost is not None:
+            raise lost
         if failure is not None:
             raise failure
+
+    async def _never(self, step: str) -> None:
+        """A dead program does not go on; what still waits here is only its shadow.
+
+        Once that is cancelled (the loop is being shut down), what it tries on its way out fails at once.
+        """
+        if not self._buried:
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                self._buried = True
+                raise
+        raise ServiceError(step, None, "the program that asks for it is dead")
 
     async def _hang(self, step: str, system: System | None, until: float | asyncio.Event) -> None:
         """Wait, unless the system or the service ends: every pending operation then ends, too."""
@@ -762,7 +784,7 @@ class Simulator:
             handle.init = SimulatedProcess(self, system.init)
         return handle
 
-    def state(self, token: bytes) -> State:
+    async def state(self, token: bytes) -> State:
         system, _ = self.machine.find(token)
         if system is None or not system.alive or system.exited.done():
             return State.STOPPED
@@ -815,11 +837,6 @@ def _command(spec: Spec) -> list[str]:
 def _complete(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-async def _never() -> None:
-    """A dead program does not go on; what still waits here is only its shadow."""
-    await asyncio.get_running_loop().create_future()
 
 
 __all__ = ["STEPS", "SimulatedProcess", "SimulatedSystem", "Simulator", "features"]

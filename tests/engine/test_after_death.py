@@ -1,0 +1,382 @@
+"""After somebody was killed: what was its own is gone, what it kept is there, and every end is told, once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from longshore.compute import Cause, Exit, now
+from longshore.engine import Engine
+from longshore.errors import ContainerNotFound, InvalidState, StoreError
+from longshore.records import ExitRecord
+from longshore.store import Store
+
+from .world import FOREVER, Listener, World, history, hung, runs, said, types
+
+
+async def test_what_was_kept_runs_on_and_is_found(world: World) -> None:
+    engine = world.engine()
+    await engine.launch("box", args=["trap-exit", "3"])
+    await said(await engine.get("box"), b"ready")
+    await world.die(engine)
+    async with world.engine() as other:
+        box = await other.get("box")
+        assert (await box.info()).state == "running"
+        await box.signal("TERM")
+        exit = await box.wait()
+        assert (exit.code, exit.cause) == (3, Cause.EXITED)
+        assert await types(other) == ["start-container", "exit"]
+
+
+async def test_a_code_that_nobody_saw_is_known_where_a_monitor_saw_it_and_else_unknown_never_zero(
+    world: World,
+) -> None:
+    engine = world.engine()
+    await engine.launch("box", args=["trap-exit", "0"])
+    await said(await engine.get("box"), b"ready")
+    await world.die(engine)
+    system = world.systems["box"]
+    assert system.init is not None
+    system.init.deliver(15)
+    await asyncio.sleep(0.01)
+    async with world.engine() as third:
+        exit = await (await third.get("box")).wait()
+        if world.oci:
+            assert (exit.code, exit.cause) == (0, Cause.EXITED)
+        else:
+            assert (exit.code, exit.cause) == (None, Cause.SYSTEM_GONE)
+        assert await types(third) == ["start-container", "exit"]
+    async with world.engine() as fourth:
+        assert (await (await fourth.get("box")).info()).exit == exit
+        assert (await history(fourth))[-1].exit == exit
+
+
+async def test_an_exit_record_is_readable_after_every_program_died(world: World) -> None:
+    engine, other = world.engine(), world.engine()
+    box = await engine.launch("box", args=["exit", "9"])
+    exit = await box.wait()
+    await world.die(engine)
+    await world.die(other)
+    async with world.engine() as third:
+        assert await (await third.get("box")).wait() == exit
+
+
+async def test_what_ran_for_the_dead_is_gone(world: World) -> None:
+    engine = world.engine()
+    running = asyncio.create_task(engine.run("host", FOREVER, name="once"))
+    await runs(world, "once")
+    await engine.launch("removed", args=FOREVER, owner="remove")
+    await engine.launch("stopped", args=FOREVER, owner="stop")
+    created = await engine.create("never", args=FOREVER, owner="stop")
+    kept = await engine.launch("kept", args=FOREVER)
+    await kept.exec(FOREVER, name="work")
+    await kept.exec(FOREVER)
+    await world.die(engine)
+    async with world.engine() as other:
+        found = {info.id: info for info in await other.list()}
+        assert {id: info.state for id, info in found.items()} == {
+            "stopped": "stopped",
+            "never": "stopped",
+            "kept": "running",
+        }
+        assert found["stopped"].exit is not None
+        assert found["stopped"].exit.cause is Cause.KILLED
+        assert found["never"].exit is not None
+        assert found["never"].exit.cause is Cause.NEVER_STARTED
+        assert await (await other.get("kept")).processes() == ["work"]
+        exit = await (await (await other.get("kept")).process("work")).wait()
+        assert exit.cause is Cause.KILLED
+        assert exit.code != 0
+        told = [(event.container, event.type) for event in await history(other)]
+        for id in ("once", "removed", "stopped"):
+            assert told.count((id, "start-container")) == told.count((id, "exit")) == 1
+        assert told.count(("kept", "exit-process")) == 2
+        assert told.count(("once", "delete")) == told.count(("removed", "delete")) == 1
+        assert ("never", "exit") not in told
+    assert created.id == "never"
+    assert sorted(world.systems) == ["kept"] if not world.oci else sorted(world.systems) >= ["kept"]
+
+
+@pytest.mark.parametrize("maker", ["create", "launch", "run"])
+@pytest.mark.parametrize("step", ["create", "start"])
+async def test_what_was_half_made_is_undone_by_who_comes_next(world: World, maker: str, step: str) -> None:
+    engine = world.engine()
+    world.faults.delay(step, asyncio.Event())
+    if maker == "run":
+        making: asyncio.Task[object] = asyncio.create_task(engine.run("host", FOREVER, name="box"))
+    elif maker == "create":
+        box = engine.create("box", args=FOREVER)
+        making = asyncio.create_task(box if step == "create" else _create_and_start(engine))
+        if step != "create":
+            box.close()
+    else:
+        making = asyncio.create_task(engine.launch("box", args=FOREVER))
+    await hung(world, step)
+    await world.die(engine)
+    async with world.engine() as other:
+        if maker == "create" and step == "start":  # it was made; its start nobody saw the end of
+            assert [info.state for info in await other.list()] == ["stopped"]
+            await (await other.get("box")).delete()
+        assert await other.list() == []
+        assert world.systems == {}
+        await other.launch("box", args=FOREVER)
+
+
+async def _create_and_start(engine: Engine) -> object:
+    box = await engine.create("box", args=FOREVER)
+    return await box.start()
+
+
+async def test_a_watcher_hears_of_the_end_of_what_the_dead_had_started(world: World, other: Engine) -> None:
+    async with Listener(other) as heard:
+        engine = world.engine()
+        await engine.launch("removed", args=FOREVER, owner="remove")
+        await engine.launch("kept", args=FOREVER)
+        await heard.until("start-container", "kept")
+        await world.die(engine)
+        world.faults.crash("kept")
+        await heard.until("exit", "kept")
+        async with world.engine():
+            pass
+        await heard.until("exit", "removed")
+        await heard.until("delete", "removed")
+
+
+async def test_restore_takes_up_what_runs_and_tells_what_has_ended(world: World) -> None:
+    engine = world.engine()
+    for name in ("runs", "ended"):
+        await engine.launch(name, args=["trap-exit", "5"])
+        await said(await engine.get(name), b"ready")
+    world.faults.delay("create", asyncio.Event())
+    making = asyncio.create_task(engine.create("half", args=FOREVER))
+    await hung(world, "create", 3)
+    await world.die(engine)
+    init = world.systems["ended"].init
+    assert init is not None
+    init.deliver(15)
+    await asyncio.sleep(0.01)
+    other = world.engine()
+    # nobody has ended the lease yet: as if a keeper was still at it
+    restored = await other.restore()
+    assert restored.running == ["runs"]
+    assert restored.ended == ["ended"]
+    assert restored.undone in ([], ["half"])
+    assert [info.id for info in await other.list()] == ["runs", "ended"]
+    assert await types(other, "runs") == ["start-container", "restore"]
+    again = await other.restore()
+    assert (again.running, again.ended, again.undone) == (["runs"], [], [])
+    assert await types(other, "runs") == ["start-container", "restore"]
+
+
+# ends that were recorded, and not told, by who died in between
+
+
+async def test_an_end_that_was_recorded_but_not_told_is_told_by_the_finder(world: World) -> None:
+    engine = world.engine()
+    await engine.launch("box", args=FOREVER)
+    await world.die(engine)
+    record = ExitRecord(version=1, exit=Exit(code=6, at=now()), oom=True)
+    home = world.state / "lib" / "containers" / "box"
+    (home / "exit.json").write_bytes(msgspec.json.encode(record))
+    async with world.engine() as other:
+        assert (await (await other.get("box")).wait()).code == 6
+        await other.restore()
+        assert await types(other) == ["start-container", "oom", "exit"]
+        await other.restore()
+        assert await types(other) == ["start-container", "oom", "exit"]
+
+
+async def test_an_end_that_was_told_but_not_marked_so_is_not_told_again(world: World) -> None:
+    engine = world.engine()
+    box = await engine.launch("box", args=["exit", "6"])
+    await box.wait()
+    store = Store.at(world.state)
+    store.open()
+    entry = store.entry("box")
+    record = entry.read()
+    record.start_told = record.exit_told = False  # as if it had died before the mark
+    entry.write(record)
+    await world.die(engine)
+    async with world.engine() as other:
+        await other.restore()
+        assert await types(other) == ["start-container", "exit"]
+        assert entry.read().exit_told
+
+
+async def test_a_deletion_that_was_not_finished_is_finished_and_told_once(world: World) -> None:
+    engine = world.engine()
+    box = await engine.launch("box", args=["true"])
+    await box.wait()
+    store = Store.at(world.state)
+    store.open()
+    record = store.entry("box").read()
+    system = world.systems.pop("box")
+    assert system.init is not None
+    run, kept = world.state / "run", world.state / "lib"
+    (run / "containers" / "box").rename(run / "trash" / record.uid)
+    await world.die(engine)
+    # between the two renames: it is there, and can be deleted
+    other = world.engine()
+    assert [info.state for info in await other.list()] == ["stopped"]
+    assert await types(other) == ["start-container", "exit"]
+    await world.die(other)
+    # and between the second and the event
+    (kept / "containers" / "box").rename(kept / "trash" / record.uid)
+    async with world.engine() as third:
+        assert await third.list() == []
+        assert await types(third) == ["start-container", "exit", "delete"]
+        with pytest.raises(ContainerNotFound):
+            await third.get("box")
+        await third.create("box", args=FOREVER)
+    async with world.engine() as fourth:
+        assert (await types(fourth)).count("delete") == 1
+
+
+async def test_a_pause_that_was_done_but_not_told_is_told_by_the_finder(world: World) -> None:
+    engine = world.engine()
+    box = await engine.launch("box", args=FOREVER, **world.pausable)
+    world.faults.delay("pause", asyncio.Event())
+    pausing = asyncio.create_task(box.pause())
+    await hung(world, "pause")
+    await world.die(engine)
+    async with world.engine() as other:
+        found = await other.get("box")
+        if (await found.info()).state == "paused":
+            await found.stats()
+            assert await types(other) == ["start-container", "pause"]
+            await found.resume()
+            assert await types(other) == ["start-container", "pause", "resume"]
+
+
+async def test_a_start_whose_starter_died_before_it_could_tell_is_told_with_the_end(world: World) -> None:
+    engine = world.engine()
+    box = await engine.launch("box", args=FOREVER)
+    uid = (await box.info()).uid
+    store = Store.at(world.state)
+    store.open()
+    entry = store.entry("box")
+    record = entry.read()
+    record.start_told = False
+    entry.write(record)
+    for segment in (world.state / "lib" / "journal").glob("*.jsonl"):
+        segment.unlink()
+    await world.die(engine)
+    world.faults.crash("box")
+    async with world.engine() as other:
+        await (await other.get("box")).wait()
+        assert [(event.type, event.uid) for event in await history(other)] == [("start-container", uid), ("exit", uid)]
+
+
+# a boot
+
+
+async def test_a_boot_ends_everything_and_nobody_saw_how(world: World, tmp_path: Path) -> None:
+    engine = world.engine()
+    await engine.launch("kept", args=FOREVER)
+    await engine.create("created", args=FOREVER)
+    done = await engine.launch("done", args=["exit", "3"])
+    await done.wait()
+    await engine.launch("removed", args=FOREVER, owner="remove")
+    await world.die(engine)
+    world.faults.disconnect()
+    (world.state / "run" / "boot").write_text("an earlier one")
+    for path in (world.state / "lib" / "containers").glob("*/record.json"):
+        document = msgspec.json.decode(path.read_bytes())
+        document["boot"] = "an earlier one"
+        path.write_bytes(msgspec.json.encode(document))
+    async with world.engine() as other:
+        found = {info.id: info for info in await other.list()}
+        assert {id: info.state for id, info in found.items()} == {
+            "kept": "stopped",
+            "created": "stopped",
+            "done": "stopped",
+        }
+        assert found["kept"].exit is not None
+        assert (found["kept"].exit.code, found["kept"].exit.cause) == (None, Cause.SYSTEM_GONE)
+        assert found["done"].exit is not None
+        assert found["done"].exit.code == 3
+        assert found["created"].exit is not None
+        assert found["created"].exit.cause is Cause.NEVER_STARTED
+        for id in found:
+            await (await other.get(id)).delete()
+        await other.launch("kept", args=FOREVER)
+    assert os.listdir(world.state / "run" / "trash") == []
+
+
+# what cannot be read
+
+
+async def test_a_damaged_record_is_shown_and_can_be_deleted_by_force_and_nothing_else(world: World) -> None:
+    engine = world.engine()
+    await engine.launch("box", args=FOREVER)
+    await engine.close()
+    (world.state / "lib" / "containers" / "box" / "record.json").write_bytes(b"{]")
+    async with world.engine() as other:
+        assert [(info.id, info.state) for info in await other.list()] == [("box", "damaged")]
+        box = await other.get("box")
+        for call in (box.info, box.start, box.kill, box.wait, box.delete):
+            with pytest.raises(StoreError, match="damaged") as caught:
+                await call()
+            assert caught.value.hint is not None
+            assert "--force" in caught.value.hint
+        await box.delete(force=True)
+        assert await other.list() == []
+        assert world.systems == {}
+        await other.create("box", args=FOREVER)
+
+
+async def test_a_record_of_a_later_version_is_refused_and_not_touched(world: World) -> None:
+    engine = world.engine()
+    await engine.launch("box", args=FOREVER)
+    await engine.launch("fine", args=FOREVER)
+    await engine.close()
+    path = world.state / "lib" / "containers" / "box" / "record.json"
+    document = msgspec.json.decode(path.read_bytes())
+    document |= {"version": 99, "command": {"another": "type"}}
+    later = msgspec.json.encode(document)
+    path.write_bytes(later)
+    async with world.engine() as other:
+        assert [info.id for info in await other.list()] == ["fine"]
+        with pytest.raises(StoreError, match="version 99"):
+            await other.get("box")
+        await other.restore()
+        assert path.read_bytes() == later
+    path.write_bytes(msgspec.json.encode(document | {"version": 1}))
+
+
+async def test_a_store_of_a_later_version_is_refused_before_anything_is_touched(world: World) -> None:
+    (world.state / "lib").mkdir(parents=True)
+    (world.state / "lib" / "store.json").write_bytes(b'{"version":99,"id":"x","shape":"round"}')
+    with pytest.raises(StoreError, match="version 99"):
+        async with world.engine():
+            pass
+    assert sorted(path.name for path in world.state.rglob("*")) == ["lib", "store.json"]
+    (world.state / "lib" / "store.json").unlink()
+
+
+async def test_a_stopped_container_can_be_looked_at_where_nothing_can_be_written(world: World) -> None:
+    engine = world.engine()
+    box = await engine.launch("box", args=["exit", "2"])
+    await box.wait()
+    await engine.close()
+    before = {path: path.stat().st_mtime_ns for path in (world.state / "lib").rglob("*")}
+    async with world.engine() as other:
+        assert [info.state for info in await other.list()] == ["stopped"]
+        assert (await (await other.get("box")).inspect())["exit"]["code"] == 2
+        assert await types(other) == ["start-container", "exit"]
+    assert {path: path.stat().st_mtime_ns for path in (world.state / "lib").rglob("*")} == before
+
+
+async def test_starting_what_a_boot_has_ended_is_refused(world: World) -> None:
+    engine = world.engine()
+    await engine.create("box", args=FOREVER)
+    await engine.close()
+    world.faults.disconnect()
+    async with world.engine() as other:
+        box = await other.get("box")
+        with pytest.raises(InvalidState, match="stopped"):
+            await box.start()
