@@ -366,8 +366,8 @@ class ComputeService(Protocol):
         """Find a system again, after its maker is gone. SystemGone if nothing is left of it."""
         ...
 
-    def state(self, token: bytes) -> State:
-        """Whether the system's init is alive now, and whether it is paused: cheap, and asks no slow service."""
+    async def state(self, token: bytes) -> State:
+        """Whether the system's init is alive now, and whether it is paused: as cheap as the platform allows."""
         ...
 
     async def abandon(self, id: str, place: Place) -> None:

@@ -19,10 +19,14 @@ def service(store: Store, runtime: str | None) -> ComputeService:
         from .oci.service import OciService
 
         return OciService(store.id, store.run, store.data, runtime=runtime)
+    if sys.platform == "win32":
+        from .hcs.service import HcsService
+
+        return HcsService(store.run)
     raise NotSupported(
         f"running containers on {sys.platform}",
         "there is no compute service for it",
-        hint="use Linux, or the simulator",
+        hint="use Linux or Windows, or the simulator",
     )
 
 

@@ -132,7 +132,7 @@ async def logged(station: Station, process: ComputeProcess, id: str, word: bytes
 
 
 async def until_stopped(service: ComputeService, token: bytes) -> None:
-    while service.state(token) is not State.STOPPED:
+    while await service.state(token) is not State.STOPPED:
         await asyncio.sleep(0)
 
 
@@ -182,7 +182,7 @@ async def test_create_runs_no_code_of_the_user(station: Station) -> None:
     system = await station.service.create("box", station.spec(station.commands.both), KEPT, station.place("box"))
     assert system.id == "box"
     assert system.token
-    assert station.service.state(system.token) is State.RUNNING
+    assert await station.service.state(system.token) is State.RUNNING
     assert await station.service.leftovers(OWNER) == ["box"]
     log = station.found_place("box").log
     assert not log.exists() or log.read_bytes() == b""
@@ -376,7 +376,7 @@ async def test_wait_is_not_held_by_a_grandchild_that_keeps_the_output_open(stati
         async with started(station, system, station.commands.hold) as process:
             assert (await process.wait()).code == 0
             assert await output(process) == (b"", b"")  # neither are the streams
-        assert station.service.state(system.token) is State.RUNNING
+        assert await station.service.state(system.token) is State.RUNNING
         assert init.pid != process.pid
 
 
@@ -430,7 +430,7 @@ async def test_kill_works_on_what_is_paused(station: Station) -> None:
         await work.kill_tree()
         assert (await work.wait()).code not in (None, 0)
         await work.close()
-        assert station.service.state(system.token) is State.PAUSED
+        assert await station.service.state(system.token) is State.PAUSED
         await init.signal(KILL)
         assert (await init.wait()).code not in (None, 0)
 
@@ -466,7 +466,7 @@ async def test_nothing_runs_in_it_after_settle(station: Station) -> None:
         await system.settle(exit, 10)
         assert (await work.wait()).code != 0
         await work.close()
-        assert station.service.state(system.token) is State.STOPPED
+        assert await station.service.state(system.token) is State.STOPPED
 
 
 async def test_delete_leaves_nothing_and_can_be_repeated(station: Station) -> None:
@@ -594,7 +594,7 @@ async def test_exec_runs_a_further_process_with_streams_of_its_own(station: Stat
             assert await line(process) == b"hello\n"
             await process.close_stdin()
             assert (await process.wait()).code == 0
-        assert station.service.state(system.token) is State.RUNNING
+        assert await station.service.state(system.token) is State.RUNNING
 
 
 async def test_exec_adds_to_the_environment_of_the_container(station: Station) -> None:
@@ -733,15 +733,15 @@ async def test_pause_is_complete_when_it_returns_and_resume_undoes_it(station: S
             assert not await system.paused()
             return
         assert not await system.paused()
-        assert station.service.state(system.token) is State.RUNNING
+        assert await station.service.state(system.token) is State.RUNNING
         await system.pause()
         assert await system.paused()
-        assert station.service.state(system.token) is State.PAUSED
+        assert await station.service.state(system.token) is State.PAUSED
         assert process.streams.stdin is not None
         process.streams.stdin.write(b"wake up\n")
         await system.resume()
         assert not await system.paused()
-        assert station.service.state(system.token) is State.RUNNING
+        assert await station.service.state(system.token) is State.RUNNING
         assert await line(process) == b"wake up\n"
 
 
@@ -785,7 +785,7 @@ async def test_update_changes_limits_or_says_that_it_cannot(station: Station) ->
                 await system.update(change)
             after = await system.stats()
             assert (after.memory_limit, after.pids_limit) == (before.memory_limit, before.pids_limit)
-        assert station.service.state(system.token) is State.RUNNING
+        assert await station.service.state(system.token) is State.RUNNING
 
 
 # found again
@@ -800,7 +800,7 @@ async def test_a_container_is_found_again_after_its_maker_died(station: Station)
 
     station.lose(first)
     second = station.another()
-    assert second.state(token) is State.RUNNING
+    assert await second.state(token) is State.RUNNING
     found = await second.open("box", token, station.found_place("box"))
     assert (found.id, found.token) == ("box", token)
     again = await found.open_process(init)
@@ -850,7 +850,7 @@ async def test_an_unknown_token_means_that_the_system_is_gone(station: Station, 
     place = station.place("box")
     with pytest.raises(SystemGone):
         await station.service.open("box", token, place)
-    assert station.service.state(token) is State.STOPPED
+    assert await station.service.state(token) is State.STOPPED
 
 
 async def test_abandon_undoes_what_a_dead_maker_left(station: Station) -> None:
@@ -877,7 +877,7 @@ async def test_ending_a_lease_ends_what_belongs_to_it_and_nothing_else(station: 
         station.let_go(lease)
         await other.end_lease(lease.id, lease.directory)
         assert (await ours.wait()).code not in (None, 0)
-        assert other.state(other_system.token) is State.RUNNING
+        assert await other.state(other_system.token) is State.RUNNING
         await other.end_lease(lease.id, lease.directory)
         await other.end_lease("1-nobody", lease.directory.with_name("1-nobody"))
 
@@ -895,7 +895,7 @@ async def test_closing_a_process_wakes_its_waiters_and_lets_it_run(station: Stat
         with pytest.raises(EngineClosed):
             await waiter
     await process.close()
-    assert station.service.state(system.token) is State.RUNNING
+    assert await station.service.state(system.token) is State.RUNNING
     await end(system, None)
 
 
@@ -909,7 +909,7 @@ async def test_closing_a_system_wakes_all_waiters_and_lets_it_run(station: Stati
     with pytest.raises(EngineClosed):
         await waiter
     await system.close()
-    assert station.service.state(token) is State.RUNNING
+    assert await station.service.state(token) is State.RUNNING
     found = await station.service.open("box", token, station.found_place("box"))
     await end(found, await found.open_process(init))
 

@@ -15,6 +15,7 @@ from ..errors import NotSupported, ServiceError
 from ..spec import Spec
 from ..tasks import shielded, uninterrupted
 from . import documents, layers, measure, probe, translate
+from .asking import ask_state
 from .hresults import GONE, HcsError, same
 from .notes import LeaseNotes, Made
 from .notifications import Type, completed
@@ -253,48 +254,19 @@ class HcsService:
         system.handle = await session.watch_system(value, system.watch, id)
         return value
 
-    def state(self, token: bytes) -> State:
-        """From memory for what is open here. Else the service is asked, which takes it a moment."""
+    async def state(self, token: bytes) -> State:
+        """From memory for what is open here; else the service is asked."""
         try:
             known = msgspec.json.decode(token, type=SystemToken)
         except msgspec.MsgspecError:
             return State.STOPPED
         system = self._systems.get(known.id)
-        if system is not None:
-            if system.over:
-                return State.STOPPED
-            return State.PAUSED if system.is_paused else State.RUNNING
-        return self._ask_state(known)
-
-    def _ask_state(self, known: SystemToken) -> State:
-        vm = self.session.vmcompute
-        try:
-            handle = vm.open_compute_system(known.id)
-        except HcsError as error:
-            return State.STOPPED if same(error.code or 0, GONE) else State.RUNNING
-        try:
-            base = measure.properties(
-                vm.get_compute_system_properties(handle, documents.property_query()), "", known.id
-            )
-            if base.stopped or base.state in ("Stopped", "Terminated"):
-                return State.STOPPED
-            if base.state == "Paused":
-                return State.PAUSED
-            if known.init is None:
-                return State.RUNNING
-            query = documents.property_query("ProcessList")
-            found = measure.properties(vm.get_compute_system_properties(handle, query), "", known.id)
-            init = known.init
-            alive = any(
-                item.process_id == init.pid and measure.is_same_moment(item, init.started_at, hyperv=known.hyperv)
-                for item in found.process_list or []
-            )
-            return State.RUNNING if alive else State.STOPPED
-        except ServiceError:
-            return State.RUNNING  # it is there, and says no more
-        finally:
-            with suppress(HcsError):
-                vm.close_compute_system(handle)
+        if system is None:
+            session = self.session
+            return await session.threads.call(ask_state, session.vmcompute, known)
+        if system.over:
+            return State.STOPPED
+        return State.PAUSED if system.is_paused else State.RUNNING
 
     async def leftovers(self, owner: str) -> list[str]:
         session = self.session

@@ -128,8 +128,8 @@ class Output(asyncio.Protocol):
 
     def cut(self) -> None:
         """Let go of the pipe now."""
-        if self._transport is not None:
-            _abort(self._transport)
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.close()  # there is nothing to write; the Proactor's have no `abort`
         self._finish()
 
 

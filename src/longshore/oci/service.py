@@ -275,7 +275,7 @@ class OciService:
             monitor=known.monitor,
         )
 
-    def state(self, token: bytes) -> State:
+    async def state(self, token: bytes) -> State:
         try:
             known = msgspec.json.decode(token, type=SystemToken)
         except msgspec.MsgspecError:
