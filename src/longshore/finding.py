@@ -82,11 +82,15 @@ async def derive(core: Core, entry: Entry, record: Record) -> ContainerInfo:
             state = "stopped"
         else:
             state = "created" if record.starting_at is None else str(seen)
-            if record.starting_at is not None and record.started_at is None:
-                if await _end_interrupted_start(core, entry, record):
-                    state, exit = "stopped", await late_exit(core, entry, record)
+            starting = record.starting_at is not None and record.started_at is None
+            if starting and await _end_interrupted_start(core, entry, record):
+                state, exit = "stopped", await late_exit(core, entry, record)
+    return _info(record, state, exit)
+
+
+def _info(record: Record, state: str, exit: Exit | None) -> ContainerInfo:
     return ContainerInfo(
-        id=entry.id,
+        id=record.id,
         uid=record.uid,
         state=state,
         command=record.command,
@@ -176,7 +180,10 @@ async def listing(core: Core, labels: Mapping[str, str] | None, states: Collecti
             record = entry.read()
             if labels and any(record.labels.get(name) != text for name, text in labels.items()):
                 continue
-            if record.token and entry.read_exit() is None and await state_of(core, record) is State.STOPPED:
+            exit = entry.read_exit()
+            if exit is not None:
+                add(_info(record, "stopped", exit.exit))
+            elif record.token and await state_of(core, record) is State.STOPPED:
                 late.append((entry, record))  # found out side by side, not one after the other
             else:
                 add(await derive(core, entry, record))

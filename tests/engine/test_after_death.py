@@ -67,7 +67,7 @@ async def test_an_exit_record_is_readable_after_every_program_died(world: World)
 
 async def test_what_ran_for_the_dead_is_gone(world: World) -> None:
     engine = world.engine()
-    running = asyncio.create_task(engine.run("host", FOREVER, name="once"))
+    world.begin(engine.run("host", FOREVER, name="once"))
     await runs(world, "once")
     await engine.launch("removed", args=FOREVER, owner="remove")
     await engine.launch("stopped", args=FOREVER, owner="stop")
@@ -107,14 +107,14 @@ async def test_what_was_half_made_is_undone_by_who_comes_next(world: World, make
     engine = world.engine()
     world.faults.delay(step, asyncio.Event())
     if maker == "run":
-        making: asyncio.Task[object] = asyncio.create_task(engine.run("host", FOREVER, name="box"))
+        world.begin(engine.run("host", FOREVER, name="box"))
     elif maker == "create":
         box = engine.create("box", args=FOREVER)
-        making = asyncio.create_task(box if step == "create" else _create_and_start(engine))
+        world.begin(box if step == "create" else _create_and_start(engine))
         if step != "create":
             box.close()
     else:
-        making = asyncio.create_task(engine.launch("box", args=FOREVER))
+        world.begin(engine.launch("box", args=FOREVER))
     await hung(world, step)
     await world.die(engine)
     async with world.engine() as other:
@@ -152,7 +152,7 @@ async def test_restore_takes_up_what_runs_and_tells_what_has_ended(world: World)
         await engine.launch(name, args=["trap-exit", "5"])
         await said(await engine.get(name), b"ready")
     world.faults.delay("create", asyncio.Event())
-    making = asyncio.create_task(engine.create("half", args=FOREVER))
+    world.begin(engine.create("half", args=FOREVER))
     await hung(world, "create", 3)
     await world.die(engine)
     init = world.systems["ended"].init
@@ -240,7 +240,7 @@ async def test_a_pause_that_was_done_but_not_told_is_told_by_the_finder(world: W
     engine = world.engine()
     box = await engine.launch("box", args=FOREVER, **world.pausable)
     world.faults.delay("pause", asyncio.Event())
-    pausing = asyncio.create_task(box.pause())
+    world.begin(box.pause())
     await hung(world, "pause")
     await world.die(engine)
     async with world.engine() as other:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +66,7 @@ class World:
     state: Path
     engines: list[Engine] = field(default_factory=list)
     simulators: list[Simulator] = field(default_factory=list)
+    begun: list[asyncio.Task[object]] = field(default_factory=list)
     deaths: int = 0
 
     @property
@@ -96,6 +97,10 @@ class World:
     def faults(self) -> Simulator:
         """Where faults are asked for: they are the machine's, whoever runs into them."""
         return Simulator(machine=self.machine)
+
+    def begin(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Begin what its program will not live to see the end of."""
+        self.begun.append(asyncio.create_task(coroutine))
 
     async def die(self, engine: Engine) -> None:
         """The program that uses `engine` is killed: nothing of its code runs any more, its locks are free."""

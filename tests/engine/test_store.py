@@ -1,0 +1,403 @@
+"""The state directory and the journal, by themselves: what is true at every moment, and what it costs."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import shutil
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from longshore import events as journal_module
+from longshore.compute import Exit, now
+from longshore.entry import Entry
+from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, StoreError
+from longshore.events import Event, Gap, Journal, JournalReader, News, Position
+from longshore.files import briefly, hold, link_once, try_hold, wait_for_lock, write_new
+from longshore.records import Damaged, ExitRecord, Record, decode
+from longshore.spec import Spec
+from longshore.store import Store
+from longshore.trees import remove_some, remove_tree
+
+from .world import FOREVER, World
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store.at(tmp_path / "state")
+    made.open()
+    return made
+
+
+def make(store: Store, id: str = "box", *, durable: bool = True) -> tuple[Entry, Record]:
+    entry, claim = store.reserve(id, durable=durable)
+    record = store.new_record(id, Spec.of(args=["true"]), "keep", None, kept=durable, durable=durable, stdin=False)
+    record.token = b"x"
+    entry.write(record)
+    claim.release()
+    return entry, record
+
+
+# files
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_new(path, b"one")
+    write_new(path, b"two" * 100_000)
+    assert path.read_bytes() == b"two" * 100_000
+    with pytest.raises(FileNotFoundError):
+        write_new(tmp_path / "no" / "file", b"")
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_that_is_written_once_is_its_first_writers(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert link_once(path, b"first")
+    assert not link_once(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+async def test_a_lock_that_is_never_given_back_is_told_after_its_limit(tmp_path: Path) -> None:
+    held = try_hold(tmp_path / "lock")
+    assert held is not None
+    assert try_hold(tmp_path / "lock") is None
+    with pytest.raises(StoreError, match="has held it"):
+        async with hold(tmp_path / "lock", limit=0.05):
+            pass
+    held.release()
+    held.release()
+    async with asyncio.timeout(5), hold(tmp_path / "lock"):  # the waiter that gave up does not keep it
+        assert try_hold(tmp_path / "lock") is None
+
+
+async def test_waiting_for_a_lock_can_be_cancelled(tmp_path: Path) -> None:
+    held = try_hold(tmp_path / "lock")
+    assert held is not None
+    waiting = asyncio.create_task(wait_for_lock(tmp_path / "lock", 100))
+    await asyncio.sleep(0.02)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    held.release()
+    async with asyncio.timeout(5), hold(tmp_path / "lock"):
+        pass
+
+
+def test_a_tree_is_removed_without_leaving_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "precious").write_text("")
+    tree = tmp_path / "tree"
+    (tree / "a" / "b").mkdir(parents=True)
+    (tree / "a" / "link").symlink_to(tmp_path / "outside")
+    (tree / "a" / "closed").mkdir(mode=0)
+    remove_tree(tree)
+    remove_tree(tree)
+    assert not tree.exists()
+    assert (tmp_path / "outside" / "precious").exists()
+
+
+def test_a_large_tree_is_removed_in_bits(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(100):
+        (tree / str(number)).write_text("")
+    assert not remove_some(tree, 40)
+    assert 0 < len(list(tree.iterdir())) < 100
+    assert remove_some(tree, 100)
+    assert not tree.exists()
+
+
+# the store
+
+
+def test_an_id_is_taken_in_one_step(store: Store) -> None:
+    _, claim = store.reserve("box", durable=True)
+    for durable in (True, False):
+        with pytest.raises(ContainerExists):
+            store.reserve("box", durable=durable)
+    with pytest.raises(InvalidState, match="created already"):
+        store.entry("box").claim("delete")
+    claim.release()
+    with pytest.raises(ContainerNotFound):
+        store.entry("box").read()
+
+
+def test_looking_whether_it_is_claimed_takes_it_from_nobody(store: Store) -> None:
+    entry, _ = make(store)
+    assert not entry.is_claimed()
+    claim = entry.claim("start")
+    assert entry.is_claimed()
+    assert entry.is_claimed("start")
+    assert not entry.is_claimed("delete")
+    claim.release()
+    assert not entry.is_claimed()
+
+
+async def test_a_removed_container_leaves_nothing_and_its_id_is_free_before_that_is_told(store: Store) -> None:
+    entry, record = make(store)
+    claim = entry.claim("delete")
+
+    def told() -> None:
+        make(store)
+
+    await entry.remove(record.uid, claim, told)
+    claim.release()
+    again = store.entry("box").read()
+    assert again.uid != record.uid
+    assert os.listdir(store.run_trash) == os.listdir(store.data_trash) == []
+
+
+async def test_a_change_of_a_container_that_has_a_successor_is_refused(store: Store) -> None:
+    entry, record = make(store)
+    await entry.remove(record.uid, entry.claim("delete"), lambda: None)
+    make(store)
+    with pytest.raises(ContainerNotFound):
+        await entry.change(record.uid, lambda record: None)
+
+
+def test_a_record_says_its_version_and_a_later_one_is_refused(store: Store) -> None:
+    entry, _ = make(store)
+    path = entry.home / "record.json"
+    document = msgspec.json.decode(path.read_bytes())
+    assert document["version"] == 1
+    with pytest.raises(StoreError, match="version 2") as caught:
+        decode(msgspec.json.encode(document | {"version": 2}), Record, path)
+    assert not isinstance(caught.value, Damaged)
+    with pytest.raises(Damaged, match=r"record\.json"):
+        decode(b'{"version":1}', Record, path)
+
+
+def test_an_exit_record_that_a_loss_of_power_emptied_is_none_and_can_be_written(store: Store) -> None:
+    entry, _ = make(store)
+    (entry.home / "exit.json").write_bytes(b"")
+    assert entry.read_exit() is None
+    assert entry.link_exit(ExitRecord(version=1, exit=Exit(code=1)))
+    assert not entry.link_exit(ExitRecord(version=1, exit=Exit(code=2)))
+    found = entry.read_exit()
+    assert found is not None
+    assert found.exit.code == 1
+
+
+def test_the_records_of_a_thousand_containers_are_read_quickly(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bound with room for a busy machine: measured are 20 ms."""
+    entry, record = make(store, "box-0")
+    entry.link_exit(ExitRecord(version=1, exit=Exit(code=0, at=now())))
+    record.exit_told = True
+    entry.write(record)
+    for number in range(1, 1000):
+        id = f"box-{number}"
+        shutil.copytree(entry.home, store.kept / id)
+        shutil.copytree(entry.run, store.containers / id)
+        record.id = id
+        (store.kept / id / "record.json").write_bytes(msgspec.json.encode(record))
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        found = [(each.read(), each.read_exit()) for each in store.entries()]
+        times.append(time.perf_counter() - begin)
+        assert len(found) == 1000
+    with capsys.disabled():
+        print(f"[1,000 records: {min(times) * 1000:.0f} ms]", end="")
+    assert min(times) < 0.2
+
+
+async def test_the_engine_lists_a_thousand_containers_quickly(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    async with world.engine() as engine:
+        box = await engine.launch("box-0", args=["true"])
+        await box.wait()
+        kept, run = world.state / "lib" / "containers", world.state / "run" / "containers"
+        record = msgspec.json.decode((kept / "box-0" / "record.json").read_bytes())
+        for number in range(1, 1000):
+            id = f"box-{number}"
+            for base in (kept, run):
+                shutil.copytree(base / "box-0", base / id)
+            (kept / id / "record.json").write_bytes(msgspec.json.encode(record | {"id": id, "uid": f"{number:016x}"}))
+        times = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            assert len(await engine.list()) == 1000
+            times.append(time.perf_counter() - begin)
+        for base in (kept, run):
+            for number in range(1, 1000):
+                shutil.rmtree(base / f"box-{number}")
+    with capsys.disabled():
+        print(f"[list of 1,000: {min(times) * 1000:.0f} ms]", end="")
+    assert min(times) < 0.25
+
+
+# the journal
+
+
+def journal_at(path: Path) -> Journal:
+    path.mkdir(exist_ok=True)
+    return Journal(path)
+
+
+def numbers(journal: Journal, since: int = 0) -> list[int]:
+    return [event.seq for event in JournalReader(journal, since).read() if isinstance(event, Event)]
+
+
+def test_events_are_numbered_without_holes(tmp_path: Path) -> None:
+    journal = journal_at(tmp_path / "j")
+    journal.append("box", "uid", News("start-container"), News("exit"))
+    journal.append("box", "uid", News("delete"))
+    assert numbers(journal) == [1, 2, 3]
+    assert journal.last() == 3
+    assert numbers(Journal(tmp_path / "j"), 1) == [2, 3]
+
+
+def test_many_programs_write_one_order(tmp_path: Path) -> None:
+    journal_at(tmp_path / "j")
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write_many, args=(tmp_path / "j", str(number))) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    events = [event for event in JournalReader(Journal(tmp_path / "j"), 0).read() if isinstance(event, Event)]
+    assert [event.seq for event in events] == list(range(1, 401))
+    for number in range(4):
+        assert [event.process for event in events if event.uid == str(number)] == [str(n) for n in range(100)]
+
+
+def _write_many(path: Path, uid: str) -> None:
+    journal = Journal(path)
+    for number in range(100):
+        journal.append("box", uid, News("exit-process", process=str(number)))
+
+
+def test_a_line_torn_by_a_death_is_cut_off_and_its_number_used_again(tmp_path: Path) -> None:
+    journal = journal_at(tmp_path / "j")
+    journal.append("box", "uid", News("start-container"))
+    with open(journal.path(1), "ab") as file:
+        file.write(b'{"seq":2,"at":"20')
+    assert numbers(journal) == [1]
+    Journal(tmp_path / "j").append("box", "uid", News("exit"))
+    assert numbers(journal) == [1, 2]
+
+
+@pytest.mark.parametrize("size", [0, 100, 5000, 100_000])
+def test_a_torn_line_of_any_size_is_cut_off(tmp_path: Path, size: int) -> None:
+    journal = journal_at(tmp_path / "j")
+    if size != 100:
+        journal.append("box", "uid", News("start-container"))
+    first = len(numbers(journal))
+    with open(journal.path(1), "ab") as file:
+        file.write(b"x" * size)
+    Journal(tmp_path / "j").append("box", "uid", News("exit"))
+    assert numbers(journal) == list(range(1, first + 2))
+
+
+def test_a_line_that_cannot_be_read_is_a_gap(tmp_path: Path) -> None:
+    journal = journal_at(tmp_path / "j")
+    for _ in range(3):
+        journal.append("box", "uid", News("pause"))
+    path = Path(journal.path(1))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"\0" * (len(lines[1]) - 1) + b"\n" + lines[2])
+    found = JournalReader(Journal(tmp_path / "j"), 0).read()
+    assert [type(item).__name__ for item in found] == ["Event", "Gap", "Event"]
+    assert found[1] == Gap(since=2, until=2)
+    Journal(tmp_path / "j").append("box", "uid", News("resume"))
+    assert numbers(journal)[-1] == 4
+
+
+def test_old_segments_go_and_the_numbers_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "SEGMENT_SIZE", 500)
+    monkeypatch.setattr(journal_module, "SEGMENTS_KEPT", 3)
+    journal = journal_at(tmp_path / "j")
+    reader = JournalReader(journal, 0)
+    seen: list[Event | Gap] = []
+    for number in range(200):
+        journal.append("box", "uid", News("pause"))
+        if number % 3 == 0:
+            seen += reader.read()
+    seen += reader.read()
+    assert [event.seq for event in seen if isinstance(event, Event)] == list(range(1, 201))  # who keeps up misses none
+    assert len(journal.segments()) == 3
+    late = JournalReader(journal, 0).read()
+    assert isinstance(late[0], Gap)
+    assert (late[0].since, late[0].until + 1) == (1, late[1].seq if isinstance(late[1], Event) else None)
+
+
+def test_what_was_told_is_not_told_again(tmp_path: Path) -> None:
+    journal = journal_at(tmp_path / "j")
+    journal.append("other", "x", News("start-container"))
+    since = journal.end()
+    journal.append("box", "uid", News("start-container"))
+    journal.append("box", "uid", News("start-container"), News("exit", process="init"), unless_since=since)
+    journal.append("box", "uid", News("exit", process="init"), unless_since=since)
+    assert [event.type for event in journal.about("uid", Position())] == ["start-container", "exit"]
+
+
+def test_looking_back_over_a_hundred_thousand_events_is_quick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(journal_module, "SEGMENTS_KEPT", 100)
+    journal = journal_at(tmp_path / "j")
+    journal.append("box", "wanted", News("start-container"))
+    line = Path(journal.path(1)).read_bytes().replace(b"wanted", b"others")
+    for segment in range(1, 11):
+        with open(journal.path(segment), "ab") as file:
+            file.write(line * 10_000)
+    begin = time.perf_counter()
+    assert [event.type for event in journal.about("wanted", Position())] == ["start-container"]
+    took = time.perf_counter() - begin
+    with capsys.disabled():
+        print(f"[back over 100,000 events: {took * 1000:.0f} ms]", end="")
+    assert took < 0.5
+
+
+def test_a_full_disk_leaves_no_part_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = journal_at(tmp_path / "j")
+    journal.append("box", "uid", News("start-container"))
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:10]))
+    with pytest.raises(StoreError) as caught:
+        journal.append("box", "uid", News("exit"))
+    monkeypatch.undo()
+    assert caught.value.hint is not None
+    journal.append("box", "uid", News("exit"))
+    assert numbers(journal) == [1, 2]
+
+
+def test_a_lock_that_is_held_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    holder = context.Process(target=_hold_for_a_moment, args=(tmp_path / "lock", ready))
+    holder.start()
+    assert ready.wait(10)
+    begin = time.monotonic()
+    with briefly(tmp_path / "lock"):
+        assert time.monotonic() - begin > 0.05
+    holder.join()
+
+
+def _hold_for_a_moment(path: Path, ready: object) -> None:
+    with briefly(path):
+        ready.set()  # type: ignore[attr-defined]
+        time.sleep(0.2)
+
+
+async def test_an_exit_costs_the_same_however_long_the_journal_is(world: World) -> None:
+    """The journal is looked through only where somebody has died in between."""
+    async with world.engine() as engine:
+        box = await engine.launch("box", args=FOREVER)
+        for segment in range(1, 8):
+            with open(world.state / "lib" / "journal" / f"{segment:010d}.jsonl", "ab") as file:
+                line = msgspec.json.encode(Event(seq=segment, at=now(), type="pause", container="x", uid="y")) + b"\n"
+                file.write(line * 40_000)
+        begin = time.perf_counter()
+        await box.kill()
+        await box.wait()
+        await box.delete()
+        assert time.perf_counter() - begin < 0.25
