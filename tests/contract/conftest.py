@@ -36,7 +36,7 @@ def _bounded(test: Any) -> Any:
 
 
 def _parameters() -> list[Any]:
-    marks = {name: () if name.startswith("simulator") else (pytest.mark.real,) for name in STATIONS}
+    marks = {name: () if name.startswith(("simulator", "hcs")) else (pytest.mark.real,) for name in STATIONS}
     return [pytest.param(name, marks=marks[name]) for name in STATIONS]
 
 

@@ -40,6 +40,14 @@ SHELL = Commands(
     hold=["sh", "-c", "sleep infinity & exit 0"],
     size=["stty", "size"],
 )
+INMATE = Commands(
+    exit=lambda code: ["inmate", "exit", str(code)],
+    trap=lambda code: ["inmate", "trap", str(code)],
+    spew=lambda count: ["inmate", "spew", str(count)],
+    both=["inmate", "both"],
+    hold=["inmate", "hold"],
+    size=["inmate", "size"],
+)
 SIMULATED = Commands(
     exit=lambda code: ["exit", str(code)],
     trap=lambda code: ["trap-exit", str(code)],
@@ -229,10 +237,47 @@ def scripted(name: str, base: Path) -> Station:
     return Station(name, base, SHELL, connect, die, plain, isolated, end=end)
 
 
+def on_dll(name: str, base: Path) -> Station:
+    """HCS by the real binding, on the double in C; its processes are programs of this Windows (double/inmate.c)."""
+    from longshore.hcs.service import HcsService
+    from longshore.hcs.stdio import WindowsPipes
+    from tests.hcs.wine_double import BUILT, Client, Machine
+
+    base.joinpath("run").mkdir(parents=True, exist_ok=True)
+    machine = Machine(f"crew\npath\t{str(BUILT).replace(chr(92), chr(92) * 2)}\n")
+    clients: dict[ComputeService, Client] = {}
+
+    def connect() -> ComputeService:
+        client = machine.client()
+        service = HcsService(
+            base / "run", vmcompute=client.binding, pipes=WindowsPipes(), exists=lambda path: True, cpus=4
+        )
+        clients[service] = client
+        return service
+
+    def die(service: ComputeService) -> None:
+        assert isinstance(service, HcsService)
+        clients[service].die()
+        service.drop_streams()
+
+    def end() -> None:
+        errors, texts, left = machine.errors, machine.texts_out, machine.open_handles()
+        machine.close()
+        assert errors == []
+        assert texts == 0
+        assert left == {"systems": [], "processes": [], "callbacks": []}
+
+    layers: dict[str, Any] = {"layer_paths": [r"C:\layers\base"], "layer_folder": r"C:\layers\box"}
+    plain = {"windows": WindowsOptions(**layers)}
+    isolated = {"windows": WindowsOptions(**layers, hyperv=HyperV())}
+    return Station(name, base, INMATE, connect, die, plain, isolated, end=end)
+
+
 STATIONS: dict[str, Callable[[Path], Station]] = {
     "simulator-oci": lambda base: simulated("simulator-oci", base, "oci"),
     "simulator-hcs": lambda base: simulated("simulator-hcs", base, "hcs"),
     **({"hcs": lambda base: scripted("hcs", base)} if os.name == "posix" else {}),
+    **({"hcs-wine": lambda base: on_dll("hcs-wine", base)} if os.name == "nt" else {}),
 }
 """Every service that can be tried here."""
 

@@ -764,7 +764,7 @@ async def test_processes_lists_init_and_the_rest(station: Station) -> None:
     async with launched(station, FOREVER) as (system, init):
         (found,) = await system.processes()
         assert found.pid == init.pid
-        assert found.command == "sleep"
+        assert found.command.removesuffix(".exe") == "sleep"
         async with started(station, system, ["cat"], stdio=Stdio(stdin=PIPE)) as work:
             assert {info.pid for info in await system.processes()} >= {init.pid, work.pid}
 

@@ -63,7 +63,7 @@ def _check_handle(handle: int) -> None:
         raise getattr(ctypes, "WinError")(getattr(ctypes, "get_last_error")())  # noqa: B009
 
 
-class Output(asyncio.Protocol):
+class OutputPipe(asyncio.Protocol):
     """One output stream, read as fast as its reader takes it. `reader` None throws it away."""
 
     def __init__(self, reader: Reader | None) -> None:
@@ -141,13 +141,13 @@ class Reader(asyncio.ReadTransport):
         self.stream = asyncio.StreamReader(limit=LIMIT)
         self.stream.set_transport(self)
         self._open = count
-        self._outputs: list[Output] = []
+        self._outputs: list[OutputPipe] = []
 
-    def add(self, output: Output) -> None:
+    def add(self, output: OutputPipe) -> None:
         """One of its outputs is connected."""
         self._outputs.append(output)
 
-    def ended(self, output: Output) -> None:
+    def ended(self, output: OutputPipe) -> None:
         """One of its outputs has ended: the reader ends with the last."""
         self._open -= 1
         if self._open <= 0:
@@ -172,7 +172,7 @@ class Reader(asyncio.ReadTransport):
         return self._open <= 0
 
 
-class Input(asyncio.StreamWriter):
+class InputWriter(asyncio.StreamWriter):
     """The writer of a process's standard input. Closing it is the end of input: the service is told, too."""
 
     closed: Callable[[], None] | None = None
@@ -203,12 +203,12 @@ class Wiring:
     def __init__(self, container_id: str, pipes: Pipes, threads: Threads, stdio: Stdio, *, terminal: bool) -> None:
         self._container_id = container_id
         self.streams = Streams()
-        self.input: Input | None = None
+        self.input: InputWriter | None = None
         self._pipes = pipes
         self._threads = threads
         self._stdio = stdio
         self._terminal = terminal
-        self._outputs: list[Output] = []
+        self._outputs: list[OutputPipe] = []
         self._copies: list[asyncio.Task[None]] = []
         self._feed: asyncio.Task[None] | None = None
         self._descriptors: list[Handle[int]] = []
@@ -261,7 +261,7 @@ class Wiring:
 
     async def _connect(self, handle: int, reader: Reader | None) -> None:
         file = self._pipes.file(handle)
-        output = Output(reader)
+        output = OutputPipe(reader)
         try:
             await asyncio.get_running_loop().connect_read_pipe(lambda: output, file)
         except BaseException:
@@ -313,14 +313,14 @@ class Wiring:
             with suppress(OSError):
                 file.close()
             raise
-        self.input = Input(transport, protocol, None, loop)
+        self.input = InputWriter(transport, protocol, None, loop)
         if target == PIPE or self._terminal:
             self.streams.stdin = self.input
         elif target not in (DEVNULL, LOG):
             descriptor = self._duplicate(0 if target == INHERIT else target)
             self._feed = asyncio.create_task(self._feed_from(self.input, descriptor), name="stdin from a file")
 
-    async def _feed_from(self, writer: Input, descriptor: Handle[int]) -> None:
+    async def _feed_from(self, writer: InputWriter, descriptor: Handle[int]) -> None:
         with suppress(OSError):
             while data := await descriptor.call("read", os.read, 1 << 16):
                 writer.write(data)

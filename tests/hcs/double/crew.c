@@ -108,6 +108,8 @@ static DWORD WINAPI watch(void *subject)
     process_exit(p, p->killed ? KILLED : p->interrupted ? CONTROL_C : code, 0, !p->told);
     if (p->system->ending && !p->system->processes)
         crew_verb(NULL, p->system);
+    CloseHandle(p->child);
+    p->child = NULL;
     drop_process(p);
     LeaveCriticalSection(&lock);
     return 0;
