@@ -75,6 +75,7 @@ class ScriptedProcess:
         self.child: Any = None
         self.name = ""
         self.told = False  # of its end, with a crew
+        self.untold: list[tuple[int, int, str | None]] = []  # due before there was a registration
 
 
 class ScriptedSystem:
@@ -205,7 +206,10 @@ class Hcs:
     def notify_process(self, process: ScriptedProcess, type: int, status: int) -> None:
         """A notification on all handles of a process."""
         with self.lock:
-            for handle in process.handles:
+            boxes = [handle for handle in process.handles if handle.box is not None]
+            if not boxes and not process.told:
+                process.untold.append((type, status, None))
+            for handle in boxes:
                 self._send(handle, type, status, None)
 
     def notify_system(self, system: ScriptedSystem, type: int, status: int = 0, data: str | None = None) -> None:
@@ -642,13 +646,13 @@ class Client:
             handle.box = Mailbox(registration.name, callback, context)
             entry["callback"] = registration.name
             out[0] = registration.value
-            if isinstance(handle.of, ScriptedSystem):
-                untold, handle.of.untold = handle.of.untold, []
-                for each in untold:
-                    hcs._send(handle, *each)
-            elif handle.of.exited and hcs.crew is not None and not handle.of.told:
+            untold, handle.of.untold = handle.of.untold, []
+            for each in untold:
+                hcs._send(handle, *each)
+            if isinstance(handle.of, ScriptedProcess) and handle.of.exited and hcs.crew is not None:
+                if not untold and not handle.of.told:
+                    hcs._send(handle, TYPES["ProcessExited"], 0, None)
                 handle.of.told = True
-                hcs._send(handle, TYPES["ProcessExited"], 0, None)
         return hr
 
     def HcsUnregisterComputeSystemCallback(self, value: int) -> int:
