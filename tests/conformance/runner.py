@@ -179,11 +179,20 @@ class _Player:
                 pass
 
     async def settle(self) -> None:
-        """Until the service has nothing left to deliver, and nothing has happened for a while."""
+        """Until the service has nothing left to deliver, and nothing has happened for a while.
+
+        Time in which this program did not get to run does not count: it may have something to do yet.
+        """
         loop = asyncio.get_running_loop()
-        begin = loop.time()
-        while min(self.double.quiet_for(), loop.time() - begin) < QUIET:
+        calm = 0.0
+        while calm < QUIET:
+            began = loop.time()
             await asyncio.sleep(0.005)
+            took = loop.time() - began
+            if self.double.quiet_for() < took:
+                calm = 0.0
+            elif took < 0.015:
+                calm += took
 
     async def _step(self, index: int, step: Operation) -> None:
         self.note({"op": index})
