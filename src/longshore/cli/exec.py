@@ -20,6 +20,10 @@ def before(args: Arguments) -> int | None:
         return None
     if args.interactive or args.tty:
         raise UsageError("-d and -i or -t: nobody would be there to type")
+    if not hasattr(os, "fork"):
+        raise UsageError(
+            "-d needs a system that can fork", hint="start it in the background: `start /b longshore exec …`"
+        )
     read, write = os.pipe()
     pid = os.fork()
     if pid:

@@ -8,8 +8,13 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PASSED_ON = (*ENDING, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+def _those_there(*names: str) -> tuple[int, ...]:
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+ENDING = _those_there("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+PASSED_ON = (*ENDING, *_those_there("SIGQUIT", "SIGUSR1", "SIGUSR2"))
 
 _pass_on: Callable[[int], None] | None = None
 _end: Callable[[int], None] | None = None
@@ -21,9 +26,19 @@ def end_program(number: int) -> None:
         _end(number)
 
 
+def _watch(number: int, act: Callable[[int], None]) -> Callable[[], object]:
+    """Have `act` called in this loop when the signal comes; returns what ends that."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(number, act, number)
+    except NotImplementedError:  # the loop of Windows wakes for a signal, but has no handlers of its own
+        before = signal.signal(number, lambda got, frame: loop.call_soon_threadsafe(act, got))
+        return lambda: signal.signal(number, before)
+    return lambda: loop.remove_signal_handler(number)
+
+
 async def interruptible(work: Coroutine[Any, Any, int]) -> int:
     """Run `work`; a signal cancels it, and the exit code then tells which one: 128 + n."""
-    loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
     received: list[int] = []
@@ -40,8 +55,7 @@ async def interruptible(work: Coroutine[Any, Any, int]) -> int:
     _end = end
 
     watched = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]  # nohup, `&` in a script
-    for number in watched:
-        loop.add_signal_handler(number, arrived, number)
+    undo = [_watch(number, arrived) for number in watched]
     try:
         return await work
     except asyncio.CancelledError:
@@ -50,22 +64,20 @@ async def interruptible(work: Coroutine[Any, Any, int]) -> int:
         task.uncancel()
         return 128 + received[0]
     finally:
-        for number in watched:
-            loop.remove_signal_handler(number)
+        for end_watch in undo:
+            end_watch()
 
 
 @contextmanager
 def passed_on(to: Callable[[int], None]) -> Iterator[None]:
     """Within the block, signals are given to `to` instead of ending this program."""
     global _pass_on
-    loop = asyncio.get_running_loop()
     more = [n for n in PASSED_ON if n not in ENDING and signal.getsignal(n) != signal.SIG_IGN]
     before, _pass_on = _pass_on, to
-    for number in more:
-        loop.add_signal_handler(number, to, number)
+    undo = [_watch(number, to) for number in more]
     try:
         yield
     finally:
         _pass_on = before
-        for number in more:
-            loop.remove_signal_handler(number)
+        for end_watch in undo:
+            end_watch()

@@ -20,12 +20,16 @@ from ..tasks import in_thread
 from .output import Unwritable
 
 BUFFER = 1 << 20
+SERVICE_COPIES = os.name == "nt"
+"""HCS gives no descriptor of ours to a container: its pipes are copied to them in any case."""
 
 
 def _kind(fd: int) -> str:
     """`pipe` (or socket), `null`, `other`; `closed` if there is none."""
     try:
         status = os.fstat(fd)
+        if SERVICE_COPIES:
+            return "pipe"
         link = os.readlink(f"/proc/self/fd/{fd}")
     except FileNotFoundError:
         return "other"
@@ -90,7 +94,7 @@ class Plumbing:
         kind = _kind(fd)
         if kind in ("null", "closed"):
             return DEVNULL
-        if kind == "pipe" and share:
+        if kind == "pipe" and (share or SERVICE_COPIES):
             return INHERIT
         read, write = _make_pipe()
         self._theirs.append(write)

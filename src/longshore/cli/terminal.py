@@ -7,12 +7,18 @@ import atexit
 import os
 import select
 import signal
-import termios
-import tty
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from ..errors import NotSupported
+from ..tasks import in_thread
 from .parser import UsageError
+
+try:
+    import termios
+    import tty
+except ImportError:  # Windows
+    termios = None  # type: ignore[assignment]
 
 DETACH_KEYS = "ctrl-p,ctrl-q"
 
@@ -70,6 +76,12 @@ class KeyWatch:
 @contextmanager
 def raw(fd: int) -> Iterator[None]:
     """Within the block the terminal passes every key on as it is."""
+    if termios is None:
+        raise NotSupported(
+            "an interactive terminal (-it)",
+            "longshore does not know the console of Windows yet",
+            hint="leave -t away: `-i` passes the input on",
+        )
     before = termios.tcgetattr(fd)
 
     def restore() -> None:
@@ -88,6 +100,9 @@ def raw(fd: int) -> Iterator[None]:
 @contextmanager
 def resizes(act: Callable[[int, int], None]) -> Iterator[None]:
     """Within the block, `act` is told the new size whenever that of our terminal changes."""
+    if not hasattr(signal, "SIGWINCH"):  # Windows tells nobody
+        yield
+        return
     loop = asyncio.get_running_loop()
 
     def changed() -> None:
@@ -110,6 +125,10 @@ async def typed(fd: int) -> AsyncIterator[bytes]:
         loop.add_reader(fd, ready.set)
     except PermissionError:  # a regular file is always ready, and epoll refuses it
         while data := os.read(fd, 1 << 16):
+            yield data
+        return
+    except NotImplementedError:  # Windows' loop waits for no descriptors
+        while data := await in_thread(lambda: os.read(fd, 1 << 16), "input"):
             yield data
         return
     try:
