@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -340,6 +340,19 @@ class ComputeSystem(Protocol):
         ...
 
 
+@runtime_checkable
+class Connectable(Protocol):
+    """A `ComputeSystem` whose network endpoints can be changed while it lives. Not every platform has such."""
+
+    async def connect(self, endpoint: str) -> None:
+        """Give it an endpoint, by its id."""
+        ...
+
+    async def disconnect(self, endpoint: str) -> None:
+        """Take an endpoint away from it."""
+        ...
+
+
 class ComputeService(Protocol):
     """The operating system's part that makes containers."""
 
@@ -422,6 +435,7 @@ __all__ = [
     "ComputeProcess",
     "ComputeService",
     "ComputeSystem",
+    "Connectable",
     "Exit",
     "Feature",
     "Features",

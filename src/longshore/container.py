@@ -305,10 +305,14 @@ class Container:
         cpu_weight: int | None = None,
         cpuset: str | None = None,
         pids: int | None = None,
+        add_endpoints: Sequence[str] = (),
+        remove_endpoints: Sequence[str] = (),
     ) -> None:
         """Change its limits while it lives; None leaves one as it is. `inspect` then shows the new ones.
 
-        In the words and units of `Resources`. Cancelled: done, or not done.
+        In the words and units of `Resources`. Cancelled: done, or not done. On Windows, limits cannot be changed, but
+        network endpoints (by their ids) can be added and removed; what is NotSupported is refused before anything else
+        is tried.
         """
         change = Resources(
             memory=memory,
@@ -320,7 +324,10 @@ class Container:
             pids=pids,
         )
         async with self._core.operation():
-            await lifecycle.update(self._core, self._entry, self._uid, change)
+            if change or not (add_endpoints or remove_endpoints):
+                await lifecycle.update(self._core, self._entry, self._uid, change)
+            if add_endpoints or remove_endpoints:
+                await lifecycle.change_endpoints(self._core, self._entry, self._uid, add_endpoints, remove_endpoints)
 
     async def resize(self, rows: int, columns: int) -> None:
         """Set the size of init's terminal."""

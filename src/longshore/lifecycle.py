@@ -7,17 +7,27 @@ or deleting one container at once, and everything else gets through meanwhile.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
 import msgspec
 
-from .compute import INIT, Cause, ComputeProcess, Exit, State, Streams, now
+from .compute import INIT, Cause, ComputeProcess, ComputeSystem, Connectable, Exit, State, Streams, now
 from .core import END_LIMIT, SETTLE_LIMIT, START_LIMIT, Core, Live, log
 from .endings import begin_watching, follow, record_never_started
 from .entry import Entry, trash_name
-from .errors import ContainerNotFound, EngineClosed, InvalidState, LongshoreError, ServiceError, StoreError, TimeLimit
+from .errors import (
+    ContainerNotFound,
+    EngineClosed,
+    InvalidState,
+    LongshoreError,
+    NotSupported,
+    ServiceError,
+    StoreError,
+    TimeLimit,
+)
 from .events import News
 from .finding import adopt, current, derive, end_of_gone, named_lease, state_of, with_system
 from .output import keep_output
@@ -351,6 +361,20 @@ async def _note_limits(entry: Entry, uid: str, change: Resources) -> None:
         if None not in (memory, swap) and -1 < swap < memory:  # the older of the two was overruled
             limits["memory" if "memory_swap" in changed else "memory_swap"] = None
         entry.write_spec(msgspec.structs.replace(spec, resources=Resources(**limits)))
+
+
+async def change_endpoints(core: Core, entry: Entry, uid: str, add: Sequence[str], remove: Sequence[str]) -> None:
+    """Give it network endpoints, and take others away. NotSupported where the platform has none."""
+
+    async def change(system: ComputeSystem) -> None:
+        if not isinstance(system, Connectable):
+            raise NotSupported("endpoints", "containers of this service have none", hint="see `network`")
+        for endpoint in add:
+            await system.connect(endpoint)
+        for endpoint in remove:
+            await system.disconnect(endpoint)
+
+    await with_system(core, entry, uid, "update", change)
 
 
 async def resize(core: Core, entry: Entry, uid: str, rows: int, columns: int) -> None:

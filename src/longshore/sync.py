@@ -364,10 +364,14 @@ class Container(Twin[_container.Container]):
         cpu_weight: int | None = None,
         cpuset: str | None = None,
         pids: int | None = None,
+        add_endpoints: Sequence[str] = (),
+        remove_endpoints: Sequence[str] = (),
     ) -> None:
         """Change its limits while it lives; None leaves one as it is. `inspect` then shows the new ones.
 
-        In the words and units of `Resources`. Cancelled: done, or not done.
+        In the words and units of `Resources`. Cancelled: done, or not done. On Windows, limits cannot be changed, but
+        network endpoints (by their ids) can be added and removed; what is NotSupported is refused before anything else
+        is tried.
         """
         self._call(
             self._inner.update(
@@ -378,6 +382,8 @@ class Container(Twin[_container.Container]):
                 cpu_weight=cpu_weight,
                 cpuset=cpuset,
                 pids=pids,
+                add_endpoints=add_endpoints,
+                remove_endpoints=remove_endpoints,
             )
         )
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..compute import Cause, Exit, Streams, now
-from ..errors import EngineClosed, InvalidSpec, InvalidState, LongshoreError, NotSupported, ProcessNotFound
+from ..errors import EngineClosed, InvalidSpec, InvalidState, LongshoreError, NotSupported, ProcessNotFound, TimeLimit
 from . import documents
 from .calls import Handle
 from .hresults import (
@@ -209,6 +209,12 @@ class HcsProcess:
             text = await self.handle.call("looking at a process", self._session.vmcompute.get_process_properties)
             if documents.decode(text or "", documents.ProcessStatus).exited:
                 self._watch.deliver(Type.PROCESS_EXITED, 0)
+
+    async def gone_within(self, limit: float) -> None:
+        """Return when its end is known, or after `limit` seconds: TimeLimit."""
+        await asyncio.wait((self._exit,), timeout=limit)
+        if not self._exit.done():
+            raise TimeLimit(f"process {self.pid} of container `{self.container_id}`, which was killed,", limit)
 
     async def wait(self) -> Exit:
         return await asyncio.shield(self._exit)

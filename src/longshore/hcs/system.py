@@ -11,8 +11,7 @@ import msgspec
 
 from ..compute import INIT, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd
 from ..errors import (
-    CommandNotExecutable,
-    CommandNotFound,
+    InvalidSpec,
     InvalidState,
     LongshoreError,
     NotSupported,
@@ -20,15 +19,14 @@ from ..errors import (
     TimeLimit,
 )
 from ..spec import ProcessSpec, Resources, Spec
-from ..tasks import shielded, uninterrupted
-from . import documents, layers, measure, translate
+from ..tasks import shielded
+from . import documents, layers, measure, starting, translate
 from .calls import Handle
-from .hresults import NO_COMMAND, NOT_EXECUTABLE, STOPPED, HcsError, failed, meaning, normal, same
+from .hresults import STOPPED, HcsError, failed, meaning, normal, same
 from .notes import LeaseNotes
 from .notifications import End, Type, Watch, completed
 from .process import ANSWER_LIMIT, CONTROL, HcsProcess, ProcessToken
 from .session import Session
-from .stdio import Wiring
 from .vmcompute import System
 
 log = logging.getLogger("longshore.hcs")
@@ -45,7 +43,6 @@ class SystemToken(msgspec.Struct, kw_only=True):
 
     id: str
     hyperv: bool = False
-    terminal: bool = False
     scratch: layers.Scratch | None = None  # a layer that was made for it
     init: ProcessToken | None = None  # once it was started
 
@@ -104,6 +101,16 @@ class HcsSystem:
         return self._down or self._exited or (init is not None and init.ending)
 
     @property
+    def terminating(self) -> bool:
+        """Whether it was asked to terminate."""
+        return self._terminating
+
+    @property
+    def hyperv(self) -> bool:
+        """Whether it has a utility VM, with a clock and pids of its own."""
+        return self._identity.hyperv
+
+    @property
     def _exited(self) -> bool:
         return self.watch.ended.done() and self.watch.ended.result().type is not None
 
@@ -157,67 +164,17 @@ class HcsSystem:
             await self._verb(
                 "start", Type.SYSTEM_START_COMPLETED, session.vmcompute.start_compute_system, session.limits.default
             )
-            init = await self._create_process(handle, config, self._stdio, keep_open=True)
+            init = await starting.create(session, self, handle, config, self._stdio, keep_open=True)
             if translate.options(self._spec()).servicing:
                 await self._serviced(init)
-        except BaseException as error:
+        except BaseException:
             await shielded(self._undo_start())
-            if isinstance(error, HcsError) and error.operation == "create the process":
-                raise error.about("start", self.id) from error
             raise
         self.init = init
         self._identity = msgspec.structs.replace(self._identity, init=init.identity)
         if self._exited:
             init.system_ended()
         return init
-
-    async def _create_process(
-        self, handle: Handle[System], config: documents.ProcessConfig, stdio: Stdio, *, keep_open: bool
-    ) -> HcsProcess:
-        """A process with its streams. Failed: nothing is held of it; whether it runs is the caller's to see to."""
-        session = self._session
-        terminal = config.emulate_console
-        wiring = Wiring(self.id, session.pipes, session.threads, stdio, terminal=terminal)
-        text = documents.encode(config)
-        started_at = measure.now()
-        try:
-            process, pid, pipes = await uninterrupted(
-                handle.call("create the process", session.vmcompute.create_process, text)
-            )
-        except HcsError as error:
-            raise _of_command(error, self.id, config.command_line) from error
-        made = HcsProcess(
-            session,
-            self.id,
-            ProcessToken(pid, started_at),
-            wiring=wiring,
-            terminal=terminal,
-            keep_open=keep_open,
-        )
-        if self._terminating:
-            made.killed_with_system(True)
-        try:
-            await uninterrupted(made.watch(process, ours=True))
-        except BaseException:
-            wiring.discard(pipes)
-            raise
-        try:
-            await made.open(pipes)
-        except BaseException:
-            await shielded(self._undo_process(made, wait=not keep_open))
-            raise
-        return made
-
-    async def _undo_process(self, process: HcsProcess, *, wait: bool) -> None:
-        """End a process that nobody is to have; init ends with its system."""
-        if wait:
-            try:
-                await process.kill()
-                async with asyncio.timeout(self._session.limits.terminate):
-                    await process.wait()
-            except (LongshoreError, TimeoutError) as error:
-                log.warning("container `%s`: ending process %d: %s", self.id, process.pid, error)
-        await process.close()
 
     async def _undo_start(self) -> None:
         """A start that failed: terminated, waited for, closed."""
@@ -282,7 +239,7 @@ class HcsSystem:
         if not self._started or self.over:
             raise InvalidState("exec in", self.id, "stopped" if self._started else "created, not started")
         config = translate.exec_process(process, self._spec())
-        made = await self._create_process(handle, config, stdio, keep_open=False)
+        made = await starting.create(self._session, self, handle, config, stdio, keep_open=False)
         self._keep(made)
         if place.lease is not None and not made.over:
             lease, id, pid = place.lease.id, self.id, made.pid
@@ -307,36 +264,8 @@ class HcsSystem:
             process.on_end.append(self._processes.discard)
 
     async def find_process(self, token: ProcessToken, *, keep_open: bool = False) -> HcsProcess:
-        """A process by pid and creation time: pids are used again, and the list has the system's own, too."""
-        session = self._session
-        made = HcsProcess(session, self.id, token, terminal=self._identity.terminal, keep_open=keep_open)
-        handle = self.handle
-        if handle is None or handle.closing:
-            made.gone()
-            return made
-        listed = await self._listed(token.pid)
-        if listed is not None and not measure.is_same_moment(listed, token.started_at, hyperv=self._identity.hyperv):
-            made.gone()  # another process has its number now
-            return made
-        try:
-            process = await uninterrupted(handle.call("open a process", session.vmcompute.open_process, token.pid))
-            await made.watch(process, ours=False)
-        except HcsError:
-            made.gone()
-            return made
-        await made.look()
-        if listed is None and not made.ending:
-            await made.close()  # the service has it, and does not list it: it is not ours
-            made = HcsProcess(session, self.id, token)
-            made.gone()
-        return made
-
-    async def _listed(self, pid: int) -> documents.ProcessListItem | None:
-        try:
-            found = await self.properties("ProcessList")
-        except LongshoreError:
-            return None
-        return next((item for item in found.process_list or [] if item.process_id == pid), None)
+        """A process that somebody started."""
+        return await starting.find(self._session, self, token, keep_open=keep_open)
 
     async def attach_stdin(self) -> asyncio.StreamWriter:
         raise NotSupported("attach-stdin", NO_INPUT, hint="use `launch` with stdin=PIPE, or `exec`")
@@ -533,6 +462,20 @@ class HcsSystem:
         for process in self._all():
             process.drop_streams()
 
+    async def connect(self, endpoint: str) -> None:
+        await self._change_endpoint("Add", endpoint)
+
+    async def disconnect(self, endpoint: str) -> None:
+        await self._change_endpoint("Remove", endpoint)
+
+    async def _change_endpoint(self, request_type: str, endpoint: str) -> None:
+        if not endpoint or "\0" in endpoint:
+            raise InvalidSpec("endpoint", f"{endpoint!r} is not the id of one")
+        request = documents.ModifyRequest(resource_type="Network", request_type=request_type, settings=endpoint)
+        modify = self._session.vmcompute.modify_compute_system
+        operation = f"{request_type.lower()} the endpoint {endpoint}"
+        await self._open(operation).call(operation, modify, documents.encode(request))
+
     async def close(self) -> None:
         self._on_close(self)
         self.watch.close()
@@ -540,16 +483,6 @@ class HcsSystem:
             await process.close()
         if self.handle is not None:
             await self.handle.close()
-
-
-def _of_command(error: HcsError, container_id: str, command_line: str) -> LongshoreError:
-    """The refusal of a process in words of its command, where it is about that."""
-    command = command_line.split('"')[1] if command_line.startswith('"') else command_line.partition(" ")[0]
-    if same(error.code or 0, NO_COMMAND):
-        return CommandNotFound(container_id, command)
-    if same(error.code or 0, NOT_EXECUTABLE):
-        return CommandNotExecutable(container_id, command, error.detail)
-    return error
 
 
 __all__ = ["INIT", "HcsSystem", "SystemToken"]

@@ -1,0 +1,118 @@
+"""Processes of a system: created with their streams, or found again by pid and creation time."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from ..compute import Stdio
+from ..errors import CommandNotExecutable, CommandNotFound, LongshoreError, ServiceError
+from ..tasks import shielded, uninterrupted
+from . import documents, measure
+from .calls import Handle
+from .hresults import NO_COMMAND, NOT_EXECUTABLE, HcsError, same
+from .process import HcsProcess, ProcessToken
+from .session import Session
+from .stdio import Wiring
+from .vmcompute import System
+
+if TYPE_CHECKING:
+    from .system import HcsSystem
+
+log = logging.getLogger("longshore.hcs")
+
+
+async def create(
+    session: Session,
+    system: HcsSystem,
+    handle: Handle[System],
+    config: documents.ProcessConfig,
+    stdio: Stdio,
+    *,
+    keep_open: bool,
+) -> HcsProcess:
+    """A process with its streams.
+
+    Failed: nothing is held of it, and it is killed; but init (`keep_open`), which ends with its system, may run.
+    """
+    id, terminal = system.id, config.emulate_console
+    wiring = Wiring(id, session.pipes, session.threads, stdio, terminal=terminal)
+    text = documents.encode(config)
+    started_at = measure.now()
+    try:
+        process, pid, pipes = await uninterrupted(handle.call("start", session.vmcompute.create_process, text))
+    except HcsError as error:
+        raise _of_command(error, id, config.command_line) from error
+    token = ProcessToken(pid, started_at)
+    made = HcsProcess(session, id, token, wiring=wiring, terminal=terminal, keep_open=keep_open)
+    if system.terminating:
+        made.killed_with_system(True)
+    try:
+        await uninterrupted(made.watch(process, ours=True))
+    except BaseException:
+        wiring.discard(pipes)
+        raise
+    try:
+        await made.open(pipes)
+    except BaseException:
+        await shielded(_undo(session, made, wait=not keep_open))
+        raise
+    return made
+
+
+async def _undo(session: Session, process: HcsProcess, *, wait: bool) -> None:
+    """End a process that nobody is to have; init ends with its system."""
+    if wait:
+        await kill_and_wait(session, process)
+    await process.close()
+
+
+async def kill_and_wait(session: Session, process: HcsProcess) -> None:
+    """Kill a process, and wait for its end. What fails is logged."""
+    try:
+        await process.kill()
+        await process.gone_within(session.limits.terminate)
+    except LongshoreError as error:
+        log.warning("container `%s`: ending process %d: %s", process.container_id, process.pid, error)
+
+
+def _of_command(error: HcsError, container_id: str, command_line: str) -> LongshoreError:
+    """The refusal of a process in words of its command, where it is about that."""
+    command = command_line.split('"')[1] if command_line.startswith('"') else command_line.partition(" ")[0]
+    if same(error.code or 0, NO_COMMAND):
+        return CommandNotFound(container_id, command)
+    if same(error.code or 0, NOT_EXECUTABLE):
+        return CommandNotExecutable(container_id, command, error.detail)
+    return error
+
+
+async def find(session: Session, system: HcsSystem, token: ProcessToken, *, keep_open: bool = False) -> HcsProcess:
+    """A process that somebody started, by pid and creation time.
+
+    Pids are used again, and the list has the system's own processes, too. One that is not there any more has ended
+    unseen: its code is unknown.
+    """
+    made = HcsProcess(session, system.id, token, keep_open=keep_open)
+    handle = system.handle
+    if handle is None or handle.closing or not await _is_listed(system, token):
+        made.gone()
+        return made
+    try:
+        process = await uninterrupted(handle.call("open a process", session.vmcompute.open_process, token.pid))
+        await uninterrupted(made.watch(process, ours=False))
+    except HcsError:
+        made.gone()
+        return made
+    await made.look()
+    return made
+
+
+async def _is_listed(system: HcsSystem, token: ProcessToken) -> bool:
+    try:
+        found = await system.properties("ProcessList")
+    except ServiceError:  # a paused VM has no list: then its number must do
+        return True
+    return any(
+        item.process_id == token.pid and measure.is_same_moment(item, token.started_at, hyperv=system.hyperv)
+        for item in found.process_list or []
+    )
