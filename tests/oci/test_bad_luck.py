@@ -267,7 +267,7 @@ async def test_a_program_without_its_loader_is_told(engine: Engine, tmp_path: Pa
 
 def test_an_ordinary_user_is_told_what_is_missing(tmp_path: Path) -> None:
     program = textwrap.dedent("""
-        import asyncio, os, sys
+        import asyncio, encodings.ascii, os, sys
         import longshore.oci.service
         from longshore.engine import Engine
         os.setuid(65534)
