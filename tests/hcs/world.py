@@ -98,6 +98,10 @@ class World:
         options = fields.pop("windows", None) or windows(hyperv=hyperv)
         return Spec.of(args=list(args) or ["cmd"], windows=options, **fields)
 
+    def servicing(self) -> Spec:
+        """The spec of a container that installs updates into its layer."""
+        return Spec.of(windows=windows(servicing=True))
+
     async def launch(
         self, *args: str, id: str = "box", lease: Any = None, **fields: Any
     ) -> tuple[HcsSystem, HcsProcess]:

@@ -76,6 +76,7 @@ class HcsSystem:
         self._paused = False
         self._started = token.init is not None
         self._terminating = False
+        self._stopped = False  # the service said so, when it was asked to terminate it
         self._settled: SystemEnd | None = None
         self._down = False  # the system is gone, or is to be taken for gone
         self._deleted = False
@@ -186,13 +187,13 @@ class HcsSystem:
 
     async def _terminate_and_wait(self, limit: float) -> None:
         handle = self._open("terminate")
-        self._terminating = True
         try:
             done = await handle.call("terminate", self._session.vmcompute.terminate_compute_system)
         except HcsError as error:
             if not same(error.code or 0, STOPPED):
                 raise
             return
+        self._terminating = True
         if not done:
             await self._wait_for_exit("terminate", limit)
 
@@ -305,6 +306,7 @@ class HcsSystem:
             await self.handle.call("terminate", self._session.vmcompute.terminate_compute_system)
         except LongshoreError as error:
             if isinstance(error, HcsError) and same(error.code or 0, STOPPED):
+                self._stopped = True
                 return
             self._terminating = before
             for process in processes:
@@ -383,20 +385,18 @@ class HcsSystem:
         self._deleted = True
 
     async def _terminate_for_deletion(self) -> None:
-        """End it. HcsError if that fails: what may still run is not forgotten."""
-        limit = self._session.limits.terminate
-        for process in self._all():
-            process.killed_with_system(True)
-        if self._terminating:  # asked already: it is on its way
-            with suppress(HcsError):
-                await self._wait_for_exit("terminate", limit)
-                return
-        if not self._exited:
-            try:
-                await self._terminate_and_wait(limit)
-            except HcsError:
-                if not self._exited:
-                    raise
+        """End it, and wait for that. HcsError or TimeLimit if it fails: what may still run is not forgotten."""
+        if not self._terminating:
+            await self.terminate()
+        if self._stopped:
+            return
+        try:
+            await self._wait_for_exit("terminate", self._session.limits.terminate)
+        except HcsError:  # it has ended, badly; or the service is lost, and with it the system
+            pass
+        except TimeLimit:
+            self._terminating = False  # the next try asks again
+            raise
 
     # the rest
 
