@@ -65,8 +65,10 @@ def changes_the_course(vector: Vector) -> set[str]:
             found.add("left-undone")
         if {"signal", "create", "exit"} & rules.met(vector, index):
             found.add("no-lock")
-        if step.op == "signal" and rules.is_refused(vector, index):
+        if step.op in ("signal", "addprocess") and rules.is_refused(vector, index):
             found.add("refused-values")
+        if step.op == "addprocess" and rules.is_wrong_state(vector, index):
+            found.add("wrong-state")
     if "gc" in vector.tags or "bug" in vector.tags:
         found.add("no-crash")
     if vector.reenter:  # the handler is called beside what goes on, not in the midst of it
@@ -272,11 +274,14 @@ def _ended_systems(vector: Vector) -> set[str]:
     return found
 
 
-def _kept_open(calls: Iterable[Call]) -> set[str]:
-    """Handles that the service itself refused to close, and those with a callback that it did not let go."""
+def _kept_open(vector: Vector, calls: Iterable[Call]) -> set[str]:
+    """Handles that cannot be closed: the service refused, or lacks the function; and those with such a callback."""
     found: set[str] = set()
+    lacking = {function for function in CLOSING if function in vector.host.missing_functions}
     for call in calls:
-        if call.function in CLOSING and call.hresult >= 1 << 31:
+        refused = call.function in CLOSING and call.hresult >= 1 << 31
+        lost = call.function in OPENING and any(CLOSING[function] == OPENING[call.function] for function in lacking)
+        if refused or lost:
             handle = call.process_handle or call.system_handle
             found |= {each for each in (handle, call.callback) if each is not None}
     return found
@@ -350,7 +355,7 @@ def _kept(vector: Vector, members: Sequence[Any]) -> Sequence[Any]:
 
 def _members(name: str, vector: Vector, seen: Observed) -> Iterator[str]:
     recorded, ours = list(_kept(vector, getattr(vector, name))), list(getattr(seen, name))
-    if name == "stdin" and owed(vector):  # the pipes of a process that failed to start are closed, too
+    if name == "stdin":  # rule `closed`: pipes that the original left to its caller are closed with what they belong to
         ours = [entry for entry in ours if entry in recorded or entry.data]
     if sorted(map(repr, recorded)) != sorted(map(repr, ours)):
         yield f"{name}: expected {recorded}, but {ours}"
@@ -437,7 +442,7 @@ def _left_open(vector: Vector, seen: Observed) -> Iterator[str]:
     """Open at the end are the recorded handles, without those that a rule has closed."""
     ended = _systems_over(seen)
     owners = _owners(seen.calls)
-    kept = _kept_open(seen.calls)
+    kept = _kept_open(vector, seen.calls)
     for kind in ("systems", "processes", "callbacks"):
         for handle in getattr(seen.open, kind):
             if owners.get(handle) in ended and handle not in kept | _not_over(vector, seen):
@@ -445,7 +450,7 @@ def _left_open(vector: Vector, seen: Observed) -> Iterator[str]:
     if changes_the_course(vector):
         return
     kept |= _not_over(vector, seen)
-    gone = set(owed(vector)) | _refused_handles(vector) | kept | _kept_open(vector.calls)
+    gone = set(owed(vector)) | _refused_handles(vector) | kept | _kept_open(vector, vector.calls)
     gone |= {call.callback for call in vector.calls if call.process_handle in gone and call.callback is not None}
     for kind in ("systems", "processes", "callbacks"):
         expected = [handle for handle in getattr(vector.open_at_end, kind) if handle not in gone]

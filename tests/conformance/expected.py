@@ -159,7 +159,7 @@ def _changes(vector: Vector, index: int, recorded: str) -> Iterator[tuple[str, s
     if rules.is_of_a_live_name(vector, index):
         yield "live-name", {EXISTS}
     if rules.lacks_isolation(vector, index):
-        yield "no-isolation-no-pause", {NOT_SUPPORTED}
+        yield "no-isolation-no-pause", {NOT_SUPPORTED, *([WRONG_STATE] if step.op == "resume" else [])}
     if rules.is_wrong_state(vector, index):
         yield "wrong-state", {WRONG_STATE}
     if step.op == "create" and "start-container" in vector.backend:
@@ -199,6 +199,8 @@ def _later(vector: Vector, index: int, recorded: str) -> Iterator[tuple[str, set
             continue
         if other.op == "create" and rules.is_refused(vector, earlier):
             yield "refused-values", {NO_CONTAINER, REFUSED}
+        if other.op == "addprocess" and (rules.is_refused(vector, earlier) or rules.is_wrong_state(vector, earlier)):
+            yield "refused-values", {NO_PROCESS, NO_CONTAINER, recorded}
         if rules.is_of_a_live_name(vector, earlier) or rules.is_forgotten(vector, earlier):
             # the first of the name is still there, and what its caller refused runs until somebody ends it
             yield "live-name", {OK, recorded}

@@ -81,8 +81,8 @@ RULES = (
     Rule(
         "wrong-state",
         "outcomes calls",
-        "what the container's state does not allow (to resume what is not paused) is refused, and not asked of the"
-        " service",
+        "what the container's state does not allow (to resume what is not paused, to run something in what is) is"
+        " refused, and not asked of the service",
         "longshore knows the state; the original had none, and asked",
     ),
     Rule(
@@ -267,11 +267,13 @@ def is_legal(container: str) -> bool:
 
 
 def is_wrong_state(vector: Vector, index: int) -> bool:
-    """Rule `wrong-state`: a resume of what no pause has paused."""
+    """Rule `wrong-state`: a resume of what is not paused; a pause of what is, or a further process in it."""
     step = vector.operations[index]
-    if step.op != "resume" or not made_before(vector, index, "create"):
+    if step.op not in ("resume", "pause", "addprocess") or not made_before(vector, index, "create"):
         return False
-    return len(made_before(vector, index, "pause")) <= len(made_before(vector, index, "resume"))
+    done = [*made_before(vector, index, "pause"), *made_before(vector, index, "resume")]
+    paused = bool(done) and vector.operations[max(done)].op == "pause"
+    return paused is (step.op != "resume")
 
 
 def is_remembered(vector: Vector, index: int) -> bool:

@@ -125,7 +125,7 @@ class _Player:
         self.seen = Observed()
         self.attachments: dict[str, _Attachment] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
-        self.pids: dict[str, int] = {}
+        self.pids: dict[str, list[int]] = {}
         self.calls_told = 0
         self.handlers: set[asyncio.Task[None]] = set()
 
@@ -251,6 +251,7 @@ class _Player:
         full = self.vector.completed(step)
         id = self.vector.container_of(step)
         spec = asked.created(full)
+        await self._forget(id)
         if spec.windows is not None and spec.windows.servicing:
             await self.engine.launch(id, spec, stdout=PIPE, stderr=PIPE)
             return
@@ -260,9 +261,16 @@ class _Player:
         except BaseException:
             await container.delete(force=True)
             raise
-        self.pids[id] = process.pid
+        self.pids.setdefault(id, []).append(process.pid)
         key = "init" if id == self.vector.create.container else f"{id}:init"
         await self._attach(step, step.name or key, process, spec.terminal, id)
+
+    async def _forget(self, id: str) -> None:
+        """Rule `remembered`: the original knew no container that has stopped; here it is deleted first."""
+        with suppress(LongshoreError):
+            earlier = await self.engine.get(id)
+            if (await earlier.info()).state == "stopped":
+                await earlier.delete()
 
     async def _attach(self, step: Operation, key: str, process: Process, terminal: bool, container: str) -> None:
         """What the original did by a callback; ours is called when the process runs."""
@@ -329,7 +337,8 @@ class _Player:
             pid = exit.pid or 0
             code = UNKNOWN_EXIT_CODE if exit.code is None else exit.code
         elif event.type == "start-container":
-            pid = self.pids.get(event.container, 0)
+            known = self.pids.get(event.container)
+            pid = known.pop(0) if known else 0
         return Event(
             container=event.container,
             state=event.type,
