@@ -164,6 +164,8 @@ def _changes(vector: Vector, index: int, recorded: str) -> Iterator[tuple[str, s
         yield "wrong-state", {WRONG_STATE}
     if step.op == "create" and "start-container" in vector.backend:
         yield "told-not-asked", {OK}
+    if rules.is_lost(vector, index):
+        yield "service-lost", {recorded, NO_CONTAINER, DISCONNECTED}
     if step.op == "signal" and step.sig == 9 and rules.is_remembered(vector, index):
         yield "remembered", {OK, NO_CONTAINER}
     if not rules.is_legal(vector.container_of(step)):

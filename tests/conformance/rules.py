@@ -93,6 +93,12 @@ RULES = (
         "the original forgot it at its exit",
     ),
     Rule(
+        "service-lost",
+        "outcomes",
+        "once the service was lost, its containers are taken for stopped",
+        "they end with it; the original noticed at its next wait",
+    ),
+    Rule(
         "told-not-asked",
         "outcomes events",
         "events are told; a receiver that fails changes nothing",
@@ -274,6 +280,18 @@ def is_wrong_state(vector: Vector, index: int) -> bool:
     done = [*made_before(vector, index, "pause"), *made_before(vector, index, "resume")]
     paused = bool(done) and vector.operations[max(done)].op == "pause"
     return paused is (step.op != "resume")
+
+
+def is_lost(vector: Vector, index: int) -> bool:
+    """Rule `service-lost`: the service was lost before, as far as the container's system was told."""
+    container = vector.container_of(vector.operations[index])
+    return any(
+        (action := earlier.do) is not None
+        and action.action == "notify_system"
+        and action.type == "ServiceDisconnect"
+        and (action.system or vector.create.container) == container
+        for earlier in vector.operations[:index]
+    )
 
 
 def is_remembered(vector: Vector, index: int) -> bool:
