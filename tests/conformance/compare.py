@@ -438,18 +438,21 @@ def _event_order(events: Sequence[Event]) -> Iterator[str]:
             over.add((event.container, event.pid))
 
 
+def left_behind(vector: Vector, seen: Observed) -> list[str]:
+    """Handles that are open at the end of systems that have ended, and could have been closed."""
+    ended, owners = _systems_over(seen), _owners(seen.calls)
+    kept = _kept_open(vector, seen.calls) | _not_over(vector, seen)
+    still = (*seen.open.systems, *seen.open.processes, *seen.open.callbacks)
+    return [handle for handle in still if owners.get(handle) in ended and handle not in kept]
+
+
 def _left_open(vector: Vector, seen: Observed) -> Iterator[str]:
     """Open at the end are the recorded handles, without those that a rule has closed."""
-    ended = _systems_over(seen)
-    owners = _owners(seen.calls)
-    kept = _kept_open(vector, seen.calls)
-    for kind in ("systems", "processes", "callbacks"):
-        for handle in getattr(seen.open, kind):
-            if owners.get(handle) in ended and handle not in kept | _not_over(vector, seen):
-                yield f"{handle} is open, but its system has ended"
+    for handle in left_behind(vector, seen):
+        yield f"{handle} is open, but its system has ended"
     if changes_the_course(vector):
         return
-    kept |= _not_over(vector, seen)
+    kept = _kept_open(vector, seen.calls) | _not_over(vector, seen)
     gone = set(owed(vector)) | _refused_handles(vector) | kept | _kept_open(vector, vector.calls)
     gone |= {call.callback for call in vector.calls if call.process_handle in gone and call.callback is not None}
     for kind in ("systems", "processes", "callbacks"):
