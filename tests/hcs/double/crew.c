@@ -102,10 +102,7 @@ static DWORD WINAPI watch(void *subject)
     WaitForSingleObject(p->child, INFINITE);
     GetExitCodeProcess(p->child, &code);
     EnterCriticalSection(&lock);
-    p->told = 0;
-    for (handle *h = p->handles; h; h = h->next)
-        p->told |= h->box != NULL;
-    process_exit(p, p->killed ? KILLED : p->interrupted ? CONTROL_C : code, 0, !p->told);
+    process_exit(p, p->killed ? KILLED : p->interrupted ? CONTROL_C : code, 0, 0);
     if (p->system->ending && !p->system->processes)
         crew_verb(NULL, p->system);
     CloseHandle(p->child);

@@ -92,7 +92,7 @@ typedef struct system_ {
 
 struct process {
     system_ *system;
-    int refs, exited, input_closed, echo, told, killed, interrupted;
+    int refs, exited, input_closed, echo, killed, interrupted;
     DWORD pid, code;
     char *document, *name;
     FILETIME created;
@@ -111,6 +111,7 @@ struct handle {
     system_ *system;
     process *process;
     box *box;       /* its registration */
+    note *untold;   /* of a process: due before there was one */
     handle *on;     /* of a registration: what it is for */
     char through[16];
     handle *next;

@@ -207,6 +207,7 @@ static void close_handle(handle *h)
         }
     } else if (h->name[0] == 'p') {
         unlink_handle(&h->process->handles, h);
+        free_notes(h->untold);
     }
     if (h->system)
         drop_system(h->system);
@@ -227,8 +228,17 @@ static void down(system_ *s)
 
 void notify_process(process *p, DWORD type, HRESULT status)
 {
-    for (handle *h = p->handles; h; h = h->next)
-        post_to(h->box, type, status, NULL, NULL);
+    for (handle *h = p->handles; h; h = h->next) {
+        if (h->box) {
+            post_to(h->box, type, status, NULL, NULL);
+            continue;
+        }
+        note **last = &h->untold;
+        while (*last)
+            last = &(*last)->next;
+        *last = grown(NULL, sizeof **last);
+        **last = (note){type, status};
+    }
 }
 
 void notify_system(system_ *s, DWORD type, HRESULT status, const char *data)
@@ -734,9 +744,11 @@ static HRESULT enrol(const char *function, void *value, char kind, callback call
         for (note *each = it; each; each = each->next)
             post_to(h->box, each->type, each->status, each->data, h->system);
         free_notes(it);
-    } else if (h->process->exited && crew && !h->process->told) {
-        h->process->told = 1;
-        post_to(h->box, PROCESS_EXITED, 0, NULL, NULL);
+    } else {
+        for (note *each = h->untold; each; each = each->next)
+            post_to(h->box, each->type, each->status, NULL, NULL);
+        free_notes(h->untold);
+        h->untold = NULL;
     }
     return leave(c, hr);
 }
