@@ -446,6 +446,8 @@ async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:
         live = await adopt(core, entry, record)
     except InvalidState:  # nothing is left of it
         await end_of_gone(core, entry, record.uid)
+        if record.boot != core.store.boot:  # but for what outlives a boot: layers, on Windows
+            await core.service.abandon(entry.id, entry.place(named_lease(record)))
         return
     if entry.read_exit() is None:
         if live.watcher is not None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -43,15 +44,23 @@ class Made(msgspec.Struct, kw_only=True):
         (place.data / MADE).unlink(missing_ok=True)
 
 
+class Note(NamedTuple):
+    """One thing that a lease has: a system with the name of its owner, or a process in it with its token."""
+
+    id: str
+    owner: str | None
+    process: bytes | None = None
+
+
 class LeaseNotes:
     """Which systems, and which processes in systems that may be kept, a lease is to take with it: one file each."""
 
     def __init__(self, run: Path) -> None:
         self._folder = run / "hcs-leases"
 
-    def add_system(self, lease: str, id: str) -> None:
-        """The lease has a system."""
-        self._add(lease, id, b"")
+    def add_system(self, lease: str, id: str, owner: str) -> None:
+        """The lease has a system, which bears this owner's name."""
+        self._add(lease, id, owner.encode())
 
     def add_process(self, lease: str, id: str, pid: int, token: bytes) -> None:
         """The lease has a process."""
@@ -80,11 +89,8 @@ class LeaseNotes:
             for lease in os.listdir(self._folder):
                 self._remove(lease, id)
 
-    def of(self, lease: str) -> Iterator[tuple[str, bytes | None]]:
-        """What a lease has: the id of a system, with None for itself, or with the token of a process in it.
-
-        Each note is gone once the next is asked for.
-        """
+    def of(self, lease: str) -> Iterator[Note]:
+        """What a lease has. Each note is gone once the next is asked for."""
         folder = self._folder / lease
         try:
             names = sorted(os.listdir(folder))
@@ -95,7 +101,7 @@ class LeaseNotes:
             data = b""
             with suppress(OSError):
                 data = (folder / name).read_bytes()
-            yield id, data if mark else None
+            yield Note(id, None, data) if mark else Note(id, data.decode(errors="replace"))
             self._remove(lease, name)
         with suppress(OSError):
             folder.rmdir()

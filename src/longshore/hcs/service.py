@@ -134,7 +134,7 @@ class HcsService:
                     config.volume_path = volume
             made.write(place)
             if place.lease is not None:
-                self._notes.add_system(place.lease.id, id)
+                self._notes.add_system(place.lease.id, id, config.owner)
                 config.terminate_on_last_handle_closed = self._end_with_handles
             token = SystemToken(id=id, hyperv=config.hv_partition, scratch=scratch)
             system = self._system(token, place, lambda: spec, stdio)
@@ -308,12 +308,12 @@ class HcsService:
 
     async def end_lease(self, lease: Lease | str, directory: Path) -> None:
         name = lease if isinstance(lease, str) else lease.id
-        for id, token in self._notes.of(name):
-            if token is None:
-                await self._end(id, None, self._nowhere)
+        for note in self._notes.of(name):
+            if note.process is None:
+                await self._end(note.id, note.owner, self._nowhere)
             else:
                 with suppress(ServiceError):
-                    await self._end_process(id, token)
+                    await self._end_process(note.id, note.process)
 
     async def _end_process(self, id: str, token: bytes) -> None:
         """Kill a process that somebody else started, in a system that goes on."""

@@ -382,6 +382,7 @@ class HcsSystem:
             await asyncio.wait(waiting, timeout=session.limits.late_exit + ANSWER_LIMIT)
         if self._identity.scratch is not None:
             await layers.remove(session, self._identity.scratch, self.id)
+        self._notes.forget_system(self.id)
         self._deleted = True
 
     async def _terminate_for_deletion(self) -> None:

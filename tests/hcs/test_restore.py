@@ -1,0 +1,209 @@
+"""Found again after its maker died; and what belongs to an owner ends with it.
+
+Each test names the entry of the list of old bugs (moby's and hcsshim's, numbered as in the project's notes) that it
+would have caught, where there is one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from longshore.compute import Cause, State, SystemGone
+from longshore.hcs.process import HcsProcess, ProcessToken
+from longshore.hcs.system import HcsSystem
+from longshore.spec import ProcessSpec
+
+from .world import ALL, World, windows, world
+
+FOREVER = ("sleep", "100")
+
+
+@dataclass
+class ALease:
+    """An owner, as a service knows it."""
+
+    id: str = "1-owner"
+    lock_fd: int = -1
+
+
+@asynccontextmanager
+async def left(tmp_path: Path, *args: str) -> AsyncIterator[tuple[World, HcsSystem, HcsProcess]]:
+    """A container of a program that has just been killed."""
+    async with world(tmp_path, crew=True) as it:
+        system, init = await it.launch(*args)
+        it.die(it.service)
+        yield it, system, init
+
+
+async def test_a_system_is_opened_by_its_id_and_its_init_by_pid_and_time(tmp_path: Path) -> None:
+    """Bug 2: restoring only told of an exit, and left the system running."""
+    async with left(tmp_path, "sh", "-c", "trap 'exit 7' TERM; sleep 100 & wait") as (it, system, init):
+        second = it.another()
+        assert await second.state(system.token) is State.RUNNING
+        found = await second.open("box", system.token, it.place())
+        assert found.init is not None
+        assert found.init.pid == init.pid
+        assert found.init.streams.stdout is None  # HCS has none for a process once it runs
+        await found.shutdown()
+        exit = await found.init.wait()
+        assert (exit.code, exit.cause) == (7, Cause.EXITED)
+        assert (await found.settle(exit, 10)).error is None
+        await found.delete()
+        await found.close()
+        assert it.hcs.systems == {}
+
+
+async def test_an_exec_of_a_dead_program_is_found_again(tmp_path: Path) -> None:
+    async with world(tmp_path, crew=True) as it:
+        system, _ = await it.launch(*FOREVER)
+        work = await system.exec(ProcessSpec(args=list(FOREVER)), ALL, "work", it.place("work"))
+        it.die(it.service)
+        found = await it.another().open("box", system.token, it.place())
+        again = await found.open_process(work.token)
+        assert again.pid == work.pid
+        await again.signal(9)
+        assert (await again.wait()).cause is Cause.KILLED
+        assert await found.processes()
+        await found.terminate()
+        await found.delete()
+        await found.close()
+
+
+async def test_a_process_that_has_our_number_by_chance_is_not_ours(tmp_path: Path) -> None:
+    async with left(tmp_path, *FOREVER) as (it, system, init):
+        second = it.another()
+        wrong = ProcessToken(init.pid, init.identity.started_at - timedelta(hours=1))
+        token = msgspec.json.encode(msgspec.structs.replace(system._identity, init=wrong))
+        assert await second.state(token) is State.STOPPED
+        found = await second.open("box", token, it.place())
+        assert found.init is not None
+        exit = await found.init.wait()
+        assert (exit.code, exit.cause) == (None, Cause.SYSTEM_GONE)
+        assert it.count("HcsOpenProcess") == 0
+        await found.terminate()
+        await found.delete()
+        await found.close()
+
+
+async def test_what_is_gone_is_gone(tmp_path: Path) -> None:
+    async with left(tmp_path, *FOREVER) as (it, system, _):
+        it.hcs.crew.terminate(it.hcs.systems["box"])
+        await it.until(lambda: not it.hcs.systems)
+        second = it.another()
+        assert await second.state(system.token) is State.STOPPED
+        with pytest.raises(SystemGone):
+            await second.open("box", system.token, it.place())
+
+
+async def test_another_program_that_has_it_open_is_not_disturbed(tmp_path: Path) -> None:
+    async with world(tmp_path, crew=True) as it:
+        system, init = await it.launch(*FOREVER)
+        second = it.another()
+        found = await second.open("box", system.token, it.place())
+        await found.close()
+        assert not init.over
+        found = await second.open("box", system.token, it.place())
+        await system.close()
+        assert found.init is not None
+        assert await second.state(found.token) is State.RUNNING
+        await found.terminate()
+        assert (await found.init.wait()).code is not None
+        await found.delete()
+        await found.close()
+
+
+async def test_an_exec_in_what_was_found_again_has_the_container_s_environment(tmp_path: Path) -> None:
+    async with world(tmp_path, crew=True) as it:
+        system, _ = await it.launch(*FOREVER, env={"A": "1"}, cwd="/tmp")
+        it.die(it.service)
+        found = await it.another().open("box", system.token, it.place())
+        work = await found.exec(ProcessSpec(args=["sh", "-c", "echo $A; pwd"]), ALL, "work", it.place("work"))
+        assert work.streams.stdout is not None
+        assert await work.streams.stdout.read() == b"1\n/tmp\n"
+        await found.terminate()
+        await found.delete()
+        await found.close()
+
+
+async def test_systems_of_an_owner_are_listed_and_others_are_not(tmp_path: Path) -> None:
+    async with world(tmp_path, crew=True) as it:
+        ours, _ = await it.launch(*FOREVER)
+        others, _ = await it.service.launch(
+            "other", it.spec(*FOREVER, windows=windows(owner="docker")), ALL, it.place("other")
+        )
+        assert await it.service.leftovers("longshore") == ["box"]
+        assert await it.service.leftovers("docker") == ["other"]
+        for system in (ours, others):
+            await system.delete()
+            await system.close()
+
+
+async def test_a_half_made_one_is_abandoned_and_one_of_another_owner_is_not(tmp_path: Path) -> None:
+    async with left(tmp_path, *FOREVER) as (it, _, _):
+        second = it.another()
+        system, _ = await second.launch(
+            "other", it.spec(*FOREVER, windows=windows(owner="docker")), ALL, it.place("other")
+        )
+        it.remove_place("other")
+        await second.abandon("other", it.place("other"))  # nothing says that it is ours
+        assert set(it.hcs.systems) == {"box", "other"}
+        await second.abandon("box", it.place())
+        await second.abandon("box", it.place())
+        assert set(it.hcs.systems) == {"other"}
+        await system.delete()
+        await system.close()
+
+
+async def test_what_belongs_to_a_lease_is_made_to_end_with_its_last_handle(tmp_path: Path) -> None:
+    async with world(tmp_path, crew=True) as it:
+        _, init = await it.launch(*FOREVER, lease=ALease())
+        _, kept = await it.launch(*FOREVER, id="kept")
+        documents = [json.loads(text) for text in it.documents("HcsCreateComputeSystem")]
+        assert [document.get("TerminateOnLastHandleClosed") for document in documents] == [True, None]
+        it.die(it.service)
+        await it.until(lambda: set(it.hcs.systems) == {"kept"})
+        assert it.process(init.pid).exited
+        assert not it.process(kept.pid).exited
+        await it.another().abandon("kept", it.place("kept"))
+
+
+async def test_a_lease_is_ended_by_whoever_finds_it_too(tmp_path: Path) -> None:
+    """Where the build knows no TerminateOnLastHandleClosed, and for execs in what is kept."""
+    async with world(tmp_path, crew=True, end_with_handles=False) as it:
+        lease = ALease()
+        await it.launch(*FOREVER, lease=lease)
+        kept, init = await it.launch(*FOREVER, id="kept")
+        work = await kept.exec(ProcessSpec(args=list(FOREVER)), ALL, "work", it.place("work", lease))
+        other = await kept.exec(ProcessSpec(args=list(FOREVER)), ALL, "other", it.place("other"))
+        it.die(it.service)
+        assert set(it.hcs.systems) == {"box", "kept"}
+
+        second = it.another()
+        await second.end_lease(lease, tmp_path / "lease")
+        assert set(it.hcs.systems) == {"kept"}
+        await it.until(lambda: it.process(work.pid).exited)
+        assert not it.process(other.pid).exited
+        assert not it.process(init.pid).exited
+        await second.end_lease(lease, tmp_path / "lease")
+        await second.end_lease("1-nobody", tmp_path / "nobody")
+        await second.abandon("kept", it.place("kept"))
+
+
+async def test_a_lease_forgets_what_has_ended(tmp_path: Path) -> None:
+    async with world(tmp_path, crew=True) as it:
+        lease = ALease()
+        system, _ = await it.launch(*FOREVER, lease=lease)
+        work = await system.exec(ProcessSpec(args=["true"]), ALL, "work", it.place("work", lease))
+        await work.wait()
+        assert [name.name for name in (tmp_path / "hcs-leases" / lease.id).iterdir()] == ["box"]
+        await system.delete()
+        await system.close()
+        assert list((tmp_path / "hcs-leases" / lease.id).iterdir()) == []
