@@ -94,6 +94,16 @@ async def test_output_over_the_bound_is_an_error_that_carries_what_there_was(eng
     assert len(caught.value.result.stdout) <= 100_000
 
 
+async def test_a_reader_that_never_reads_holds_nobody(engine: Engine) -> None:
+    flood = ["cat", "/dev/zero"]
+    box = await engine.launch("box", root="host", args=flood, stdout=PIPE, stderr=DEVNULL)
+    process = await box.exec(flood, stdout=PIPE, stderr=DEVNULL)
+    await process.kill()
+    assert (await asyncio.wait_for(process.wait(), 30)).code == 137
+    await box.kill()
+    assert (await asyncio.wait_for(box.wait(), 30)).cause is Cause.KILLED
+
+
 async def test_cancelling_run_kills_and_cleans(engine: Engine) -> None:
     task = asyncio.create_task(engine.run("host", ["sleep", "100"], name="victim"))
     async with aclosing(engine.events()) as events:

@@ -258,6 +258,8 @@ class DirectProcess(OciProcess):
             await asyncio.wait((ending, gone), return_when=asyncio.FIRST_COMPLETED)
             if not (await asyncio.wait((ending,), timeout=LINGER_PAUSE))[0]:
                 await in_thread(self._cgroup.kill)
+                for reader in self._wiring.readers:
+                    reader.fill_to_the_end()  # runc has more to pass on: a reader that has stopped must not hold it
         finally:
             for task in (ending, gone):
                 task.cancel()
@@ -282,8 +284,8 @@ class DirectProcess(OciProcess):
             at = now()
             if (await asyncio.wait((ending,), timeout=LINGER_PAUSE))[0]:
                 return None
-            raw = None if pidfd is None else processes.wait_status(pidfd)
             self._releasing = asyncio.create_task(self._release_runtime(), name=f"end of the runtime of {self.name}")
+            raw = None if pidfd is None else await reaped_status(pidfd)  # busy with copying, it reaps when it can
             if raw is not None:
                 return self.from_status(raw, at)
             await self._releasing
