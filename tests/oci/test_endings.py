@@ -98,3 +98,30 @@ async def test_ids_and_names_of_the_greatest_length_can_be_used_together(engine:
     box = await engine.launch("b" * 128, root="host", args=["sleep", "infinity"], owner="remove")
     process = await box.exec(["sh", "-c", "exit 4"], name="p" * 128)
     assert (await process.wait()).code == 4
+
+
+async def test_a_grandchild_that_writes_on_and_on_does_not_keep_wait(engine: Engine) -> None:
+    if not (await engine.features()).items["wait-status"].supported:
+        pytest.skip("only the runtime could tell how it ended, and runc waits for the end of the output")
+    box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
+    for _ in range(3):
+        process = await box.exec(["sh", "-c", "yes & sleep 0.3; exit 3"])  # nobody reads it
+        async with asyncio.timeout(20):
+            assert (await process.wait()).code == 3
+
+
+async def test_a_container_whose_output_nobody_reads_can_be_killed_and_what_it_said_be_read_later(
+    engine: Engine,
+) -> None:
+    box = await engine.launch("box", root="host", args=["yes"], stdout=PIPE, stderr=PIPE)
+    assert box.init is not None
+    assert box.init.stdout is not None
+    assert await box.init.stdout.readuntil(b"y\n")  # from here on its buffer is filled, too
+    await asyncio.sleep(0.5)  # until every pipe is full
+    await box.kill()
+    async with asyncio.timeout(30):
+        assert (await box.init.wait()).code == 137
+        rest = await box.init.stdout.read()
+    assert len(rest) > 1 << 20
+    assert set(rest) == set(b"y\n")
+    await box.delete()

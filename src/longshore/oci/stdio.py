@@ -80,6 +80,7 @@ class PipeReader(asyncio.ReadTransport):
         self._watching = False
         self._filling = False  # the buffer is being filled
         self._paused = False  # but it is full
+        self._unbounded = False  # what is to come has an end, and is taken whether or not anybody asks
         self._ending = False
         self._waiter: asyncio.Future[None] | None = None
         os.set_blocking(fd, False)
@@ -90,7 +91,7 @@ class PipeReader(asyncio.ReadTransport):
         """What is there now, at most `n` bytes; None if nothing is; at the end, b"" and the stream is told."""
         if self._fd < 0:
             return b""
-        self._filling = False
+        self._filling = self._unbounded
         try:
             data = os.read(self._fd, n)
         except BlockingIOError:
@@ -101,6 +102,8 @@ class PipeReader(asyncio.ReadTransport):
             data = b""
         if not data:
             self._finish()
+        elif self._unbounded:
+            self._watch(True)
         return data
 
     async def readable(self) -> None:
@@ -120,6 +123,13 @@ class PipeReader(asyncio.ReadTransport):
         """Fill the reader's buffer from now on."""
         self._filling = True
         self._watch(not self._paused)
+
+    def fill_to_the_end(self) -> None:
+        """Take all that is to come, whether or not anybody reads it: for when nobody is left who could write more than
+        a runtime has yet to pass on, for which it would wait for ever."""
+        self._unbounded = True
+        self._paused = False
+        self.fill()
 
     def _watch(self, on: bool) -> None:
         if on != self._watching and self._fd >= 0:
@@ -176,7 +186,7 @@ class PipeReader(asyncio.ReadTransport):
                 self._loop.call_soon(self._drain)
 
     def pause_reading(self) -> None:
-        if self._fd >= 0 and not self._paused:
+        if self._fd >= 0 and not self._paused and not self._unbounded:
             self._paused = True
             self._watch(False)
 
