@@ -21,9 +21,9 @@ from longshore.compute import PIPE, Exit, ProcessInfo, Stats, Stdio
 from longshore.container import Container
 from longshore.errors import ContainerNotFound, LongshoreError, ServiceError
 from longshore.events import Event as EngineEvent
+from longshore.hcs.pipes import Pipes
 from longshore.hcs.service import HcsService
 from longshore.hcs.session import Limits
-from longshore.hcs.stdio import Pipes
 from longshore.hcs.vmcompute import Vmcompute
 from longshore.process import Process
 from longshore.spec import Spec

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import selectors
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 PIECE = 1 << 16
 
@@ -16,8 +16,22 @@ PIECE = 1 << 16
 class PosixPipes:
     """Handles that are file descriptors, for the stdio of an HcsService that is not on Windows."""
 
-    def file(self, handle: int) -> Any:
-        return os.fdopen(handle, "rb", buffering=0)  # the mode is only a word: asyncio uses the descriptor
+    async def reader(self, handle: int, protocol: asyncio.Protocol) -> None:
+        file = os.fdopen(handle, "rb", buffering=0)
+        try:
+            await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, file)
+        except BaseException:
+            file.close()
+            raise
+
+    async def writer(self, handle: int, protocol: asyncio.BaseProtocol) -> asyncio.WriteTransport:
+        file = os.fdopen(handle, "wb", buffering=0)
+        try:
+            transport, _ = await asyncio.get_running_loop().connect_write_pipe(lambda: protocol, file)
+        except BaseException:
+            file.close()
+            raise
+        return transport
 
     def close(self, handle: int) -> None:
         os.close(handle)

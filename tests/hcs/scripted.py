@@ -126,7 +126,7 @@ class Hcs:
         self.post = PostOffice(self.lock)
         self.plumbing = Plumbing(self.lock)
         self.systems: dict[str, ScriptedSystem] = {}
-        self.processes: dict[int, ScriptedProcess] = {}  # all there were; with `keep_calls`
+        self.processes: dict[int, ScriptedProcess] = {}  # all there were; those that are over only with `keep_calls`
         self.handles: dict[int, ScriptedHandle] = {}
         self.calls: list[dict[str, Any]] = []
         self.errors: list[BaseException] = []  # of the double itself: there must be none
@@ -396,6 +396,8 @@ class Client:
         if handle.box is not None:
             hcs.errors.append(AssertionError(f"{handle.name} was closed before its callback was unregistered"))
         handle.of.handles.remove(handle)
+        if isinstance(handle.of, ScriptedProcess) and handle.of.exited and not hcs.keep_calls:
+            hcs.processes.pop(handle.of.pid, None)
         system = handle.of
         if isinstance(system, ScriptedSystem) and not system.handles:
             if system.state == "Stopped" and hcs.systems.get(system.id) is system:
@@ -705,8 +707,7 @@ class Client:
                     return failure
             self._make_pipes(process, rule, information.contents, entry)
             system.processes[process.pid] = process
-            if hcs.keep_calls:
-                hcs.processes[process.pid] = process
+            hcs.processes[process.pid] = process
             made = self._new("p", process)
             made.through = handle.name
             entry |= {"process": process.pid, "processHandle": made.name}

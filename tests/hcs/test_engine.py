@@ -211,8 +211,10 @@ async def test_a_container_that_is_kept_is_found_again_with_its_end(tmp_path: Pa
     """Bug 2: restoring reported an exit that was none, and left the system running under an id that was taken."""
     async with world(tmp_path, crew=True) as it:
         async with engine(it) as first:
-            box = await first.create("box", it.spec("sh", "-c", "trap 'exit 7' TERM; sleep 100 & wait"))
+            box = await first.create("box", it.spec("sh", "-c", "trap 'exit 7' TERM; echo ready; sleep 100 & wait"))
             init = await box.start()
+            async for _ in box.logs(follow=True):
+                break
         assert it.open_handles == 0  # let go of, and running
         async with engine(it, it.another()) as second:
             restored = await second.restore()

@@ -726,7 +726,7 @@ async def test_an_exec_costs_no_task_and_no_thread_while_it_runs(tmp_path: Path)
         for work in works:
             it.exit(work.pid, 0)
             await work.wait()
-        assert len(system._processes) == 0
+        await it.until(lambda: not system._processes)
         await system.close()
 
 

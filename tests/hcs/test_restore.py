@@ -35,17 +35,21 @@ class ALease:
 
 
 @asynccontextmanager
-async def left(tmp_path: Path, *args: str) -> AsyncIterator[tuple[World, HcsSystem, HcsProcess]]:
-    """A container of a program that has just been killed."""
+async def left(tmp_path: Path, *args: str, ready: bool = False) -> AsyncIterator[tuple[World, HcsSystem, HcsProcess]]:
+    """A container of a program that has just been killed; `ready`: after it has said a line."""
     async with world(tmp_path, crew=True) as it:
         system, init = await it.launch(*args)
+        if ready:
+            assert init.streams.stdout is not None
+            await init.streams.stdout.readline()
         it.die(it.service)
         yield it, system, init
 
 
 async def test_a_system_is_opened_by_its_id_and_its_init_by_pid_and_time(tmp_path: Path) -> None:
     """Bug 2: restoring only told of an exit, and left the system running."""
-    async with left(tmp_path, "sh", "-c", "trap 'exit 7' TERM; sleep 100 & wait") as (it, system, init):
+    program = ("sh", "-c", "trap 'exit 7' TERM; echo ready; sleep 100 & wait")
+    async with left(tmp_path, *program, ready=True) as (it, system, init):
         second = it.another()
         assert await second.state(system.token) is State.RUNNING
         found = await second.open("box", system.token, it.place())

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from longshore.hcs.stdio import WindowsPipes
+from longshore.hcs.pipes import WindowsPipes
 from longshore.hcs.vmcompute import PROTOTYPES, Vmcompute
 from tests.conformance.vectors import Call, Open, Rule, Service, ServiceAction, Stdin, Vector, number
 

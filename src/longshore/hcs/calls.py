@@ -34,27 +34,31 @@ class Threads:
     def submit(self, job: Callable[[], None]) -> None:
         """Have `job`, which must not raise, done in a thread."""
         with self._lock:
-            if self._idle:
+            fresh = not self._idle
+            if not fresh:
                 self._idle -= 1
-                self._jobs.put(job)
-                return
-        threading.Thread(target=self._work, args=(job,), name="longshore-hcs", daemon=True).start()
+            self._jobs.put(job)
+        if fresh:
+            threading.Thread(target=self._work, name="longshore-hcs", daemon=True).start()
 
-    def _work(self, job: Callable[[], None]) -> None:
-        while True:
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
             job()
             del job  # it holds what the call was given
             with self._lock:
                 self._idle += 1
-            try:
-                job = self._jobs.get(timeout=IDLE_LIMIT)
-            except queue.Empty:
-                with self._lock:  # a job may have been put for us in this moment
-                    try:
-                        job = self._jobs.get_nowait()
-                    except queue.Empty:
-                        self._idle -= 1
-                        return
+
+    def _next(self) -> Callable[[], None] | None:
+        """The next job; None if there was none for a while. Who takes another thread's leaves it idle in its place."""
+        try:
+            return self._jobs.get(timeout=IDLE_LIMIT)
+        except queue.Empty:
+            with self._lock:
+                try:
+                    return self._jobs.get_nowait()  # one may have been put for us in this moment
+                except queue.Empty:
+                    self._idle -= 1
+                    return None
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """What `function` returns. Cancelled: only the waiting ends."""

@@ -74,6 +74,7 @@ class HcsProcess:
         self.streams = Streams() if wiring is None else wiring.streams
         self.handle: Handle[Process] | None = None
         self.on_end: list[Callable[[HcsProcess], None]] = []
+        self.on_over: Callable[[HcsProcess], None] | None = None  # ended, and its streams, too
         self._session = session
         self._wiring = wiring
         self._terminal = terminal
@@ -165,7 +166,7 @@ class HcsProcess:
         await self._ready  # its end may be told before the call that registers has returned to us
         wiring = self._wiring
         if wiring is not None:
-            wiring.process_ended()
+            wiring.process_ended(self._session.limits.late_exit)
         code = await self._exit_code()
         cause = Cause.KILLED if self._killed else Cause.EXITED
         if end.type is Type.SERVICE_DISCONNECT and code is None:
@@ -197,6 +198,19 @@ class HcsProcess:
             self._exit.set_result(exit)
             for call in self.on_end:
                 call(self)
+            if self.finished:
+                self._over()
+            elif self._wiring is not None:
+                self._wiring.when_over = self._over
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended, and its streams, too: nothing of it is held any more."""
+        return self._is_told and (self._wiring is None or self._wiring.over)
+
+    def _over(self) -> None:
+        if self.on_over is not None:
+            self.on_over(self)
 
     def gone(self) -> None:
         """It ended while nobody who could have been told had it open."""
@@ -266,6 +280,8 @@ class HcsProcess:
     # its input and its terminal
 
     def _input_closed(self) -> None:
+        if self.ending or self._closed:  # nobody is to be told; and it may be the collector that closes it
+            return
         if self._told is None or self._told.done():
             self._told = self._session.spawn(self._end_input(), f"end of input of {self.pid}")
 

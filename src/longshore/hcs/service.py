@@ -19,9 +19,9 @@ from .asking import ask_state
 from .hresults import GONE, HcsError, same
 from .notes import LeaseNotes, Made
 from .notifications import Type, completed
+from .pipes import Pipes, WindowsPipes
 from .process import HcsProcess
 from .session import Limits, Session
-from .stdio import Pipes, WindowsPipes
 from .system import HcsSystem, SystemToken
 from .vmcompute import System, Vmcompute, load
 

@@ -14,7 +14,7 @@ from ..tasks import uninterrupted
 from .calls import Handle, Threads
 from .hresults import HcsError
 from .notifications import Notifications, Watch
-from .stdio import Pipes
+from .pipes import Pipes
 from .vmcompute import Process, Registration, System, Vmcompute
 
 log = logging.getLogger("longshore.hcs")

@@ -11,56 +11,22 @@ the process object, not to the reader's diligence.
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import importlib
 import logging
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from ..compute import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Stdio, Streams
 from ..errors import InvalidSpec
 from .calls import Handle, Threads
+from .pipes import Pipes
 
 log = logging.getLogger("longshore.hcs")
 
 LIMIT = 1 << 20  # what a reader holds before it lets the pipe fill: the program then waits, nobody else
 CHUNK = 1 << 18
 LATE_OUTPUT = 1.0  # seconds of silence after which the streams of a process that has ended are let go of
-
-
-class Pipes(Protocol):
-    """How a pipe handle becomes a file that the event loop can connect to."""
-
-    def file(self, handle: int) -> Any:
-        """An object for `connect_read_pipe` or `connect_write_pipe`, which owns the handle from then on."""
-        ...
-
-    def close(self, handle: int) -> None:
-        """Close a handle that was never made a file."""
-        ...
-
-
-class WindowsPipes:
-    """The handles as Windows knows them."""
-
-    def file(self, handle: int) -> Any:
-        _check_handle(handle)
-        return importlib.import_module("asyncio.windows_utils").PipeHandle(handle)
-
-    def close(self, handle: int) -> None:
-        _check_handle(handle)
-        importlib.import_module("_winapi").CloseHandle(handle)
-
-
-def _check_handle(handle: int) -> None:
-    """OSError unless it is a handle: a PipeHandle of what is none could not even be closed."""
-    library: Any = getattr(ctypes, "WinDLL")("kernel32", use_last_error=True)  # noqa: B009 -- only Windows has it
-    library.GetHandleInformation.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-    flags = ctypes.c_uint32()
-    if not library.GetHandleInformation(handle, ctypes.byref(flags)):
-        raise getattr(ctypes, "WinError")(getattr(ctypes, "get_last_error")())  # noqa: B009
 
 
 class OutputPipe(asyncio.Protocol):
@@ -71,7 +37,7 @@ class OutputPipe(asyncio.Protocol):
         self._reader = reader
         self._transport: Any = None
         self._last = self._loop.time()
-        self._ending = False
+        self._look_again: asyncio.TimerHandle | None = None  # once the process has ended
         self.paused = False
         self.done: asyncio.Future[None] = self._loop.create_future()
 
@@ -96,6 +62,8 @@ class OutputPipe(asyncio.Protocol):
     def _finish(self) -> None:
         if not self.done.done():
             self.done.set_result(None)
+            if self._look_again is not None:
+                self._look_again.cancel()
             if self._reader is not None:
                 self._reader.ended(self)
 
@@ -114,17 +82,14 @@ class OutputPipe(asyncio.Protocol):
 
     def process_ended(self) -> None:
         """Let go of the pipe once nothing has come for a while, whoever else holds it."""
-        if not self._ending:
-            self._ending = True
-            self._loop.call_later(LATE_OUTPUT, self._look)
+        if self._look_again is None and not self.done.done():
+            self._look_again = self._loop.call_later(LATE_OUTPUT, self._look)
 
     def _look(self) -> None:
-        if self.done.done():
-            return
         if not self.paused and self._loop.time() - self._last >= LATE_OUTPUT:
             self.cut()
         else:
-            self._loop.call_later(LATE_OUTPUT, self._look)
+            self._look_again = self._loop.call_later(LATE_OUTPUT, self._look)
 
     def cut(self) -> None:
         """Let go of the pipe now."""
@@ -189,6 +154,19 @@ class InputWriter(asyncio.StreamWriter):
         self.close()
 
 
+class InputProtocol(asyncio.StreamReaderProtocol):
+    """Flow control for the writer; `lost` is done when the pipe is closed, from whichever side."""
+
+    def __init__(self, reader: asyncio.StreamReader, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(reader, loop=loop)
+        self.lost: asyncio.Future[None] = loop.create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
 def _abort(transport: Any) -> None:
     """Close a transport now, also one that is closing and still has something to write."""
     if not transport.is_closing():
@@ -212,6 +190,9 @@ class Wiring:
         self._copies: list[asyncio.Task[None]] = []
         self._feed: asyncio.Task[None] | None = None
         self._descriptors: list[Handle[int]] = []
+        self._unread: asyncio.TimerHandle | None = None  # the input of a process that has ended
+        self._left = 0  # pipes that are open
+        self.when_over: Callable[[], None] | None = None
         self._check()
 
     def _check(self) -> None:
@@ -260,15 +241,10 @@ class Wiring:
             await self._connect(left.pop("stderr"), reader)
 
     async def _connect(self, handle: int, reader: Reader | None) -> None:
-        file = self._pipes.file(handle)
         output = OutputPipe(reader)
-        try:
-            await asyncio.get_running_loop().connect_read_pipe(lambda: output, file)
-        except BaseException:
-            with suppress(OSError):
-                file.close()
-            raise
+        await self._pipes.reader(handle, output)
         self._outputs.append(output)
+        self._watch(output.done)
 
     def _target(self, name: str, target: int, count: int) -> Reader | None:
         """Where an output goes, or `count` of them; None if nowhere."""
@@ -297,22 +273,17 @@ class Wiring:
             log.warning("writing to the caller's descriptor: %s", error)
             while await source.read(CHUNK):
                 pass
+        finally:
+            descriptor.let_go()
 
     async def _open_input(self, left: dict[str, int]) -> None:
         handle, target = left.pop("stdin"), self._stdio.stdin
         if not handle:
             return
         loop = asyncio.get_running_loop()
-        unread = asyncio.StreamReader(loop=loop)  # only for the protocol: nothing is ever read
-        file = self._pipes.file(handle)
-        try:
-            transport, protocol = await loop.connect_write_pipe(
-                lambda: asyncio.StreamReaderProtocol(unread, loop=loop), file
-            )
-        except BaseException:
-            with suppress(OSError):
-                file.close()
-            raise
+        protocol = InputProtocol(asyncio.StreamReader(loop=loop), loop=loop)  # nothing is ever read
+        transport = await self._pipes.writer(handle, protocol)
+        self._watch(protocol.lost)
         self.input = InputWriter(transport, protocol, None, loop)
         if target == PIPE or self._terminal:
             self.streams.stdin = self.input
@@ -325,14 +296,31 @@ class Wiring:
             while data := await descriptor.call("read", os.read, 1 << 16):
                 writer.write(data)
                 await writer.drain()
+        descriptor.let_go()
         writer.close()
 
-    def process_ended(self) -> None:
-        """The process has ended: what it wrote is in the pipes, or on its way."""
+    def _watch(self, end: asyncio.Future[None]) -> None:
+        self._left += 1
+        end.add_done_callback(self._one_is_over)
+
+    def _one_is_over(self, _: object) -> None:
+        self._left -= 1
+        if not self._left and self.when_over is not None:
+            self.when_over()
+
+    @property
+    def over(self) -> bool:
+        """Whether all pipes are closed."""
+        return not self._left
+
+    def process_ended(self, patience: float) -> None:
+        """The process has ended: what it wrote is in the pipes, or on its way. Nobody reads its input any more."""
         for output in self._outputs:
             output.process_ended()
         if self._feed is not None:
             self._feed.cancel()
+        if self.input is not None and not self.input.is_closing():
+            self._unread = asyncio.get_running_loop().call_later(patience, _abort, self.input.transport)
 
     async def copied(self) -> None:
         """Return when all that is copied to descriptors has been, after the process's end."""
@@ -345,6 +333,8 @@ class Wiring:
             output.cut()
         if self.input is not None:
             _abort(self.input.transport)
+        if self._unread is not None:
+            self._unread.cancel()
         for task in [*self._copies, *([self._feed] if self._feed is not None else [])]:
             task.cancel()
         for descriptor in self._descriptors:

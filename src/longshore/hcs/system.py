@@ -260,9 +260,9 @@ class HcsSystem:
         return made
 
     def _keep(self, process: HcsProcess) -> None:
-        if not process.over:
+        if not process.finished:
             self._processes.add(process)
-            process.on_end.append(self._processes.discard)
+            process.on_over = self._processes.discard
 
     async def find_process(self, token: ProcessToken, *, keep_open: bool = False) -> HcsProcess:
         """A process that somebody started."""

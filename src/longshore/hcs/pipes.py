@@ -1,0 +1,86 @@
+"""How the pipe handles of a process are connected to the event loop: overlapped named pipes, on the Proactor loop."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import importlib
+from contextlib import suppress
+from typing import Any, Protocol
+
+
+class Pipes(Protocol):
+    """What becomes of a handle. Each call owns it: on failure (OSError) it is closed."""
+
+    async def reader(self, handle: int, protocol: asyncio.Protocol) -> None:
+        """Have what comes out of the pipe told to `protocol`, which gets the transport."""
+        ...
+
+    async def writer(self, handle: int, protocol: asyncio.BaseProtocol) -> asyncio.WriteTransport:
+        """A transport that writes into the pipe; `protocol` is told of its end."""
+        ...
+
+    def close(self, handle: int) -> None:
+        """Close a handle that nobody is to have."""
+        ...
+
+
+class WindowsPipes:
+    """The handles as Windows knows them."""
+
+    async def reader(self, handle: int, protocol: asyncio.Protocol) -> None:
+        file = _pipe_handle(handle)
+        try:
+            await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, file)
+        except BaseException:
+            file.close()
+            raise
+
+    async def writer(self, handle: int, protocol: asyncio.BaseProtocol) -> asyncio.WriteTransport:
+        loop = asyncio.get_running_loop()
+        file = _pipe_handle(handle)
+        try:
+            try:
+                transport, _ = await loop.connect_write_pipe(lambda: protocol, file)
+            except PermissionError:
+                # asyncio reads from a pipe that it writes to, to learn of its end: not every handle allows that
+                transport = await _plain_writer(loop, file, protocol)
+        except BaseException:
+            file.close()
+            raise
+        return transport
+
+    def close(self, handle: int) -> None:
+        _check(handle)
+        importlib.import_module("_winapi").CloseHandle(handle)
+
+
+def _pipe_handle(handle: int) -> Any:
+    _check(handle)
+    return importlib.import_module("asyncio.windows_utils").PipeHandle(handle)
+
+
+def _check(handle: int) -> None:
+    """OSError unless it is a handle: a PipeHandle of what is none could not even be closed."""
+    library: Any = getattr(ctypes, "WinDLL")("kernel32", use_last_error=True)  # noqa: B009 -- only Windows has it
+    library.GetHandleInformation.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    flags = ctypes.c_uint32()
+    if not library.GetHandleInformation(handle, ctypes.byref(flags)):
+        raise getattr(ctypes, "WinError")(getattr(ctypes, "get_last_error")())  # noqa: B009
+
+
+async def _plain_writer(
+    loop: asyncio.AbstractEventLoop, file: Any, protocol: asyncio.BaseProtocol
+) -> asyncio.WriteTransport:
+    """asyncio's own transport for pipes, without the part that reads: the end is seen by the next write."""
+    module: Any = importlib.import_module("asyncio.proactor_events")
+    waiter: asyncio.Future[None] = loop.create_future()
+    with suppress(AttributeError):
+        loop._proactor._register_with_iocp(file)  # type: ignore[attr-defined]
+    transport: asyncio.WriteTransport = module._ProactorBaseWritePipeTransport(loop, file, protocol, waiter)
+    try:
+        await waiter
+    except BaseException:
+        transport.close()
+        raise
+    return transport
