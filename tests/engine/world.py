@@ -16,6 +16,7 @@ from longshore.container import Container
 from longshore.engine import Engine
 from longshore.events import Event, Gap
 from longshore.files import Held
+from longshore.lease import EXECS
 from longshore.making import _Making
 from longshore.simulator import Machine, Process, Simulator, System
 from longshore.spec import HyperV, WindowsOptions
@@ -218,13 +219,13 @@ async def hung(world: World, step: str, times: int = 1) -> None:
     await asyncio.sleep(0)
 
 
-def leftovers(world: World) -> list[str]:
+def leftovers(world: World, *, leases: bool = True) -> list[str]:
     """What no container in the store accounts for: systems, leases, trash, temporary files."""
     left = []
     run, lib = world.state / "run", world.state / "lib"
     known = {path.name for base in (run, lib) for path in (base / "containers").glob("*")}
     left += [f"system {id}" for id in world.systems if id not in known]
-    for where in (run / "leases", run / "trash", lib / "trash"):
+    for where in (run / "leases", run / "trash", lib / "trash")[0 if leases else 1 :]:
         left += [f"file {path}" for path in where.glob("*")]
-    left += [f"temporary file {path}" for path in world.state.rglob(".*")]
+    left += [f"temporary file {path}" for path in world.state.rglob(".*") if path.name != EXECS]
     return left

@@ -477,6 +477,7 @@ class System:
             self.exited.set_result(None)
         if self.machine.temperament == "hcs":
             self.tell_untold()
+            self.machine.forget(self)  # its id is free, whoever still has a handle of it
 
     def tell_untold(self) -> None:
         """The end of the system ends every wait; nobody saw how those processes ended."""
@@ -609,9 +610,10 @@ class Machine:
         system.thaw()
         system.exit()
         system.tell_untold()
-        self._forget(system)
+        self.forget(system)
 
-    def _forget(self, system: System) -> None:
+    def forget(self, system: System) -> None:
+        """Know it no more, neither by its id nor by its token."""
         if self.systems.get(system.id) is system:
             del self.systems[system.id]
         self._by_token.pop(system.token, None)
@@ -668,7 +670,7 @@ class Machine:
             system.ending = True
             system.exit()
             system.tell_untold()
-            self._forget(system)
+            self.forget(system)
         waiting, self.disconnects = self.disconnects, []
         for wake in waiting:
             wake()

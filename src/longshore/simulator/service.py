@@ -637,10 +637,9 @@ class Simulator:
         self.dead = True
         for handle in list(self._processes):
             handle._let_go()
-        leases = self._leases | {handle.system.lease for handle in self._systems if handle.system.lease is not None}
         for handle_ in list(self._systems):
             handle_.system.handles.discard(handle_)
-        for lease in leases:
+        for lease in self._leases:
             self.machine.end_lease(lease)
         return Simulator(machine=self.machine)
 
@@ -737,6 +736,8 @@ class Simulator:
             raise machine.error("create", id, "a container of this id exists", "exists")
         if machine.temperament == "oci":
             machine.program(id, _command(spec))  # a runtime looks for it at create, HCS at start
+        if place.lease is not None:
+            self._leases.add(place.lease.id)
         system = System(machine, id, spec, stdio, place, kept=kept)
         machine.add(system)
         handle: SimulatedSystem | None = None
