@@ -1,0 +1,164 @@
+"""Notifications on threads of the service's own, at moments when nobody waits for them any more."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from longshore import Engine
+from longshore.errors import LongshoreError
+from longshore.hcs.vmcompute import NotificationCallback
+
+from .conftest import spec
+
+UNKNOWN, EXITED, DISCONNECT = 0xB, 0x1, 0x1000000
+LONG = ("rule\tHcsCreateProcess", "stdout\tout")
+
+
+async def test_eight_threads_call_back_at_once(machine: Any) -> None:
+    vmcompute = machine().client().binding
+    together = threading.Barrier(8)
+    told: list[int] = []
+
+    @NotificationCallback
+    def callback(type: int, context: int, status: int, data: int) -> None:
+        together.wait(10)  # all eight are in here, or it breaks
+        told.append(context)
+
+    systems = []
+    for number in range(8):
+        system, _ = vmcompute.create_compute_system(f"box-{number}", '{"Owner":"test"}')
+        systems.append((system, vmcompute.register_compute_system_callback(system, callback, number + 1)))
+    while len(told) < 8:  # the completions
+        await asyncio.sleep(0.01)
+    assert sorted(told) == list(range(1, 9))
+    for system, registration in systems:
+        vmcompute.unregister_compute_system_callback(registration)
+        vmcompute.close_compute_system(system)
+
+
+async def test_unregistering_waits_for_a_callback_that_is_under_way(machine: Any) -> None:
+    made = machine()
+    vmcompute = made.client().binding
+    inside, go_on = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    @NotificationCallback
+    def callback(type: int, context: int, status: int, data: int) -> None:
+        if type == UNKNOWN:
+            inside.set()
+            go_on.wait(10)
+            order.append("called back")
+
+    system, _ = vmcompute.create_compute_system("box", '{"Owner":"test"}')
+    registration = vmcompute.register_compute_system_callback(system, callback, 1)
+    made.notify_system("box", UNKNOWN)
+    made.notify_system("box", UNKNOWN)  # and one that is still to be delivered: it never is
+    assert inside.wait(10)
+
+    def unregister() -> None:
+        vmcompute.unregister_compute_system_callback(registration)
+        order.append("unregistered")
+
+    thread = threading.Thread(target=unregister)
+    thread.start()
+    time.sleep(0.1)
+    assert order == []
+    go_on.set()
+    thread.join(10)
+    assert order == ["called back", "unregistered"]
+    vmcompute.close_compute_system(system)
+
+
+async def test_systems_can_be_closed_amid_a_flood_of_notifications(machine: Any, service: Any, tmp_path: Path) -> None:
+    """Types that nobody knows, told again and again while registrations are undone."""
+    made = machine(*LONG)
+    stop = threading.Event()
+
+    def flood() -> None:
+        while not stop.is_set():
+            made.notify_system(None, UNKNOWN)
+
+    thread = threading.Thread(target=flood)
+    async with Engine(service(made), state=tmp_path / "state") as engine:
+        thread.start()
+        try:
+            for _ in range(5):
+                boxes = await asyncio.gather(*[engine.launch(f"box-{n}", spec("x")) for n in range(10)])
+                await asyncio.gather(*[box.delete(force=True) for box in boxes])
+            assert await engine.list() == []
+        finally:
+            stop.set()
+            thread.join()
+
+
+async def test_losing_the_service_in_the_middle_of_everything_ends_every_call(
+    machine: Any, service: Any, tmp_path: Path
+) -> None:
+    """Containers that are made, started, waited for, stopped: each call returns, or says that the service is lost."""
+    made = machine(*LONG, "rule\tHcsStartComputeSystem", "match\t", "system\tslow", "no notifications")
+    async with Engine(service(made), state=tmp_path / "state") as engine:
+        running = [await engine.launch(f"run-{number}", spec("x")) for number in range(10)]
+        fresh = [await engine.create(f"new-{number}", spec("x")) for number in range(10)]
+        calls = [
+            *[box.wait() for box in running],
+            *[box.stop(grace=30) for box in running[:5]],
+            *[box.exec(["y"]) for box in running[5:]],
+            *[box.start() for box in fresh],
+            engine.launch("slow", spec("x")),
+            *[engine.create(f"more-{number}", spec("x")) for number in range(10)],
+        ]
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        await asyncio.sleep(0.003)
+        made.notify_system(None, DISCONNECT)
+        await asyncio.sleep(0.02)
+        made.notify_system(None, DISCONNECT)
+        async with asyncio.timeout(60):
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        wrong = [end for end in ends if isinstance(end, BaseException) and not isinstance(end, LongshoreError)]
+        assert wrong == []
+        assert isinstance(ends[25 + 5], BaseException) or ends  # nobody hangs: that is what is asked
+        made.finish()
+
+
+def test_a_program_may_end_with_systems_open_and_notifications_on_their_way(tmp_path: Path) -> None:
+    """Threads of the service's must not enter an interpreter that is gone."""
+    source = f"""
+        import asyncio, sys, threading
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+        from longshore import Engine
+        from longshore.hcs.service import HcsService
+        from longshore.hcs.stdio import WindowsPipes
+        from tests.hcs.wine_double import Machine
+        from tests.wine.conftest import spec
+        machine = Machine("rule\\tHcsCreateProcess\\nstdout\\tout\\n")
+        run = Path({str(tmp_path)!r}, "run")
+        run.mkdir()
+        def flood():
+            while True:
+                machine.notify_system(None, 0xB)
+        async def main():
+            engine = Engine(
+                HcsService(run, vmcompute=machine.client().binding, pipes=WindowsPipes(), exists=lambda path: True),
+                state=Path({str(tmp_path)!r}, "state"))
+            for number in range(20):
+                await engine.launch(f"box-{{number}}", spec("x"))
+            threading.Thread(target=flood, daemon=True).start()
+            print("open", flush=True)
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(main())
+    """
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(source)], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.stdout, done.returncode) == ("open\n", 0), done.stderr
+        (tmp_path / "run").rename(tmp_path / f"run-{time.monotonic_ns()}")
+        (tmp_path / "state").rename(tmp_path / f"state-{time.monotonic_ns()}")
