@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -61,8 +62,12 @@ def notes(report: Path, word: str) -> list[str]:
 
 
 def kill(pid: int) -> None:
+    """Kill it, and wait until it is dead: until then it has its locks."""
     with suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
         os.kill(pid, signal.SIGKILL)
+        select.select([pidfd], [], [])
+        os.close(pidfd)
 
 
 async def check_the_books(state: Path, runtime: str, report: Path) -> None:
