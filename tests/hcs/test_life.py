@@ -27,6 +27,7 @@ from longshore.errors import (
     ServiceError,
     TimeLimit,
 )
+from longshore.hcs import calls
 from longshore.hcs.hresults import HcsError
 from longshore.hcs.session import Limits
 from longshore.spec import ProcessSpec, Resources
@@ -753,6 +754,37 @@ async def test_a_call_in_flight_keeps_its_handle_though_its_caller_has_gone(tmp_
         await closing
         await it.until(lambda: it.count("HcsCloseComputeSystem"))
         assert init.pid
+
+
+async def test_a_service_that_does_not_answer_is_left_to_itself_and_what_it_makes_too_late_is_ended(
+    tmp_path: Path,
+) -> None:
+    """Every operation ends, and nothing of it is left: neither now nor when the service comes to."""
+    rules = {"HcsCreateComputeSystem": [{"delay_ms": 1500, "times": 1}], "HcsCreateProcess": [{"delay_ms": 1500}]}
+    async with world(tmp_path, script(**rules), limits=SOON) as it:
+        for expected in ("HcsCreateComputeSystem", "HcsCreateProcess"):
+            with pytest.raises(TimeLimit, match=r"vmcompute|did not end"):
+                await it.launch()
+            await it.quiet()
+            assert it.count(expected) == 1
+            assert it.open_handles == 0
+
+
+@pytest.mark.parametrize("function", ["HcsCreateComputeSystem", "HcsStartComputeSystem", "HcsCreateProcess"])
+async def test_who_is_cancelled_while_the_service_does_not_answer_is_not_held_for_ever(
+    tmp_path: Path, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "CLOSE_LIMIT", 0.1)
+    async with world(tmp_path, script(**{function: [{"delay_ms": 1500}]}), limits=SOON) as it:
+        launching = asyncio.create_task(it.launch())
+        await it.until(lambda: it.count(function))
+        launching.cancel()
+        begin = asyncio.get_running_loop().time()
+        with pytest.raises(asyncio.CancelledError):
+            await launching
+        assert asyncio.get_running_loop().time() - begin < 1.4
+        await it.quiet()
+        assert it.open_handles == 0
 
 
 async def test_calls_that_block_hold_up_no_others(tmp_path: Path) -> None:

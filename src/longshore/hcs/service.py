@@ -13,7 +13,7 @@ import msgspec
 from ..compute import Features, Lease, Place, Plan, State, Stdio, SystemGone
 from ..errors import NotSupported, ServiceError
 from ..spec import Spec
-from ..tasks import shielded, uninterrupted
+from ..tasks import shielded
 from . import documents, layers, measure, probe, translate
 from .asking import ask_state
 from .hresults import GONE, HcsError, same
@@ -150,7 +150,8 @@ class HcsService:
         session, id = self.session, system.id
         vm, limit = session.vmcompute, session.limits.default
         try:
-            value, done = await uninterrupted(session.threads.call(vm.create_compute_system, id, document))
+            making = session.threads.call(vm.create_compute_system, id, document)
+            value, done = await session.make("create", id, making, lambda made: _end_late(vm, made[0]))
         except HcsError as error:
             raise error.about("create", id) from error
         expected = system.watch.expect(Type.SYSTEM_CREATE_COMPLETED)
@@ -246,7 +247,8 @@ class HcsService:
         """A handle of a system that somebody made; None if there is none of this id."""
         session, id = self.session, system.id
         try:
-            value = await uninterrupted(session.threads.call(session.vmcompute.open_compute_system, id))
+            opening = session.threads.call(session.vmcompute.open_compute_system, id)
+            value = await session.make("open", id, opening, session.vmcompute.close_compute_system)
         except HcsError as error:
             if same(error.code or 0, GONE):
                 return None
@@ -346,6 +348,14 @@ class HcsService:
             await system.close()
         if self._made is not None:
             await self._made.close()
+
+
+def _end_late(vmcompute: Vmcompute, system: System) -> None:
+    """End a system that came into being when nobody waited for it any more."""
+    try:
+        vmcompute.terminate_compute_system(system)
+    finally:
+        vmcompute.close_compute_system(system)
 
 
 def _no_spec() -> Spec:

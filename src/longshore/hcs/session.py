@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
 
-from ..errors import NotSupported
-from ..tasks import uninterrupted
+from ..errors import NotSupported, TimeLimit
+from ..tasks import shielded, uninterrupted
 from .calls import Handle, Threads
 from .hresults import HcsError
 from .notifications import Notifications, Watch
@@ -20,6 +21,8 @@ from .vmcompute import Process, Registration, System, Vmcompute
 log = logging.getLogger("longshore.hcs")
 
 T = TypeVar("T")
+
+NO_ANSWER = "the compute service does not answer: see whether `vmcompute` runs; it may need to be restarted"
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,9 +108,16 @@ class Session:
                 log.warning("container `%s`: undoing: %s", container_id, error)
             shut()
 
+        def discard(registration: Registration) -> None:
+            unregister(registration)
+            undo_all()
+
         try:
-            registration = await uninterrupted(
+            registration = await self.make(
+                "registering for notifications",
+                container_id,
                 self.threads.call(register, value, notifications.callback, number),
+                discard,
             )
         except (HcsError, NotSupported) as error:
             notifications.remove(number)
@@ -130,6 +140,53 @@ class Session:
         handle: Handle[Any] = Handle(self.threads, value, container_id, release)
         notifications.close_at_exit(number, handle.close_now)
         return handle
+
+    # calls that make something
+
+    async def make(self, operation: str, container_id: str, call: Awaitable[T], discard: Callable[[T], object]) -> T:
+        """What a call makes, which the caller then owns: also one who is cancelled meanwhile hears of it first.
+
+        A service that does not answer is left to itself, and what it may still make is discarded: TimeLimit.
+        """
+        task = asyncio.ensure_future(call)
+        current = asyncio.current_task()
+        assert current is not None
+        try:
+            await asyncio.wait((task,), timeout=self.limits.default)
+        except asyncio.CancelledError:
+            await self._wait_in_spite(task)
+            if not task.done():
+                self._discard_later(task, discard)
+                raise
+            current.uncancel()  # so that an enclosing asyncio.timeout still counts right
+            current.cancel()  # delivered at the caller's next await
+        if not task.done():
+            self._discard_later(task, discard)
+            raise TimeLimit(f"{operation} of container `{container_id}`", self.limits.default, hint=NO_ANSWER)
+        return task.result()
+
+    async def _wait_in_spite(self, task: asyncio.Future[T]) -> None:
+        """Wait for a call that is under way, though nobody wants it any more: not for ever."""
+
+        async def wait() -> None:
+            await asyncio.wait((task,), timeout=self.limits.terminate)
+
+        with suppress(asyncio.CancelledError):
+            await shielded(wait())
+
+    def _discard_later(self, task: asyncio.Future[T], discard: Callable[[T], object]) -> None:
+        def quietly(made: T) -> None:
+            try:
+                discard(made)
+            except (HcsError, NotSupported) as error:
+                log.warning("discarding what was made too late: %s", error)
+
+        def done(task: asyncio.Future[T]) -> None:
+            if not task.cancelled() and task.exception() is None:
+                made = task.result()
+                self.threads.submit(lambda: quietly(made))
+
+        task.add_done_callback(done)
 
     # tasks
 

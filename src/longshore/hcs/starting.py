@@ -14,7 +14,7 @@ from .hresults import NO_COMMAND, NOT_EXECUTABLE, HcsError, same
 from .process import HcsProcess, ProcessToken
 from .session import Session
 from .stdio import Wiring
-from .vmcompute import System
+from .vmcompute import Process, System, Vmcompute
 
 if TYPE_CHECKING:
     from .system import HcsSystem
@@ -35,12 +35,13 @@ async def create(
 
     Failed: nothing is held of it, and it is killed; but init (`keep_open`), which ends with its system, may run.
     """
-    id, terminal = system.id, config.emulate_console
+    id, terminal, vm = system.id, config.emulate_console, session.vmcompute
     wiring = Wiring(id, session.pipes, session.threads, stdio, terminal=terminal)
     text = documents.encode(config)
     started_at = measure.now()
     try:
-        process, pid, pipes = await uninterrupted(handle.call("start", session.vmcompute.create_process, text))
+        call = handle.call("start", vm.create_process, text)
+        process, pid, pipes = await session.make("start", id, call, lambda made: _end_late(vm, wiring, made))
     except HcsError as error:
         raise _of_command(error, id, config.command_line) from error
     token = ProcessToken(pid, started_at)
@@ -58,6 +59,16 @@ async def create(
         await shielded(_undo(session, made, wait=not keep_open))
         raise
     return made
+
+
+def _end_late(vmcompute: Vmcompute, wiring: Wiring, made: tuple[Process, int, tuple[int, int, int]]) -> None:
+    """End a process that came into being when nobody waited for it any more."""
+    process, _, pipes = made
+    wiring.discard(pipes)
+    try:
+        vmcompute.terminate_process(process)
+    finally:
+        vmcompute.close_process(process)
 
 
 async def _undo(session: Session, process: HcsProcess, *, wait: bool) -> None:
@@ -98,7 +109,8 @@ async def find(session: Session, system: HcsSystem, token: ProcessToken, *, keep
         made.gone()
         return made
     try:
-        process = await uninterrupted(handle.call("open a process", session.vmcompute.open_process, token.pid))
+        call = handle.call("open a process", session.vmcompute.open_process, token.pid)
+        process = await session.make("open a process", system.id, call, session.vmcompute.close_process)
         await uninterrupted(made.watch(process, ours=False))
     except HcsError:
         made.gone()
