@@ -239,8 +239,8 @@ def scripted(name: str, base: Path) -> Station:
 
 def on_dll(name: str, base: Path) -> Station:
     """HCS by the real binding, on the double in C; its processes are programs of this Windows (double/inmate.c)."""
-    from longshore.hcs.service import HcsService
     from longshore.hcs.pipes import WindowsPipes
+    from longshore.hcs.service import HcsService
     from tests.hcs.wine_double import BUILT, Client, Machine
 
     base.joinpath("run").mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ LATE_OUTPUT = 1.0  # seconds of silence after which the streams of a process tha
 class OutputPipe(asyncio.Protocol):
     """One output stream, read as fast as its reader takes it. `reader` None throws it away."""
 
-    def __init__(self, reader: Reader | None) -> None:
+    def __init__(self, reader: Feed | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = reader
         self._transport: Any = None
@@ -98,7 +98,7 @@ class OutputPipe(asyncio.Protocol):
         self._finish()
 
 
-class Reader(asyncio.ReadTransport):
+class Feed(asyncio.ReadTransport):
     """A StreamReader over one output, or over two that are joined; carries its flow control."""
 
     def __init__(self, count: int = 1) -> None:
@@ -119,14 +119,17 @@ class Reader(asyncio.ReadTransport):
             self.stream.feed_eof()
 
     def pause_reading(self) -> None:
+        """Stop taking what the process writes: its pipes fill, and it waits."""
         for output in self._outputs:
             output.pause()
 
     def resume_reading(self) -> None:
+        """Go on taking what it writes."""
         for output in self._outputs:
             output.resume()
 
     def is_reading(self) -> bool:
+        """Whether any of its outputs is being read."""
         return any(not output.paused for output in self._outputs)
 
     def close(self) -> None:
@@ -134,6 +137,7 @@ class Reader(asyncio.ReadTransport):
             output.cut()
 
     def is_closing(self) -> bool:
+        """Whether all of its outputs have ended."""
         return self._open <= 0
 
 
@@ -240,17 +244,17 @@ class Wiring:
                 reader = self._target("stderr", stdio.stderr, 1)
             await self._connect(left.pop("stderr"), reader)
 
-    async def _connect(self, handle: int, reader: Reader | None) -> None:
+    async def _connect(self, handle: int, reader: Feed | None) -> None:
         output = OutputPipe(reader)
         await self._pipes.reader(handle, output)
         self._outputs.append(output)
         self._watch(output.done)
 
-    def _target(self, name: str, target: int, count: int) -> Reader | None:
+    def _target(self, name: str, target: int, count: int) -> Feed | None:
         """Where an output goes, or `count` of them; None if nowhere."""
         if target == DEVNULL:
             return None
-        reader = Reader(count)
+        reader = Feed(count)
         if target in (PIPE, LOG):
             setattr(self.streams, name, reader.stream)
             return reader

@@ -93,8 +93,11 @@ void read_script(char *script)
     rule *current = NULL;
     for (char *line = script; line && *line;) {
         char *end = strchr(line, '\n');
-        if (end)
+        if (end) {
             *end = 0;
+            if (end > line && end[-1] == '\r') /* written by an editor of Windows */
+                end[-1] = 0;
+        }
         static char nothing[1];
         char *field[6] = {nothing, nothing, nothing, nothing, NULL, NULL};
         int count = 0;
