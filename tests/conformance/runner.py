@@ -174,7 +174,8 @@ class _Player:
                 with suppress(LookupError):  # of what was refused there is nothing that could act
                     self.double.act(step.do, self.vector.create.container)
             case "start_reading":
-                self.attachments[step.name or "init"].read()
+                with suppress(KeyError):
+                    self.attachments[step.name or "init"].read()
             case _:  # gc, drop: of the original's run time
                 pass
 
@@ -236,7 +237,10 @@ class _Player:
         if step.op == "create":
             return await self._create(step)
         if step.op in _STREAMS:
-            return await _STREAMS[step.op](self.attachments[step.name or "init"], step)
+            attachment = self.attachments.get(step.name or "init")
+            if attachment is None:  # what was refused has no streams
+                raise ContainerNotFound(self.vector.container_of(step))
+            return await _STREAMS[step.op](attachment, step)
         if "checkpoint" in step.op:
             (await self.engine.features()).need("checkpoint")
             return None
@@ -391,7 +395,8 @@ _VERBS: dict[str, Verb] = {
 
 async def _write(attachment: _Attachment, step: Operation) -> int:
     stdin = attachment.process.stdin
-    assert stdin is not None
+    if stdin is None:
+        raise ConnectionResetError("there is no standard input")
     data = step.data.encode()
     stdin.write(data)
     await stdin.drain()
@@ -404,7 +409,9 @@ async def _close_stdin(attachment: _Attachment, step: Operation) -> None:
 
 async def _read_again(attachment: _Attachment, step: Operation) -> int:
     """asyncio's readers give the end again where the original's were closed."""
-    stream: asyncio.StreamReader = getattr(attachment.process, step.stream or "stdout")
+    stream: asyncio.StreamReader | None = getattr(attachment.process, step.stream or "stdout")
+    if stream is None:
+        raise ConnectionResetError("there is no such stream")
     data = await stream.read(1)
     if not data and stream.at_eof():
         raise RuntimeError("the stream has ended")

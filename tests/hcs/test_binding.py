@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from longshore.errors import InvalidSpec, NotSupported
+from longshore.hcs import vmcompute
 from longshore.hcs.hresults import PENDING, STOPPED, HcsError, failed, meaning, normal, same
+from longshore.hcs.service import HcsService
 from tests.conformance.vectors import Service
 
 from .scripted import Client, Hcs
@@ -173,3 +177,33 @@ def test_what_a_user_can_mend_has_a_next_step(code: int, word: str) -> None:
 
 def test_an_unknown_code_is_shown_as_it_is() -> None:
     assert "0xDEADBEEF" in str(HcsError("x", "box", 0xDEADBEEF))
+
+
+def test_where_there_is_no_windows_that_is_said_with_the_next_step() -> None:
+    vmcompute.load.cache_clear()
+    with pytest.raises(NotSupported, match="not Windows") as raised:
+        vmcompute.load()
+    assert raised.value.hint
+
+
+def test_a_windows_without_the_dll_is_told_which_feature_to_enable(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def load_library(name: str, winmode: int) -> None:
+        asked.append((name, winmode))
+        raise OSError(f"Could not find module '{name}'")
+
+    monkeypatch.setattr(ctypes, "WinDLL", load_library, raising=False)
+    vmcompute.load.cache_clear()
+    with pytest.raises(NotSupported, match=r"vmcompute\.dll cannot be loaded") as raised:
+        vmcompute.load()
+    assert "FeatureName Containers" in (raised.value.hint or "")
+    assert asked == [("vmcompute.dll", 0x800)]  # from System32, and from nowhere else
+
+
+async def test_doctor_says_so_too(tmp_path: Path) -> None:
+    vmcompute.load.cache_clear()
+    features = await HcsService(tmp_path).probe()
+    assert not features.items["run"].supported
+    assert "Windows" in features.items["run"].reason
+    assert all(not item.supported for name, item in features.items.items() if name not in ("windows", "run"))

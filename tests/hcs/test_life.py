@@ -88,6 +88,25 @@ async def test_the_first_error_is_told_not_that_of_the_clean_up(tmp_path: Path) 
         assert "hns" in (raised.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("hr", "word"),
+    [
+        (0xC0370101, "Hyper-V isolation"),
+        (0xC0370102, "Microsoft-Hyper-V"),
+        (0xC0370112, "layers.parents"),
+        (0x80070003, "layers"),
+        (0x80070005, "Administrators"),
+        (0x80070426, "Start-Service"),
+        (0xC037010F, "another id"),
+    ],
+)
+async def test_what_windows_refuses_has_a_next_step(tmp_path: Path, hr: int, word: str) -> None:
+    async with world(tmp_path, script(HcsCreateComputeSystem=[{"hr": hr}])) as it:
+        with pytest.raises(HcsError, match="create of container `box`") as raised:
+            await it.launch()
+        assert word in (raised.value.hint or "")
+
+
 async def test_a_create_that_does_not_complete_is_terminated(tmp_path: Path) -> None:
     """Bug 39: after its time limit the system lived on."""
     async with world(tmp_path, script(HcsCreateComputeSystem=[{"hr": PENDING, "notify": []}]), limits=SOON) as it:

@@ -16,7 +16,7 @@ from ..spec import Spec
 from ..tasks import shielded
 from . import documents, layers, measure, probe, translate
 from .asking import ask_state
-from .hresults import GONE, HcsError, same
+from .hresults import GONE, NO_COMMAND, HcsError, same
 from .notes import LeaseNotes, Made
 from .notifications import Type, completed
 from .pipes import Pipes, WindowsPipes
@@ -153,7 +153,10 @@ class HcsService:
             making = session.threads.call(vm.create_compute_system, id, document)
             value, done = await session.make("create", id, making, lambda made: _end_late(vm, made[0]))
         except HcsError as error:
-            raise error.about("create", id) from error
+            told = error.about("create", id)
+            if same(error.code or 0, NO_COMMAND):
+                told.hint = "check that the folders of the layers exist, and the paths of mounts"
+            raise told from error
         expected = system.watch.expect(Type.SYSTEM_CREATE_COMPLETED)
         try:
             # before its completion is waited for: the service keeps that until somebody is there to be told
