@@ -203,8 +203,9 @@ def scripted(name: str, base: Path) -> Station:
     """HCS on the scripted vmcompute, with this machine's own programs as the processes."""
     from longshore.hcs.service import HcsService
     from tests.hcs.crew import Crew
+    from tests.hcs.exports import Client
     from tests.hcs.plumbing import PosixPipes
-    from tests.hcs.scripted import Client, Hcs
+    from tests.hcs.scripted import Hcs
 
     base.joinpath("run").mkdir(parents=True, exist_ok=True)
     hcs = Hcs(crew=Crew())

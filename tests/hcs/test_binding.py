@@ -15,7 +15,8 @@ from longshore.hcs.hresults import PENDING, STOPPED, HcsError, failed, meaning, 
 from longshore.hcs.service import HcsService
 from tests.conformance.vectors import Service
 
-from .scripted import Client, Hcs
+from .exports import Client
+from .scripted import Hcs
 from .world import script
 
 FAILURE = {

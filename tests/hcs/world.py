@@ -20,8 +20,9 @@ from longshore.spec import HyperV, Spec, WindowsOptions
 from tests.conformance.vectors import Rule, Service
 
 from .crew import Crew
+from .exports import Client
 from .plumbing import PosixPipes
-from .scripted import Client, Hcs, ScriptedProcess
+from .scripted import Hcs, ScriptedProcess
 
 BASE = r"C:\layers\base"
 ALL = Stdio(stdin=PIPE, stdout=PIPE, stderr=PIPE)
