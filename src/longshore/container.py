@@ -275,7 +275,7 @@ class Container:
         end = asyncio.ensure_future(self.wait())
         try:
             while not end.done():
-                with suppress(InvalidState, ContainerNotFound):  # it has ended: so will `end`
+                with suppress(InvalidState, ContainerNotFound, EngineClosed):  # it has ended: so will `end`
                     yield await self.stats()
                 await asyncio.wait((end,), timeout=interval)
             with suppress(EngineClosed, ContainerNotFound):

@@ -214,8 +214,7 @@ async def test_a_deletion_that_was_not_finished_is_finished_and_told_once(world:
     store = Store.at(world.state)
     store.open()
     record = store.entry("box").read()
-    system = world.systems.pop("box")
-    assert system.init is not None
+    world.systems.pop("box", None)
     run, kept = world.state / "run", world.state / "lib"
     (run / "containers" / "box").rename(run / "trash" / record.uid)
     await world.die(engine)

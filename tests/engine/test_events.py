@@ -178,7 +178,7 @@ async def test_a_subscription_ends_with_its_engine(world: World) -> None:
 async def test_a_container_that_starts_later_and_whose_starter_dies_is_watched(engine: Engine, world: World) -> None:
     async with Listener(engine) as heard:
         starter = world.engine()
-        await starter.launch("box", args=["gate", "g"])
+        await starter.launch("box", args=FOREVER)
         await heard.until("start-container")
         await world.die(starter)
         world.faults.crash("box")

@@ -186,7 +186,7 @@ async def test_deleted_there_it_is_gone_here(engine: Engine, other: Engine) -> N
 async def test_what_another_program_runs_for_itself_ends_with_the_record_that_program_made(
     engine: Engine, other: Engine
 ) -> None:
-    running = asyncio.create_task(engine.run("host", ["gate", "g"], name="box"))
+    running = asyncio.create_task(engine.run("host", FOREVER, name="box"))
     async with Listener(other) as heard:
         await heard.until("start-container")
         there = await other.get("box")

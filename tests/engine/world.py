@@ -49,14 +49,7 @@ async def trap_exit(process: Process) -> int:
     return int(process.args[1])
 
 
-async def gate(process: Process) -> int:
-    """`gate NAME`: ends with 0 when the test opens the gate of that name."""
-    await gates[process.args[1]].wait()
-    return 0
-
-
-gates: dict[str, asyncio.Event] = {}
-PROGRAMS = {"deaf": deaf, "both": both, "trap-exit": trap_exit, "gate": gate}
+PROGRAMS = {"deaf": deaf, "both": both, "trap-exit": trap_exit}
 
 
 @dataclass

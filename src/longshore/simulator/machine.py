@@ -364,6 +364,7 @@ class System:
         self.thawed = asyncio.Event()
         self.ending = False  # terminate or shutdown was asked for
         self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.deleted = False
         self.monitor_lost = False
         self.oom = False
         self.cpu_time = 0.0

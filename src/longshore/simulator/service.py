@@ -434,15 +434,17 @@ class SimulatedSystem:
     async def delete(self) -> None:
         self._check("delete")
         system, machine = self._system, self._machine
-        if machine.systems.get(self.id) is not system:
+        known = machine.systems.get(self.id) is system
+        if system.deleted or (not known and machine.temperament == "oci"):
             return
-        if system.phase in ("starting", "running") and not system.ending and system.alive:
+        if known and system.phase in ("starting", "running") and not system.ending and system.alive:
             dying = system.init is not None and system.init.dying
             if not dying:
                 raise machine.error("delete", self.id, f"it is {system.state}: terminate it first", "state")
         await self._service._step("delete", system)
         left = list(system.processes.values())
         machine.remove(system)
+        system.deleted = True
         for process in left:
             await asyncio.shield(process.ended)
 
