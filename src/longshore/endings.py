@@ -65,7 +65,9 @@ async def _watch(core: Core, live: Live, process: ComputeProcess) -> Exit:
         end = await _settle(live, seen)
     if live.output is not None:
         await asyncio.wait((live.output,), timeout=OUTPUT_LIMIT)
-    return await record_exit(core, live.entry, live.uid, end, since=live.since, start_told=live.start_told)
+    return await record_exit(
+        core, live.entry, live.uid, end, since=live.since, start_told=live.start_told, ours=live.ours
+    )
 
 
 async def _settle(live: Live, seen: Exit) -> SystemEnd:
@@ -127,7 +129,14 @@ def told_exit(core: Core, uid: str, since: Position) -> Exit | None:
 
 
 async def record_exit(
-    core: Core, entry: Entry, uid: str, end: SystemEnd, *, since: Position, start_told: bool = False
+    core: Core,
+    entry: Entry,
+    uid: str,
+    end: SystemEnd,
+    *,
+    since: Position,
+    start_told: bool = False,
+    ours: bool = False,
 ) -> Exit:
     """Link the exit record into place, or take the one that is there; see that it is told, once. Returns it.
 
@@ -151,7 +160,8 @@ async def record_exit(
                 _tell(core, entry, record, found, fresh=fresh, start_told=start_told or record.start_told)
                 record.start_told = record.exit_told = True
                 record.paused, record.change = False, None
-                entry.write(record)
+                if record.kept or not ours:  # what runs for us is deleted next; who finds it instead looks back
+                    entry.write(record)
             return found.exit
     except ContainerNotFound:  # deleted under us: whoever did that has told its end
         return told_exit(core, uid, since) or end.exit

@@ -27,6 +27,7 @@ from .files import (
     try_hold,
     try_lock,
     wait_for_lock,
+    write_mark,
     write_new,
 )
 from .records import ExitRecord, ProcessRecord, Record, decode
@@ -242,8 +243,8 @@ class Entry:
     def process_directory(self, name: str) -> Path:
         return self.run / "execs" / name
 
-    def new_process(self, name: str) -> Path:
-        """Reserve a process name; the directory for its files. FileExistsError if the name is taken."""
+    def new_process(self, name: str, lease: str) -> Path:
+        """Reserve a process name for `lease`; the directory for its files. FileExistsError if the name is taken."""
         if not is_usable_name(name):
             raise InvalidSpec("name", f"{name!r} cannot be the name of a file here", hint="use another name")
         path = self.process_directory(name)
@@ -251,6 +252,11 @@ class Entry:
             with suppress(FileExistsError):
                 os.mkdir(path.parent, 0o700)
             os.mkdir(path, 0o700)
+            try:
+                write_mark(f"{path}/maker", lease.encode())
+            except OSError:
+                remove_tree(path)
+                raise
         except FileExistsError:
             raise
         except GONE:
@@ -258,6 +264,13 @@ class Entry:
         except OSError as error:
             raise store_error(f"make {path}", error) from error
         return path
+
+    def process_maker(self, name: str) -> str | None:
+        """The lease that an exec without a record was being started for; None if that is not known."""
+        try:
+            return read_whole(f"{self.run}/execs/{name}/maker").decode() or None
+        except OSError:
+            return None
 
     def processes(self) -> list[str]:
         """Names of the execs that have a directory."""

@@ -48,12 +48,11 @@ async def exec_(
         raise InvalidState("exec in", entry.id, info.state, hint=hint)
     lease = core.hold_lease()
     lease.has_execs()
-    directory = await _reserve(core, entry, uid, chosen)
+    directory = await _reserve(core, entry, uid, chosen, lease.id)
     place = msgspec.structs.replace(entry.place(lease), run=directory, data=directory)
     found = core.store.new_process_record(chosen, process, lease.id, named=name is not None)
     compute: ComputeProcess | None = None
     try:
-        entry.write_process(found)
         compute = await with_system(
             core, entry, uid, "exec in", lambda system: system.exec(process, stdio, chosen, place), "running"
         )
@@ -72,11 +71,11 @@ async def exec_(
     return made
 
 
-async def _reserve(core: Core, entry: Entry, uid: str, name: str) -> Path:
+async def _reserve(core: Core, entry: Entry, uid: str, name: str, lease: str) -> Path:
     """A name's directory, made in one step: of two callers one gets ProcessExists. An ended one's name is free."""
     for _ in range(2):
         try:
-            return entry.new_process(name)
+            return entry.new_process(name, lease)
         except FileExistsError:
             await tell_recorded_process(core, entry, uid, name)
             if entry.read_process_exit(name) is None:
@@ -163,9 +162,9 @@ async def close_processes(core: Core, entry: Entry, uid: str, lease: str) -> Non
     """Record the ends of the execs of an owner that died: they were killed; what nobody saw is not known."""
     for name in entry.processes():
         record = entry.read_process(name)
-        if record is not None and record.lease != lease:
+        if (entry.process_maker(name) if record is None else record.lease) != lease:
             continue
-        if record is None or not record.token:
+        if record is None:
             entry.remove_process(name)
         elif entry.read_process_exit(name) is None:
             exit = Exit(code=None, cause=Cause.KILLED, at=now(), pid=record.pid)

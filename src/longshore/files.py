@@ -20,7 +20,6 @@ if os.name == "nt":
         open_file,
         replace,
         replace_open,
-        sync_file,
         try_lock,
     )
 else:
@@ -31,7 +30,6 @@ else:
         open_file,
         replace,
         replace_open,
-        sync_file,
         try_lock,
     )
 
@@ -94,6 +92,15 @@ def _write_beside(path: PathLike, data: bytes) -> str:
     return temporary
 
 
+def write_mark(path: PathLike, data: bytes) -> None:
+    """Write a few bytes to a file of their own, for a reader who takes an empty one for none."""
+    fd = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
 def write_new(path: PathLike, data: bytes) -> None:
     """Write a file whole, or not at all: a reader sees the old content or the new, never a part."""
     temporary = _write_beside(path, data)
@@ -116,12 +123,6 @@ def link_once(path: PathLike, data: bytes) -> bool:
         with suppress(OSError):
             os.unlink(temporary)
     return True
-
-
-async def make_durable(path: PathLike) -> None:
-    """Return when a file, and its name, would survive a loss of power. Waits for the disk: milliseconds."""
-
-    await in_thread(lambda: sync_file(path), "longshore-sync")
 
 
 class Held:
@@ -223,7 +224,6 @@ __all__ = [
     "hold",
     "is_usable_name",
     "link_once",
-    "make_durable",
     "open_file",
     "open_lock",
     "read_whole",
@@ -233,5 +233,6 @@ __all__ = [
     "try_hold",
     "try_lock",
     "wait_for_lock",
+    "write_mark",
     "write_new",
 ]

@@ -11,10 +11,10 @@ from .core import Core, Live, log
 from .entry import Entry, trash_name
 from .errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError
 from .events import News
-from .files import Held, make_durable, open_file
+from .files import Held, open_file
 from .finding import NamedLease, named_lease
 from .lease import OwnerLease
-from .lifecycle import begin, delete
+from .lifecycle import begin
 from .log_trail import mark_first
 from .process import Process
 from .records import Damaged, Owner, Record
@@ -106,12 +106,6 @@ async def make(
     if making.process is not None:
         live.start_told = True
         init = begin(core, live, record, making.process)
-    if durable:
-        try:
-            await make_durable(entry.home / "record.json")
-        except BaseException:
-            await shielded(delete(core, entry, record.uid, force=True))
-            raise
     return entry, record.uid, init
 
 
@@ -119,7 +113,8 @@ async def _make(making: _Making, spec: Spec, stdio: Stdio, *, ours: bool, launch
     core, entry, record = making.core, making.entry, making.record
     service = core.service
     entry.write_spec(spec)
-    entry.write(record)
+    if record.kept:  # what runs for its caller is not shown before it runs
+        entry.write(record)
     if launch:
         record.starter = making.lease.id
     making.lock_fd = entry.making_lock()

@@ -43,13 +43,3 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
 def lock_at_last(fd: int) -> None:
     """Lock, waiting for as long as it takes."""
     fcntl.flock(fd, fcntl.LOCK_EX)
-
-
-def sync_file(path: PathLike) -> None:
-    """Return when a file, and its name, would survive a loss of power."""
-    for name, flags in ((path, os.O_RDONLY), (os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)):
-        fd = open_file(name, flags)
-        try:
-            os.fsync(fd)  # fsync(2), NOTES: a file's entry needs a sync of its directory
-        finally:
-            os.close(fd)

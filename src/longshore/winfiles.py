@@ -158,12 +158,3 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
 def lock_at_last(fd: int) -> None:
     """Lock, waiting for as long as it takes."""
     _lock(fd, _EXCLUSIVE)
-
-
-def sync_file(path: PathLike) -> None:
-    """Return when a file, and its name, would survive a loss of power."""
-    fd = open_file(path, os.O_RDWR)  # FlushFileBuffers wants the right to write; a directory has none, nor needs it
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
