@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 import time
@@ -14,8 +15,10 @@ import pytest_asyncio
 
 from longshore.engine import Engine
 
-from .leftovers import leftovers
+from .leftovers import leftovers, store_id
 
+PREFIX = f"longshore-test-{os.getpid()}-"  # of this run of the suite: others may be at work on this machine
+STORES: set[str] = set()  # ids of the stores that tests made, which name their cgroups
 KEEPER_LIMIT = 15.0  # seconds that the keeper of a dead owner may take
 
 
@@ -30,9 +33,10 @@ def wait_for_nothing_left(state: Path, limit: float = KEEPER_LIMIT) -> list[str]
 @pytest.fixture
 def state() -> Iterator[Path]:
     """A state directory; after the test nothing of longshore's is left of what was made in it."""
-    path = Path(tempfile.mkdtemp(prefix="longshore-test-"))
+    path = Path(tempfile.mkdtemp(prefix=PREFIX))
     yield path
     left = wait_for_nothing_left(path)
+    STORES.update(filter(None, [store_id(path)]))
     if not any(line.startswith(("process", "mount")) for line in left):
         shutil.rmtree(path, ignore_errors=True)
     assert left == []

@@ -6,11 +6,12 @@ import os
 import tempfile
 from pathlib import Path
 
+from .conftest import PREFIX, STORES
 from .leftovers import CGROUPS
 
 
 def test_the_whole_suite_left_no_state_directory_of_a_test() -> None:
-    assert list(Path(tempfile.gettempdir()).glob("longshore-test-*")) == []
+    assert list(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")) == []
 
 
 def test_the_whole_suite_left_no_process_of_a_test() -> None:
@@ -21,25 +22,16 @@ def test_the_whole_suite_left_no_process_of_a_test() -> None:
                 line = Path(f"/proc/{entry}/cmdline").read_bytes()
             except OSError:
                 continue
-            if b"longshore-test-" in line:
+            if PREFIX.encode() in line:
                 found.append(line)
     assert found == []
 
 
-def test_the_whole_suite_left_no_cgroup_with_a_process() -> None:
-    found = []
-    for base in CGROUPS.iterdir():
-        for path, _, names in os.walk(base / "longshore"):
-            if "cgroup.procs" in names and (Path(path) / "cgroup.procs").read_text().strip():
-                found.append(path)
-    assert found == []
-
-
-def test_the_whole_suite_left_no_empty_cgroup_either() -> None:
-    """One group of longshore's stays in each hierarchy, and nothing in it but what others on this machine use now."""
-    assert [path for base in CGROUPS.iterdir() for path in base.glob("longshore-probe-*")] == []
+def test_the_whole_suite_left_no_cgroup() -> None:
+    groups = [path for base in CGROUPS.iterdir() for path in (base / "longshore").glob("*")]
+    assert [path for path in groups if path.name.partition(".")[0] in STORES] == []
 
 
 def test_the_whole_suite_left_no_mount() -> None:
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    assert [line for line in lines if "longshore" in line] == []
+    assert [line for line in lines if PREFIX in line] == []
