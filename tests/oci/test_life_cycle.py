@@ -211,8 +211,9 @@ async def test_an_exec_is_killed_at_its_time_limit_with_its_children(engine: Eng
     box = await engine.launch("box", root="host", args=SLEEP)
     process = await box.exec(["sh", "-c", "sleep 1000 & sleep 1000"], timeout=0.5)
     assert (await process.wait()).cause is Cause.TIME_LIMIT
-    names = [info.command for info in await box.top()]
-    assert names == ["sleep"]  # init alone
+    async with asyncio.timeout(20):
+        while len(await box.pids()) > 1:  # init alone is left; its children die in their own time
+            await asyncio.sleep(0)
 
 
 async def test_a_grandchild_that_keeps_the_pipe_open_does_not_keep_wait(engine: Engine) -> None:
