@@ -146,6 +146,8 @@ class Crew:
     def _exited(self, system: Any) -> None:
         if system.state != "Stopped":
             system.state = "Stopped"
+            for process in system.ended:  # what they left running in their sessions
+                process.child.send(signal.SIGKILL)
             self._hcs.clock.after(1, lambda: self._hcs.notify_system(system, 0x1))
 
     def verb(self, function: str, system: Any) -> None:
