@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from . import execs, finding, lifecycle
+from . import deleting, execs, finding, lifecycle
 from .arguments import check_bound, check_input, check_seconds, check_streams
 from .compute import DEVNULL, PIPE, Cause, Exit, ProcessInfo, Stats, Stdio
 from .core import Core, log
@@ -340,7 +340,7 @@ class Container:
         Once begun it completes, also when cancelled. Deleted already is fine.
         """
         async with self._core.operation():
-            await lifecycle.delete(self._core, self._entry, self._uid, force=force)
+            await deleting.delete(self._core, self._entry, self._uid, force=force)
 
 
 __all__ = ["MAX_OUTPUT", "Attachment", "Completed", "Container", "ContainerInfo", "Process"]

@@ -1,7 +1,8 @@
 """The engine: what a program holds. Here is its surface; what it does stands in the modules that it calls.
 
     making.py       a container is made, or undone        endings.py      its end: recorded and told, once
-    lifecycle.py    start, stop, pause, delete            execs.py        further processes
+    lifecycle.py    start, stop, pause, update            execs.py        further processes
+    deleting.py     the end of all of it
     finding.py      what there is, and what it is now     output.py       logs and attachments
     subscribing.py  events                                restoring.py    after somebody died
 
@@ -18,7 +19,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self, Unpack
 
-from . import finding, host, lifecycle, making, restoring, watching
+from . import deleting, finding, host, lifecycle, making, restoring, watching
 from .arguments import check_bound, check_input, check_input_and_stdin, check_seconds, check_streams
 from .compute import DEVNULL, LOG, PIPE, Cause, ComputeService, Features, Plan, Stdio
 from .container import MAX_OUTPUT, Completed, Container, ContainerInfo, Process
@@ -131,7 +132,7 @@ class Engine:
             if owner == "stop":
                 await lifecycle.stop(self._core, entry, uid, grace, None)
             else:
-                await lifecycle.delete(self._core, entry, uid, force=True)
+                await deleting.delete(self._core, entry, uid, force=True)
 
     # making containers
 
@@ -230,7 +231,7 @@ class Engine:
                 raise TimeLimit(error.what, timeout or 0.0, result=error.result) from None
             exit = await process.wait()
         finally:
-            await shielded(lifecycle.delete(self._core, entry, uid, force=True))
+            await shielded(deleting.delete(self._core, entry, uid, force=True))
         if exit.cause is Cause.NEVER_STARTED:
             raise ServiceError("run", id, "the command never started")  # where the service knows no reason
         return Completed(args=spec.command, exit=exit, stdout=out, stderr=err)

@@ -138,10 +138,8 @@ async def _make(making: _Making, spec: Spec, stdio: Stdio, *, ours: bool, launch
     async with entry.locked():  # so that nobody tells of its end between these two
         entry.write(record)
         if process is not None:
+            # not marked in the record: we know it, and who tells its end in our stead looks back
             core.store.journal.append(entry.id, record.uid, News("start-container", record.started_at))
-            if record.kept:
-                record.start_told = True
-                entry.write(record)
 
 
 async def discard(system: ComputeSystem) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from .compute import Cause
 from .core import Core, log
+from .deleting import delete
 from .endings import record_never_started, tell_recorded
 from .entry import Entry, remove_in_bits
 from .errors import ContainerNotFound, InvalidState, LongshoreError, StoreError
@@ -19,7 +20,7 @@ from .execs import close_processes, tell_recorded_process
 from .files import Held, open_file, read_whole, try_lock
 from .finding import adopt, derive, end_of_gone
 from .lease import dead_leases, owned
-from .lifecycle import delete, wait_for_end
+from .lifecycle import wait_for_end
 from .making import undo_half_made
 from .records import Damaged, Record, decode
 from .trees import remove_though_open
@@ -171,5 +172,5 @@ async def _take_up(core: Core, entry: Entry, record: Record) -> None:
     await adopt(core, entry, record)
     if not known:
         async with entry.locked():
-            if entry.read_own(record.uid).start_told and entry.read_exit() is None:
+            if entry.read_own(record.uid).started_at is not None and entry.read_exit() is None:
                 core.store.journal.append(entry.id, record.uid, News("restore"))

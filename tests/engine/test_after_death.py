@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -12,10 +13,12 @@ import pytest
 from longshore.compute import Cause, Exit, now
 from longshore.engine import Engine
 from longshore.errors import ContainerNotFound, InvalidState, StoreError
+from longshore.logs import LogRecord
 from longshore.records import ExitRecord
+from longshore.simulator import Machine
 from longshore.store import Store
 
-from .world import FOREVER, Listener, World, history, hung, runs, said, types
+from .world import FOREVER, PROGRAMS, Listener, World, history, hung, runs, said, types
 
 
 async def test_what_was_kept_runs_on_and_is_found(world: World) -> None:
@@ -357,7 +360,7 @@ async def test_a_store_of_a_later_version_is_refused_before_anything_is_touched(
     (world.state / "lib" / "store.json").unlink()
 
 
-async def test_a_stopped_container_can_be_looked_at_where_nothing_can_be_written(world: World) -> None:
+async def test_looking_writes_nothing(world: World) -> None:
     engine = world.engine()
     box = await engine.launch("box", args=["exit", "2"])
     await box.wait()
@@ -368,6 +371,33 @@ async def test_a_stopped_container_can_be_looked_at_where_nothing_can_be_written
         assert (await (await other.get("box")).inspect())["exit"]["code"] == 2
         assert await types(other) == ["start-container", "exit"]
     assert {path: path.stat().st_mtime_ns for path in (world.state / "lib").rglob("*")} == before
+
+
+async def test_a_store_that_cannot_be_written_can_be_looked_at(tmp_path: Path) -> None:
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    state = tmp_path / "state"
+    state.mkdir()
+    world = World(Machine("oci", programs=PROGRAMS), state)
+    subprocess.run(["mount", "-t", "tmpfs", "small", str(state)], check=True)
+    try:
+        async with world.engine() as engine:
+            await (await engine.launch("box", args=["both", "2"])).wait()
+            await engine.launch("runs", args=FOREVER)
+        subprocess.run(["mount", "-o", "remount,ro", str(state)], check=True)
+        async with world.engine() as engine:
+            assert [info.state for info in await engine.list()] == ["stopped", "running"]
+            box = await engine.get("box")
+            assert (await box.wait()).code == 2
+            assert (await box.inspect())["exit"]["code"] == 2
+            assert [record.data for record in [r async for r in box.logs()] if isinstance(record, LogRecord)]
+            assert (await (await engine.get("runs")).stats()).memory
+            assert "exit" in await types(engine)
+            for call in (lambda: engine.run("host", ["true"]), box.delete, (await engine.get("runs")).pause):
+                with pytest.raises(StoreError, match=r"(?i)read-only"):
+                    await call()
+    finally:
+        subprocess.run(["umount", str(state)], check=True)
 
 
 async def test_starting_what_a_boot_has_ended_is_refused(world: World) -> None:

@@ -9,10 +9,12 @@ assert simulator.systems == {}
 
 from __future__ import annotations
 
-from .machine import Machine, Process, Signals, System, Temperament
+from .machine import Machine, Temperament
+from .process import Process, Signals
 from .programs import Program
 from .service import STEPS, Simulator
 from .streams import Input, Output
+from .system import System
 
 __all__ = [
     "STEPS",

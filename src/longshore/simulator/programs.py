@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from .machine import Process
+    from .process import Process
 
 Program: TypeAlias = "Callable[[Process], Awaitable[int]]"
 

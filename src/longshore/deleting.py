@@ -1,0 +1,140 @@
+"""Deleting a container: ended if need be, forgotten by the platform, out of the store, told. Once begun, completed."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+
+from .compute import State
+from .core import END_LIMIT, SETTLE_LIMIT, Core, Live
+from .endings import record_never_started
+from .entry import Entry, trash_name
+from .errors import ContainerNotFound, InvalidState
+from .events import News
+from .finding import adopt, end_of_gone, named_lease, state_of
+from .lifecycle import kill, wait_for_end
+from .records import Damaged, Record
+from .tasks import shielded
+
+
+async def delete(core: Core, entry: Entry, uid: str, *, force: bool) -> None:
+    """Remove it and all that it has. InvalidState if it runs, unless `force`. Gone already is fine."""
+    try:
+        record = entry.read()
+    except ContainerNotFound:
+        return
+    except Damaged:
+        if not force:
+            raise
+        await shielded(_delete_damaged(core, entry))
+        return
+    if uid and record.uid != uid:
+        raise ContainerNotFound(entry.id)
+    if not force:
+        await _refuse_if_alive(core, entry, record)
+    await shielded(_delete(core, entry, record, force=force))
+
+
+async def _refuse_if_alive(core: Core, entry: Entry, record: Record) -> None:
+    if record.token and record.starting_at is not None and entry.read_exit() is None:
+        state = await state_of(core, record)
+        if state is not State.STOPPED:
+            raise InvalidState("delete", entry.id, str(state), hint="stop it first, or use force")
+
+
+async def _delete(core: Core, entry: Entry, record: Record, *, force: bool) -> None:
+    uid = record.uid
+    if force and record.starting_at is not None and record.token and entry.read_exit() is None:
+        with suppress(ContainerNotFound):
+            await kill(core, entry, uid)  # also one that is just being started: its starter then lets go of it
+    try:
+        claim = await entry.claim_at_last("delete", END_LIMIT) if force else entry.claim("delete")
+    except ContainerNotFound:
+        await forget(core, entry, uid)
+        return
+    try:
+        record = entry.read_own(uid)
+        if not force:
+            await _refuse_if_alive(core, entry, record)
+        await _end_for_deletion(core, entry, record)
+        await entry.remove(uid, claim, partial(_tell_delete, core, entry, record))
+    except ContainerNotFound:  # somebody else has deleted it meanwhile
+        pass
+    finally:
+        claim.release()
+    await forget(core, entry, uid)
+
+
+async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:
+    """End what runs, and have the platform forget the container."""
+    if not record.token:
+        await core.service.abandon(entry.id, entry.place(named_lease(record)))
+        return
+    try:
+        live = await adopt(core, entry, record)
+    except InvalidState:  # nothing is left of it
+        await end_of_gone(core, entry, record.uid)
+        if record.boot != core.store.boot:  # but for what outlives a boot: layers, on Windows
+            await core.service.abandon(entry.id, entry.place(named_lease(record)))
+        return
+    if entry.read_exit() is None:
+        if live.watcher is not None:
+            await kill(core, entry, record.uid)
+            await wait_for_end(core, entry, record.uid)
+        else:  # it has no init: it was never started, or whoever was at it has died
+            await record_never_started(core, entry, record)
+            await live.system.terminate()
+    elif live.watcher is not None:
+        await asyncio.wait((live.watcher,), timeout=SETTLE_LIMIT)
+    await live.system.delete()
+
+
+def _tell_delete(core: Core, entry: Entry, record: Record) -> None:
+    """Journal it. Who finds the remains of a deletion that was not finished does the same, with a look back."""
+    if record.token:
+        core.store.journal.append(entry.id, record.uid, News("delete"))
+
+
+async def forget(core: Core, entry: Entry, uid: str) -> None:
+    """Hold nothing of a container that is deleted any more."""
+    live = core.find(entry.id, uid)
+    if live is not None:
+        await let_go(core, live)
+    if core.owned.pop(uid, None) is not None and core.lease is not None:
+        core.lease.disown(entry.id)
+
+
+async def let_go(core: Core, live: Live) -> None:
+    """Stop watching a container, and let go of its handles."""
+    for task in (live.watcher, live.output):
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+    await live.system.close()
+    if core.live.get(live.entry.id) is live:
+        del core.live[live.entry.id]
+
+
+async def _delete_damaged(core: Core, entry: Entry) -> None:
+    """Delete a container whose record cannot be read: all that can be found of it by its id."""
+    claim = await entry.claim_at_last("delete", END_LIMIT)
+    try:
+        with suppress(ContainerNotFound):
+            try:
+                record = entry.read()
+            except Damaged:
+                pass
+            else:  # it was mended, or is another one
+                claim.release()
+                await _delete(core, entry, record, force=True)
+                return
+            live = core.live.get(entry.id)
+            if live is not None:
+                await live.system.terminate()
+                await live.system.delete()
+                await let_go(core, live)
+            await core.service.abandon(entry.id, entry.place())
+            await entry.remove(trash_name(), claim, lambda: core.store.journal.append(entry.id, "", News("delete")))
+    finally:
+        claim.release()

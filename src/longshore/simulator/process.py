@@ -1,0 +1,321 @@
+"""One process of the machine: its signals, its streams, and how its program is driven."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Coroutine, Generator, Mapping, Sequence
+from contextlib import suppress
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ..compute import Cause, Exit, now
+from .programs import Program, complain
+from .streams import Input, Output
+
+if TYPE_CHECKING:
+    from .handles import SimulatedProcess
+    from .system import System
+
+KILL = 9
+PIPE_SIGNAL = 13
+TERM = 15
+WINCH = 28
+IGNORED_BY_DEFAULT = frozenset({17, 18, 19, 20, 21, 22, 23, 28})  # CHLD, URG, WINCH; and the job control that we lack
+CONTROL_C = 0xC000013A  # STATUS_CONTROL_C_EXIT: how Windows ends a program that does not handle the request
+
+
+class Signals:
+    """The signals of one process: which it catches or ignores, and those that have come."""
+
+    def __init__(self) -> None:
+        self.caught: set[int] = set()
+        self.ignored: set[int] = set()
+        self._arrived: list[int] = []
+        self._waiting: asyncio.Future[None] | None = None
+
+    def catch(self, *numbers: int) -> None:
+        """From now on `get` tells of these."""
+        self.caught.update(numbers)
+
+    def ignore(self, *numbers: int) -> None:
+        """From now on these do nothing."""
+        self.ignored.update(numbers)
+
+    async def get(self) -> int:
+        """The next caught signal, once there is one."""
+        while not self._arrived:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        return self._arrived.pop(0)
+
+    def put(self, number: int) -> None:
+        """Deliver a signal."""
+        self._arrived.append(number)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+class Process:
+    """One process of the machine: what its program sees, and what tests may look at.
+
+    `exit` is None while it lives. Its program runs as a task of the event loop.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        args: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str,
+        user: str | None,
+        size: tuple[int, int] | None,
+        stdin: Input,
+        stdout: Output,
+        stderr: Output,
+        parent: Process | None = None,
+        lease: str | None = None,
+    ) -> None:
+        machine = system.machine
+        self.system = system
+        self.pid = next(machine.pids)
+        self.args = list(args)
+        self.env = dict(env)
+        self.cwd = cwd
+        self.user = user
+        self.size = size  # rows, columns of its terminal; None: it has none
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+        self.parent = parent
+        self.session: Process = parent.session if parent is not None else self
+        self.lease = lease
+        self.signals = Signals()
+        self.started_at = now()
+        self.cpu_time = 0.0  # seconds that its program has computed
+        self.exit: Exit | None = None
+        self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self.watchers: set[SimulatedProcess] = set()
+        self._verdict: Exit | None = None  # how it ends, once it was decided from outside
+        self._task: asyncio.Task[int] | None = None
+        self._program: Any = None
+        self.began = False  # its program has reached its first wait
+        self._pending: list[int] = []
+        machine.processes[self.pid] = self
+        system.processes[self.pid] = self
+
+    def __repr__(self) -> str:
+        return f"<simulated process {self.pid} {self.args!r} of {self.system.id}>"
+
+    @property
+    def token(self) -> bytes:
+        """What finds it again."""
+        return b"%s.%d" % (self.system.token, self.pid)
+
+    @property
+    def is_init(self) -> bool:
+        """Whether it is the first process of its container."""
+        return self.system.init is self
+
+    # for its program
+
+    def spawn(self, args: Sequence[str]) -> Process:
+        """Start a child, which shares the streams. CommandNotFound if there is no such program."""
+        program = self.system.machine.program(self.system.id, args)
+        child = Process(
+            self.system,
+            args,
+            env=self.env,
+            cwd=self.cwd,
+            user=self.user,
+            size=self.size,
+            stdin=self.stdin,
+            stdout=self.stdout,
+            stderr=self.stderr,
+            parent=self,
+            lease=self.lease,
+        )
+        child.begin(program)
+        return child
+
+    # its life
+
+    def begin(self, program: Program) -> None:
+        """Let its program run, from the loop's next turn on."""
+        self.started_at = now()
+        self._task = asyncio.get_running_loop().create_task(self._run(program))
+        self._task.add_done_callback(self._done)
+
+    async def _run(self, program: Program) -> int:
+        try:
+            self._program = _coroutine(program(self))
+            return await _drive(self, self._program)
+        except BrokenPipeError:
+            if self.system.machine.temperament == "oci" and not self._is_protected:
+                self._verdict = signalled(PIPE_SIGNAL)
+            return 1
+        except SystemExit as error:
+            return error.code if isinstance(error.code, int) else int(error.code is not None)
+        except Exception as error:  # a program may fail as it likes
+            with suppress(OSError):
+                await complain(self, error)
+            return 1
+
+    def _done(self, task: asyncio.Task[int]) -> None:
+        if self._program is not None:
+            with suppress(Exception):  # what it does on its way out is its own affair: it was killed
+                self._program.close()
+        if self._verdict is not None:
+            verdict = self._verdict
+            if not task.cancelled():
+                task.exception()  # retrieved: it was killed, whatever it did
+        elif task.cancelled():  # the loop is being shut down: as if the power went
+            verdict = Exit(code=None, cause=Cause.SYSTEM_GONE)
+        else:
+            code = task.result()
+            verdict = Exit(code=code & (0xFF if self.system.machine.temperament == "oci" else 0xFFFFFFFF))
+        self._finish(verdict)
+
+    @property
+    def dying(self) -> bool:
+        """Whether how it ends is decided already."""
+        return self._verdict is not None
+
+    @property
+    def _is_protected(self) -> bool:
+        """As pid 1 of its pid namespace it gets only the signals that it handles (pid_namespaces(7))."""
+        return self.is_init and self.system.machine.temperament == "oci" and not self.system.spec.init
+
+    def die(self, verdict: Exit) -> None:
+        """End it, wherever it is; it is gone within the loop's next turns."""
+        if self.exit is not None or self._verdict is not None:
+            return
+        self._verdict = verdict
+        if self._task is None:
+            self._finish(verdict)
+        else:
+            self._task.cancel()
+
+    def _finish(self, verdict: Exit) -> None:
+        if self.exit is not None:
+            return
+        system = self.system
+        if self.is_init and system.monitor_lost:
+            verdict = Exit(code=None, cause=Cause.MONITOR_LOST)
+        self.exit = exit = Exit(
+            code=verdict.code,
+            signal=verdict.signal,
+            cause=verdict.cause,
+            started_at=self.started_at,
+            at=now(),
+            pid=self.pid,
+        )
+        del system.machine.processes[self.pid]
+        del system.processes[self.pid]
+        system.cpu_time += self.cpu_time
+        if self.parent is None:
+            self.stdin.end()
+            self.stdout.end()
+            self.stderr.end()
+        self.ended.set_result(exit)
+        system.process_ended(self)
+        if self.watchers:
+            if system.machine.faults.drops("exit notification"):
+                system.untold.append(self)
+            elif system.machine.temperament == "hcs":
+                asyncio.get_running_loop().call_soon(self.tell, exit)
+            else:
+                self.tell(exit)
+
+    def tell(self, exit: Exit) -> None:
+        """Notify whoever watches."""
+        for watcher in list(self.watchers):
+            watcher.told(exit)
+
+    # signals
+
+    def receives(self, number: int) -> bool:
+        """Whether it would notice this signal at all."""
+        return (
+            number == KILL
+            or not self._is_protected
+            or number in self.signals.caught
+            or (not self.began and self._task is not None)
+        )
+
+    def deliver(self, number: int) -> None:
+        """Deliver a signal, or keep it until the process can run."""
+        if number == KILL:
+            self.die(signalled(KILL))
+        elif not self.began or self.system.frozen:
+            self._pending.append(number)
+        elif number in self.signals.caught:
+            self.signals.put(number)
+        elif number in self.signals.ignored or number in IGNORED_BY_DEFAULT:
+            pass
+        elif self.system.machine.temperament == "hcs":
+            self.die(Exit(code=CONTROL_C))
+        elif not self._is_protected:
+            self.die(signalled(number))
+
+    def flush(self) -> None:
+        """Deliver what has waited until the process can run."""
+        if self._pending and self.began and not self.system.frozen:
+            pending, self._pending = self._pending, []
+            for number in pending:
+                self.deliver(number)
+
+
+def signalled(number: int) -> Exit:
+    """The end by a signal."""
+    return Exit(code=128 + number, signal=number, cause=Cause.SIGNALLED)
+
+
+def _coroutine(awaitable: Any) -> Coroutine[Any, Any, int]:
+    if asyncio.iscoroutine(awaitable):
+        return awaitable
+    raise TypeError("a program must be an `async def`")
+
+
+def _loop_is_ending() -> bool:
+    """Whether all tasks are being cancelled: the loop of who uses the machine is being shut down."""
+    return all(task.cancelling() for task in asyncio.all_tasks())
+
+
+@types.coroutine
+def _drive(process: Process, program: Coroutine[Any, Any, int]) -> Generator[Any, Any, int]:
+    """Run a program step by step: never while its system is paused, and no step after it was killed."""
+    error: BaseException | None = None
+    system = process.system
+    while True:
+        while system.frozen and not process.dying and not (error is not None and _loop_is_ending()):
+            try:
+                yield from system.thawed.wait().__await__()
+            except GeneratorExit:
+                raise
+            except BaseException as raised:  # a time limit of the program's own, perhaps
+                if process.dying:
+                    raise
+                error = raised
+        begin = perf_counter()
+        try:
+            awaited = program.send(None) if error is None else program.throw(error)
+        except StopIteration as stop:
+            code = stop.value
+            if not isinstance(code, int):
+                raise TypeError(f"a program must return its exit code, not {code!r}") from None
+            return code
+        finally:
+            process.cpu_time += perf_counter() - begin
+        error = None
+        process.began = True
+        process.flush()
+        try:
+            yield awaited
+        except GeneratorExit:
+            raise
+        except BaseException as raised:  # what was awaited failed: the program's to handle
+            if process.dying:
+                raise
+            error = raised
