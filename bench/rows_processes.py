@@ -130,7 +130,7 @@ async def exec_true(bench: Bench) -> AsyncIterator[Row]:
 
 async def _exit_of(watching: Engine, id: str, subscribed: asyncio.Event) -> float:
     """The time at which a program that waits for events has the exit of a container."""
-    async with aclosing(watching.events(container=id)) as events:  # type: ignore[type-var]
+    async with aclosing(watching.events(container=id)) as events:
         waiting = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0)
         subscribed.set()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 import subprocess
 import sys
 import textwrap
@@ -46,10 +47,11 @@ ATTRIBUTES = {
 """Docstrings of what is a plain attribute of the asyncio class."""
 
 TYPES = {
-    "AsyncIterator": "ClosingIterator",
-    "asyncio.StreamReader": "Reader",
-    "asyncio.StreamWriter": "Writer",
+    r"AsyncGenerator\[(.*), None\]": r"ClosingIterator[\1]",
+    r"asyncio\.StreamReader": "Reader",
+    r"asyncio\.StreamWriter": "Writer",
 }
+"""Types of the asyncio classes, as patterns, and of their twins."""
 
 HEADER = '''"""The blocking twin of the asyncio API: the same names, parameters and errors, without `await`.
 
@@ -136,7 +138,7 @@ def annotation(node: ast.expr | None) -> str:
         return "None"
     text = ast.unparse(node)
     for old, new in TYPES.items():
-        text = text.replace(old, new)
+        text = re.sub(old, new, text)
     return text
 
 

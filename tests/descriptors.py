@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 
@@ -30,6 +31,8 @@ def remove_as_after_a_program(directory: Path) -> None:
 
 
 def _by_number() -> dict[int, str]:
+    if sys.platform != "win32":
+        raise NotImplementedError("by /proc")
     import ctypes
     import msvcrt
 

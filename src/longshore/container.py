@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -184,7 +184,7 @@ class Container:
 
     async def logs(
         self, *, follow: bool = False, tail: int | None = None, since: datetime | None = None
-    ) -> AsyncIterator[LogRecord | LogGap]:
+    ) -> AsyncGenerator[LogRecord | LogGap, None]:
         """What it wrote, from its log. With `follow`, until it has ended. `tail`: the last n lines.
 
         InvalidState if it has no log, because it runs for its caller.
@@ -270,7 +270,7 @@ class Container:
                 self._core, self._entry, self._uid, "measure", lambda system: system.stats()
             )
 
-    async def watch_stats(self, interval: float = 1.0) -> AsyncIterator[Stats]:
+    async def watch_stats(self, interval: float = 1.0) -> AsyncGenerator[Stats, None]:
         """What it uses, every `interval` seconds, until it ends."""
         end = asyncio.ensure_future(self.wait())
         try:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self, Unpack
 
@@ -275,7 +275,7 @@ class Engine:
 
     def events(
         self, *, since: int | None = None, follow: bool = True, container: str | None = None
-    ) -> AsyncIterator[Event | Gap]:
+    ) -> AsyncGenerator[Event | Gap, None]:
         """What happens to containers, in order, each once: from now on, or after the event numbered `since`.
 
         `since=0` begins with the oldest there is. Without `follow`, ends at the last there is. A Gap tells of events

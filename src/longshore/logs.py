@@ -9,7 +9,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from datetime import datetime
 from pathlib import Path
@@ -41,7 +41,7 @@ class LogReader:
 
     async def records(
         self, tail: int | None = None, since: datetime | None = None, until: asyncio.Future[Any] | None = None
-    ) -> AsyncIterator[LogRecord | LogGap]:
+    ) -> AsyncGenerator[LogRecord | LogGap, None]:
         """The records, oldest first.
 
         `tail`: only the last so many lines of both streams, and what comes after; 0 is only what comes from now on.
@@ -73,7 +73,7 @@ class LogReader:
         until: asyncio.Future[Any] | None = None,
         *,
         only: Stream | None = None,
-    ) -> AsyncIterator[tuple[Stream, bytes] | LogGap]:
+    ) -> AsyncGenerator[tuple[Stream, bytes] | LogGap, None]:
         """As `records`, but only the bytes, many records of one stream joined: for who wants speed and no times.
 
         With `only`, what the other stream wrote is for the most part not even looked at; some of it may come.

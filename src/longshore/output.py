@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self
 
 from .compute import Exit, Streams
 from .core import Core, log
@@ -16,9 +16,6 @@ from .errors import EngineClosed
 from .log_format import LogGap, LogRecord, Stream
 from .logs import LogReader, LogWriter
 from .process import CHUNK
-
-T = TypeVar("T")
-
 
 # writing
 
@@ -70,13 +67,13 @@ async def log_records(
     tail: int | None,
     since: datetime | None,
     ending: Callable[[], Awaitable[None]] | None,
-) -> AsyncIterator[LogRecord | LogGap]:
+) -> AsyncGenerator[LogRecord | LogGap, None]:
     """What stands in a log; with `ending`, what comes until that has returned, too. Ends when the engine is closed."""
     reader = LogReader(entry.place().log, expected_inode=inode)
     until = _until(core, entry, ending)
     core.subscriptions.add(reader.close)
     try:
-        async with aclosing(_closable(reader.records(tail=tail, since=since, until=until))) as records:
+        async with aclosing(reader.records(tail=tail, since=since, until=until)) as records:
             async for record in records:
                 yield record
     finally:
@@ -93,23 +90,19 @@ async def log_chunks(
     *,
     tail: int | None,
     ending: Callable[[], Awaitable[None]],
-) -> AsyncIterator[tuple[Stream, bytes] | LogGap]:
+) -> AsyncGenerator[tuple[Stream, bytes] | LogGap, None]:
     """As `log_records`, but only the bytes: for who wants speed and no times."""
     reader = LogReader(entry.place().log, expected_inode=inode)
     until = _until(core, entry, ending)
     core.subscriptions.add(reader.close)
     try:
-        async with aclosing(_closable(reader.chunks(tail=tail, until=until, only=only))) as chunks:
+        async with aclosing(reader.chunks(tail=tail, until=until, only=only)) as chunks:
             async for chunk in chunks:
                 yield chunk
     finally:
         core.subscriptions.discard(reader.close)
         reader.close()
         await _end(until)
-
-
-def _closable(items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
-    return cast("AsyncGenerator[T, None]", items)  # these are generators; their type does not say so
 
 
 def _until(core: Core, entry: Entry, ending: Callable[[], Awaitable[None]] | None) -> asyncio.Task[None] | None:
@@ -177,15 +170,17 @@ class Attachment:
         """What it writes to standard error."""
         return self._flows["stderr"].reader
 
-    def _begin(self, core: Core, chunks: Callable[[Stream], AsyncIterator[tuple[Stream, bytes] | LogGap]]) -> None:
+    def _begin(
+        self, core: Core, chunks: Callable[[Stream], AsyncGenerator[tuple[Stream, bytes] | LogGap, None]]
+    ) -> None:
         """Read the log once for each stream: who reads only one of them, or slowly, does not hold up the other."""
         for name in self._flows:
             self._tasks.append(core.spawn(self._pump(name, chunks(name)), f"{name} of {self._container.id}"))
 
-    async def _pump(self, name: Stream, chunks: AsyncIterator[tuple[Stream, bytes] | LogGap]) -> None:
+    async def _pump(self, name: Stream, chunks: AsyncGenerator[tuple[Stream, bytes] | LogGap, None]) -> None:
         flow = self._flows[name]
         try:
-            async with aclosing(_closable(chunks)) as items:
+            async with aclosing(chunks) as items:
                 async for item in items:
                     if isinstance(item, LogGap):
                         self._gaps[name].append(item)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 from .core import Core, log
@@ -15,7 +15,7 @@ from .watching import DirectoryWatch
 
 async def subscription(
     core: Core, reader: JournalReader | None, since: int | None, *, follow: bool, container: str | None
-) -> AsyncIterator[Event | Gap]:
+) -> AsyncGenerator[Event | Gap, None]:
     """What `Engine.events` gives. `reader`: where to begin, if that was fixed when it was asked for."""
     await core.open()
     if reader is None:

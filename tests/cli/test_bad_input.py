@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.real
 HOST = ["host", "--", "true"]
 
 
-def refused(longshore: Longshore, *words: str, code: int = 125, **options: object) -> str:
+def refused(longshore: Longshore, *words: str, code: int = 125, **options: Any) -> str:
     """Run what must be refused, in one or two lines; what was said."""
     done = longshore(*words, **options)
     assert (done.returncode, done.stdout) == (code, b""), (words, done.stderr)

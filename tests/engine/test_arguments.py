@@ -163,16 +163,17 @@ async def test_a_spec_that_is_none_and_an_owner_that_is_none_are_refused(engine:
 def test_a_mount_may_be_written_source_first() -> None:
     assert Mount("/src", "/dst") == Mount(source="/src", target="/dst")
     assert Mount(Path("/src"), Path("/dst")) == Mount("/src", "/dst")  # type: ignore[arg-type]
-    for wrong in (lambda: Mount("/src"), lambda: Mount(5, 6), lambda: Mount("/src", target=None)):  # type: ignore[arg-type]
+    wrong: list[dict[str, Any]] = [{"source": "/src"}, {"source": 5, "target": 6}, {"source": "/src", "target": None}]
+    for arguments in wrong:
         with pytest.raises(InvalidSpec, match=r"mount\."):
-            wrong()
+            Mount(*arguments.values())
 
 
 # help, errors
 
 
 def test_help_lists_every_field_that_may_be_given() -> None:
-    text = pydoc.render_doc(Spec, renderer=pydoc.plaintext)
+    text = pydoc.render_doc(Spec, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
     listed = set(re.findall(r"^(\w+)", inspect.getdoc(Spec) or "", re.MULTILINE))
     keywords = {*get_type_hints(SpecFields)}
     assert keywords >= {*Spec.__struct_fields__, *Resources.__struct_fields__}

@@ -44,7 +44,7 @@ async def test_what_happens_between_the_call_and_the_first_look_is_not_lost(engi
     first = await anext(events)
     assert isinstance(first, Event)
     assert (first.type, first.container, first.seq) == ("start-container", "box", 1)
-    await events.aclose()  # type: ignore[attr-defined]
+    await events.aclose()
 
 
 async def test_another_program_sees_them(engine: Engine, other: Engine) -> None:
@@ -105,14 +105,14 @@ async def test_a_reader_that_fell_behind_is_told_of_the_gap(
     second = await anext(events)
     assert isinstance(second, Event)
     assert second.seq == first.until + 1
-    await events.aclose()  # type: ignore[attr-defined]
+    await events.aclose()
 
 
 async def test_a_handler_may_call_the_engine(engine: Engine) -> None:
     """Also create the id anew, the moment its deletion is told."""
     again = 0
     box = await engine.launch("box", args=["true"])
-    async with aclosing(engine.events(since=0)) as events:  # type: ignore[type-var]
+    async with aclosing(engine.events(since=0)) as events:
         async for event in events:
             assert isinstance(event, Event)
             if event.type == "start-container":

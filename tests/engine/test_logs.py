@@ -200,7 +200,8 @@ def test_tail_agrees_with_reading_all_and_taking_the_last_lines(
     shape: list[tuple[bytes, bytes]], lines: int, block: int
 ) -> None:
     content = b"".join(line(n, b"%d" % n, stream, tag) for n, (stream, tag) in enumerate(shape))
-    owner, open_lines = [], {}  # the line of each record, lines by their last record
+    owner: list[int] = []
+    open_lines: dict[bytes, int] = {}  # the line of each record, lines by their last record
     for number, (stream, tag) in enumerate(shape):
         owner.append(open_lines.setdefault(stream, number))
         if tag == b"F":
@@ -263,7 +264,7 @@ async def test_a_follower_gets_each_record_when_it_is_written(log: Path) -> None
     await follower.until(lambda found: len(found) == 1)
     for number in range(5):
         writer.write("stderr", b"%d" % number)
-        await follower.until(lambda found, n=number: len(found) == n + 2)
+        await follower.until(lambda found: len(found) == number + 2)  # noqa: B023
     assert data_of(await follower.finish(), "stderr") == b"01234"
 
 
@@ -327,7 +328,7 @@ async def test_followers_leave_no_descriptor_behind(log: Path) -> None:
         await follower.finish()
         records = LogReader(log).records(until=asyncio.get_running_loop().create_future())
         await anext(records)
-        await records.aclose()  # type: ignore[attr-defined]
+        await records.aclose()
     assert len(open_files()) == before
 
 
@@ -353,7 +354,7 @@ async def test_a_follower_loses_nothing_when_the_log_begins_anew(
         await asyncio.sleep(0)
         if number % 16 == 0:
             size = len(written)
-            await follower.until(lambda found, size=size: len(data_of(found, "stdout")) == size)
+            await follower.until(lambda found: len(data_of(found, "stdout")) == size)  # noqa: B023
     found = await follower.finish()
     assert data_of(found, "stdout") == written
     assert not any(isinstance(item, LogGap) for item in found)

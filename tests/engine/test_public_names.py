@@ -54,10 +54,10 @@ def test_every_error_is_public() -> None:
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'longshore' has no attribute 'Enigne'"):
-        longshore.Enigne  # type: ignore[attr-defined]  # noqa: B018
+        longshore.Enigne  # noqa: B018
     assert not hasattr(longshore, "__wrapped__")
     with pytest.raises(ImportError):
-        from longshore import Enigne  # type: ignore[attr-defined]  # noqa: F401
+        from longshore import Enigne  # noqa: F401
 
 
 def test_names_can_be_completed() -> None:

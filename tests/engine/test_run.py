@@ -131,7 +131,7 @@ async def test_a_name_that_is_taken_is_refused(engine: Engine) -> None:
 
 async def test_a_string_for_a_command_is_a_type_error(engine: Engine) -> None:
     with pytest.raises(TypeError, match="list"):
-        await engine.run("host", "echo hi")  # type: ignore[arg-type]
+        await engine.run("host", "echo hi")
 
 
 async def test_a_bad_setting_is_refused_before_anything_is_made(engine: Engine, world: World) -> None:

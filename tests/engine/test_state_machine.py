@@ -75,7 +75,7 @@ class Engines(RuleBasedStateMachine):
         return {"args": FOREVER, "windows": HYPERV} if self.temperament == "hcs" else {"args": FOREVER}
 
     @rule(id=IDS, who=WHO, owner=OWNERS, launch=st.booleans())
-    def make(self, id: str, who: int, owner: str, launch: bool) -> None:
+    def make(self, id: str, who: int, owner: Any, launch: bool) -> None:
         engine = self.engines[who]
         made = (
             engine.launch(id, owner=owner, **self.fields) if launch else engine.create(id, owner=owner, **self.fields)
@@ -256,6 +256,4 @@ def test_any_order_of_verbs_by_programs_that_die(temperament: Temperament) -> No
         pass
 
     Chosen.temperament = temperament
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        Chosen, settings=settings(max_examples=EXAMPLES, stateful_step_count=30, deadline=None)
-    )
+    run_state_machine_as_test(Chosen, settings=settings(max_examples=EXAMPLES, stateful_step_count=30, deadline=None))

@@ -90,7 +90,7 @@ async def test_an_unknown_id_is_told(engine: Engine) -> None:
 
 async def test_a_command_as_one_string_is_a_type_error_with_a_hint(engine: Engine) -> None:
     with pytest.raises(TypeError, match="sh"):
-        await engine.run("host", "echo hi")  # type: ignore[arg-type]
+        await engine.run("host", "echo hi")
 
 
 @pytest.mark.parametrize("how", ["run", "create", "exec"])

@@ -57,8 +57,9 @@ def test_all_can_be_dropped_and_one_given_back() -> None:
 
 @pytest.mark.parametrize("field", ["cap_add", "cap_drop"])
 def test_a_capability_that_does_not_exist_is_refused_by_its_path(field: str) -> None:
+    asked: dict[str, Any] = {field: ["NET_RAW", "NO_SUCH"]}
     with pytest.raises(InvalidSpec) as error:
-        translate.capabilities(Security(**{field: ["NET_RAW", "NO_SUCH"]}), ROOT, of_the_machine=False)
+        translate.capabilities(Security(**asked), ROOT, of_the_machine=False)
     assert error.value.field == f"security.{field}[1]"
 
 

@@ -117,7 +117,7 @@ class _Text:
     def __init__(self, data: bytes) -> None:
         self._data = data
 
-    def read(self, path: str) -> bytes | None:
+    def read(self, path: str, limit: int = 0) -> bytes | None:
         return self._data
 
     def stat(self, path: str) -> os.stat_result | None:

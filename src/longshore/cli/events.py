@@ -31,7 +31,7 @@ async def run(engine: Engine, args: Arguments) -> int:
     follow = not args.no_follow
     if not follow and cursor is None:
         cursor = 0
-    async with aclosing(engine.events(since=cursor, follow=follow, container=args.container)) as events:  # type: ignore[type-var]
+    async with aclosing(engine.events(since=cursor, follow=follow, container=args.container)) as events:
         async for event in events:
             if isinstance(event, Gap):
                 _show_gap(event, args)

@@ -21,7 +21,7 @@ from ..compute import (
     SystemEnd,
     now,
 )
-from ..errors import EngineClosed, InvalidState, NotSupported, ProcessNotFound
+from ..errors import EngineClosed, InvalidState, LongshoreError, NotSupported, ProcessNotFound
 from ..spec import ProcessSpec, Resources, Spec
 from .machine import Machine
 from .process import KILL, TERM, WINCH, Process
@@ -42,6 +42,7 @@ class SimulatedProcess:
 
     def __init__(self, service: Simulator, process: Process, streams: Streams | None = None) -> None:
         self.streams = streams or Streams()
+        self.failure: LongshoreError | None = None  # `start` and `exec` find out here whether it ran
         self._service = service
         self._process = process
         self._outputs: tuple[PipeOutput | None, ...] = ()
