@@ -7,7 +7,7 @@ a buffer that overflows, and not before the change is over for who made it; so n
 from __future__ import annotations
 
 import asyncio
-import os
+import sys
 import threading
 from collections.abc import Callable
 from ctypes import byref, c_int32, c_uint32, c_void_p
@@ -16,10 +16,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from .winfiles import INVALID, SHARE_ALL, Overlapped, kernel32, last_error
-
-if os.name != "nt":
+if sys.platform != "win32":
     raise ImportError("ReadDirectoryChangesW is a part of Windows")
+
+from .winfiles import INVALID, SHARE_ALL, Overlapped, kernel32, last_error
 
 # told of changes: None, since it is not known what was renamed
 Told = Callable[[list[bytes] | None], None]

@@ -6,9 +6,13 @@ import asyncio
 import ctypes
 import os
 import struct
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+
+if sys.platform != "linux":
+    raise ImportError("inotify is a part of Linux")
 
 # told of changes: the names that something was renamed to, in order; None if the kernel dropped some of them
 Told = Callable[[list[bytes] | None], None]
@@ -30,8 +34,8 @@ _HEADER = struct.Struct("iIII")
 try:
     _libc = ctypes.CDLL(None, use_errno=True)
     _libc.inotify_init1.restype = ctypes.c_int
-except (AttributeError, OSError, TypeError) as missing:  # another kernel, another C library
-    raise ImportError("inotify is a part of Linux") from missing
+except (AttributeError, OSError) as missing:
+    raise ImportError("this C library has no inotify") from missing
 
 
 class _Notifier:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import sys
+
+if sys.platform == "win32":
+    raise ImportError("Windows has winfiles.py in its place")
+
+import fcntl
 
 PathLike = str | os.PathLike[str]
 

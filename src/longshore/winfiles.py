@@ -2,20 +2,26 @@
 
 Windows' C library opens files in such a way that nobody can rename or remove them meanwhile, and its locks hide the
 locked bytes from who only reads. So files are opened here with CreateFileW, sharing everything, and locked far
-behind their end. The module can be imported anywhere, and used on Windows.
+behind their end.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from ctypes import c_int32, c_uint32, c_void_p, c_wchar_p
 from functools import cache
 from typing import Any, TypeVar
+
+if sys.platform != "win32":
+    raise ImportError("Unix has unixfiles.py in its place")
+
+import ctypes
+import msvcrt
+from ctypes import c_int32, c_uint32, c_void_p, c_wchar_p
 
 T = TypeVar("T")
 
@@ -52,7 +58,7 @@ class Overlapped(ctypes.Structure):
 @cache
 def kernel32() -> Any:
     """kernel32.dll, with the signatures of what is called here."""
-    dll = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
+    dll = ctypes.WinDLL("kernel32", use_last_error=True)
     dll.CreateFileW.restype = c_void_p
     dll.CreateFileW.argtypes = [c_wchar_p, c_uint32, c_uint32, c_void_p, c_uint32, c_uint32, c_void_p]
     dll.LockFileEx.restype = c_int32
@@ -63,8 +69,8 @@ def kernel32() -> Any:
 
 def last_error(path: PathLike | None = None) -> OSError:
     """The error of the last call in this thread, as Python has it: FileNotFoundError and so on."""
-    code = ctypes.get_last_error()  # type: ignore[attr-defined]
-    return OSError(0, ctypes.FormatError(code).strip(), None if path is None else os.fspath(path), code)  # type: ignore[attr-defined]
+    code = ctypes.get_last_error()
+    return OSError(0, ctypes.FormatError(code).strip(), None if path is None else os.fspath(path), code)
 
 
 def _patiently(action: Callable[[], T]) -> T:
@@ -96,14 +102,8 @@ def open_file(path: PathLike, flags: int) -> int:
             raise last_error(path)
         return int(handle)
 
-    import msvcrt
-
     keep = flags & (os.O_WRONLY | os.O_RDWR | os.O_APPEND)
-    descriptor: int = msvcrt.open_osfhandle(  # type: ignore[attr-defined]
-        _patiently(create),
-        keep | os.O_BINARY | os.O_NOINHERIT,  # type: ignore[attr-defined]
-    )
-    return descriptor
+    return msvcrt.open_osfhandle(_patiently(create), keep | os.O_BINARY | os.O_NOINHERIT)
 
 
 def is_usable_name(name: str) -> bool:
@@ -139,13 +139,11 @@ def replace_open(source: PathLike, target: PathLike) -> None:
 
 
 def _lock(fd: int, flags: int) -> bool:
-    import msvcrt
-
     where = Overlapped(offset_high=_LOCK_BYTE)
-    handle = msvcrt.get_osfhandle(fd)  # type: ignore[attr-defined]
+    handle = msvcrt.get_osfhandle(fd)
     if kernel32().LockFileEx(handle, flags, 0, 1, 0, ctypes.byref(where)):
         return True
-    if ctypes.get_last_error() in _LOCKED:  # type: ignore[attr-defined]
+    if ctypes.get_last_error() in _LOCKED:
         return False
     raise last_error()
 
