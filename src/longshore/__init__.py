@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from .errors import TimeLimit as TimeLimit
     from .events import Event as Event
     from .events import Gap as Gap
+    from .limits import HcsLimits as HcsLimits
+    from .limits import Limits as Limits
     from .logs import LogGap as LogGap
     from .logs import LogRecord as LogRecord
     from .spec import Endpoints as Endpoints
@@ -77,6 +79,7 @@ _NAMES = {
     " InvalidSpec InvalidState LongshoreError MonitorLost NotSupported OutputLimit ProcessExists ProcessNotFound"
     " ServiceError StoreError TimeLimit",
     "events": "Event Gap",
+    "limits": "HcsLimits Limits",
     "logs": "LogGap LogRecord",
     "spec": "Endpoints HyperV Layers Mount ProcessSpec Resources Rlimit Security Spec SpecFields SpecSettings"
     " WindowsOptions",
@@ -110,10 +113,12 @@ __all__ = [
     "Feature",
     "Features",
     "Gap",
+    "HcsLimits",
     "HyperV",
     "InvalidSpec",
     "InvalidState",
     "Layers",
+    "Limits",
     "LogGap",
     "LogRecord",
     "LongshoreError",

@@ -14,6 +14,7 @@ from .entry import Entry
 from .errors import EngineClosed
 from .events import Position
 from .lease import OwnerLease
+from .limits import USUAL, Limits
 from .records import Owner
 from .store import Store
 
@@ -24,11 +25,6 @@ T = TypeVar("T")
 
 log = logging.getLogger("longshore.engine")
 logging.getLogger("longshore").addHandler(logging.NullHandler())
-
-SETTLE_LIMIT = 40.0  # seconds until a container whose init has ended must be quiet
-END_LIMIT = 60.0  # seconds until something that was killed must be gone
-START_LIMIT = 240.0  # seconds that another program may take to start a container (HCS: as long as that)
-OWNER_LIMIT = 60.0  # seconds that another program, alive, may take to record an end that it alone can know
 
 
 class Live:
@@ -92,8 +88,10 @@ class Core:
         store: Store,
         make_service: Callable[[], ComputeService],
         opened: Callable[[Core], Awaitable[None]],
+        limits: Limits = USUAL,
     ) -> None:
         self.store = store
+        self.limits = limits
         self._make_service = make_service
         self._opened = opened
         self._service: ComputeService | None = None
@@ -190,11 +188,11 @@ class Core:
             operation.end()
         for operation in pending:
             try:
-                async with asyncio.timeout(END_LIMIT):
+                async with asyncio.timeout(self.limits.end):
                     if operation in self.operations:
                         await operation.done.wait()
             except TimeoutError:
-                log.warning("closing the engine: a call did not end within %g s", END_LIMIT)
+                log.warning("closing the engine: a call did not end within %g s", self.limits.end)
 
     def find(self, id: str, uid: str) -> Live | None:
         """What we hold of this very container."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 
 from .compute import State
-from .core import END_LIMIT, SETTLE_LIMIT, Core, Live
+from .core import Core, Live
 from .endings import record_never_started
 from .entry import Entry, trash_name
 from .errors import ContainerNotFound, InvalidState
@@ -49,7 +49,7 @@ async def _delete(core: Core, entry: Entry, record: Record, *, force: bool) -> N
         with suppress(ContainerNotFound):
             await kill(core, entry, uid)  # also one that is just being started: its starter then lets go of it
     try:
-        claim = await entry.claim_at_last("delete", END_LIMIT) if force else entry.claim("delete")
+        claim = await entry.claim_at_last("delete", core.limits.end) if force else entry.claim("delete")
     except ContainerNotFound:
         await forget(core, entry, uid)
         return
@@ -86,7 +86,7 @@ async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:
             await record_never_started(core, entry, record)
             await live.system.terminate()
     elif live.watcher is not None:
-        await asyncio.wait((live.watcher,), timeout=SETTLE_LIMIT)
+        await asyncio.wait((live.watcher,), timeout=core.limits.settle)
     await live.system.delete()
 
 
@@ -118,7 +118,7 @@ async def let_go(core: Core, live: Live) -> None:
 
 async def _delete_damaged(core: Core, entry: Entry) -> None:
     """Delete a container whose record cannot be read: all that can be found of it by its id."""
-    claim = await entry.claim_at_last("delete", END_LIMIT)
+    claim = await entry.claim_at_last("delete", core.limits.end)
     try:
         with suppress(ContainerNotFound):
             try:

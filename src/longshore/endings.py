@@ -12,7 +12,7 @@ from contextlib import suppress
 import msgspec
 
 from .compute import INIT, Cause, ComputeProcess, Exit, SystemEnd, now
-from .core import OWNER_LIMIT, SETTLE_LIMIT, START_LIMIT, Core, Live, log
+from .core import Core, Live, log
 from .entry import Entry
 from .errors import ContainerNotFound, EngineClosed, LongshoreError, StoreError
 from .events import News, Position
@@ -62,7 +62,7 @@ async def _watch(core: Core, live: Live, process: ComputeProcess) -> Exit:
     if seen.cause is Cause.NEVER_STARTED:
         end = SystemEnd(exit=seen)
     else:
-        end = await _settle(live, seen)
+        end = await _settle(live, seen, core.limits.settle)
     if live.output is not None:
         await asyncio.wait((live.output,), timeout=OUTPUT_LIMIT)
     return await record_exit(
@@ -70,10 +70,10 @@ async def _watch(core: Core, live: Live, process: ComputeProcess) -> Exit:
     )
 
 
-async def _settle(live: Live, seen: Exit) -> SystemEnd:
+async def _settle(live: Live, seen: Exit, limit: float) -> SystemEnd:
     try:
-        async with asyncio.timeout(SETTLE_LIMIT + 5):  # the service has the limit; this is for one that ignores it
-            return await live.system.settle(seen, SETTLE_LIMIT)
+        async with asyncio.timeout(limit + 5):  # the service has the limit; this is for one that ignores it
+            return await live.system.settle(seen, limit)
     except (LongshoreError, OSError) as error:
         log.warning("container `%s` could not be settled: %s", live.entry.id, error)
         return SystemEnd(exit=seen, error=str(error) or type(error).__name__)
@@ -103,9 +103,9 @@ async def told_by_others(core: Core, entry: Entry, uid: str, since: Position, *,
             if found is not None:
                 return found.exit
             if record.started_at is None and entry.is_claimed("start"):
-                limit = START_LIMIT
+                limit = core.limits.other_start
             elif (record.lease is not None or not known) and _starter_lives(core, record):
-                limit = OWNER_LIMIT
+                limit = core.limits.other_end
             else:
                 return None
             left = begin + limit - loop.time()

@@ -23,10 +23,11 @@ from . import deleting, finding, host, lifecycle, making, restoring, watching
 from .arguments import check_bound, check_input, check_input_and_stdin, check_seconds, check_streams
 from .compute import DEVNULL, LOG, PIPE, Cause, ComputeService, Features, Plan, Stdio
 from .container import MAX_OUTPUT, Completed, Container, ContainerInfo, Process
-from .core import END_LIMIT, Core, log
+from .core import Core, log
 from .entry import Entry
 from .errors import CommandFailed, ContainerNotFound, EngineClosed, LongshoreError, ServiceError, TimeLimit
 from .events import Event, Gap, JournalReader
+from .limits import USUAL, Limits
 from .records import Damaged, Owner
 from .restoring import Restored
 from .spec import Spec, SpecFields, SpecSettings, check_id
@@ -40,8 +41,10 @@ class Engine:
 
     `service` is the compute service (None: this machine's); `state` the state directory (None: $LONGSHORE_ROOT,
     else the machine's own); `runtime` is for Linux: `crun`, `runc` or a path (None: $LONGSHORE_RUNTIME, else the
-    first that works). Leaving it kills what `run` and `exec` started here, does to each container what its owner
-    setting says, and ends what still waits with EngineClosed. It must not be used in a forked child.
+    first that works); `limits` says how long each step may take before it counts as failed.
+
+    Leaving it kills what `run` and `exec` started here, does to each container what its owner setting says, and
+    ends what still waits with EngineClosed. It must not be used in a forked child.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Engine:
         *,
         state: str | os.PathLike[str] | None = None,
         runtime: str | None = None,
+        limits: Limits = USUAL,
         _store: Store | None = None,
     ) -> None:
         self._given = service
@@ -62,7 +66,8 @@ class Engine:
             self._private = weakref.finalize(self, _remove_private, state, os.getpid())
         store = _store or Store.at(state)
         chosen = runtime or os.environ.get("LONGSHORE_RUNTIME") or None
-        self._core = Core(store, lambda: service or host.service(store, chosen), restoring.bury)
+        store.lock_limit = limits.lock
+        self._core = Core(store, lambda: service or host.service(store, chosen, limits), restoring.bury, limits)
         self._closing: asyncio.Task[None] | None = None
 
     # opening and closing
@@ -125,7 +130,7 @@ class Engine:
             except LongshoreError as error:
                 log.warning("closing the engine: process `%s`: %s", process.name, error)
         if processes:
-            await asyncio.wait([process._ended for process in processes], timeout=END_LIMIT)
+            await asyncio.wait([process._ended for process in processes], timeout=self._core.limits.end)
 
     async def _end_owned(self, entry: Entry, uid: str, owner: Owner, grace: float) -> None:
         with suppress(ContainerNotFound):

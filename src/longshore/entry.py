@@ -109,7 +109,7 @@ class Entry:
     async def locked(self) -> AsyncIterator[None]:
         """The short lock: for reading and replacing the record, never across anything that waits."""
         self.make_run()
-        held = hold(f"{self.run}/lock")
+        held = hold(f"{self.run}/lock", self.store.lock_limit)
         try:
             await held.__aenter__()
         except GONE:

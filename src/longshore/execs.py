@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from .compute import INIT, Cause, ComputeProcess, Exit, Stdio, now
-from .core import END_LIMIT, OWNER_LIMIT, Core, log
+from .core import Core, log
 from .endings import begin_watching, follow
 from .entry import Entry
 from .errors import ContainerNotFound, InvalidState, LongshoreError, ProcessExists, ProcessNotFound, StoreError
@@ -59,9 +59,9 @@ async def exec_(
         found.token, found.pid = compute.token, compute.pid
         entry.write_process(found)
     except BaseException:
-        await shielded(_undo(entry, chosen, compute))
+        await shielded(_undo(core, entry, chosen, compute))
         raise
-    made = Process(entry.id, chosen, process.command, compute, lambda _: compute.kill_tree())
+    made = Process(entry.id, chosen, process.command, compute, lambda _: compute.kill_tree(), end_limit=core.limits.end)
     core.processes.add(made)
     task = core.spawn(_watch(core, entry, uid, made, compute), f"exec {chosen}")
     follow(core, task, made)
@@ -84,10 +84,10 @@ async def _reserve(core: Core, entry: Entry, uid: str, name: str, lease: str) ->
     raise ProcessExists(entry.id, name)
 
 
-async def _undo(entry: Entry, name: str, compute: ComputeProcess | None) -> None:
+async def _undo(core: Core, entry: Entry, name: str, compute: ComputeProcess | None) -> None:
     if compute is not None:
         with suppress(LongshoreError, TimeoutError):
-            async with asyncio.timeout(END_LIMIT):
+            async with asyncio.timeout(core.limits.end):
                 await compute.kill_tree()
                 await compute.wait()
         await compute.close()
@@ -189,7 +189,7 @@ async def process(core: Core, entry: Entry, uid: str, name: str) -> Process:
         raise ProcessNotFound(entry.id, name)
     live = await adopt(core, entry, record)
     compute = await live.system.open_process(found.token)
-    made = Process(entry.id, name, found.args, compute, lambda _: compute.kill_tree())
+    made = Process(entry.id, name, found.args, compute, lambda _: compute.kill_tree(), end_limit=core.limits.end)
     end = entry.read_process_exit(name)
     if end is not None:
         made._finish(end.exit)
@@ -207,7 +207,7 @@ async def _init(core: Core, entry: Entry, uid: str) -> Process:
     compute = live.system.init
     if compute is None or record.starting_at is None:
         raise InvalidState("find a process of", entry.id, "created, not started", hint="start it first")
-    init = Process(entry.id, INIT, record.command, compute, partial(kill, core, entry, uid))
+    init = Process(entry.id, INIT, record.command, compute, partial(kill, core, entry, uid), end_limit=core.limits.end)
     end = entry.read_exit()
     if end is not None:
         init._finish(end.exit)
@@ -224,7 +224,7 @@ async def _watch_foreign(core: Core, entry: Entry, uid: str, name: str, compute:
         seen = await compute.wait()
         directory = entry.process_directory(name)
         with suppress(OSError, TimeoutError), DirectoryWatch(directory) as watch:
-            async with asyncio.timeout(OWNER_LIMIT):
+            async with asyncio.timeout(core.limits.other_end):
                 while entry.read_process_exit(name) is None and directory.exists():
                     await watch.changed()
         found = entry.read_process_exit(name)

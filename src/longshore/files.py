@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from .errors import StoreError
+from .limits import USUAL
 from .tasks import in_thread
 
 if os.name == "nt":
@@ -33,7 +34,6 @@ else:
         try_lock,
     )
 
-LOCK_LIMIT = 30.0  # seconds
 
 PathLike = str | os.PathLike[str]
 
@@ -175,7 +175,7 @@ def briefly(path: PathLike) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def hold(path: PathLike, limit: float = LOCK_LIMIT) -> AsyncIterator[None]:
+async def hold(path: PathLike, limit: float = USUAL.lock) -> AsyncIterator[None]:
     """Hold a short lock: others hold it only while they change a file. StoreError after `limit` seconds."""
     held = try_hold(path) or await wait_for_lock(path, limit)
     try:

@@ -7,22 +7,23 @@ import sys
 from typing import TYPE_CHECKING
 
 from .errors import NotSupported
+from .limits import USUAL, Limits
 
 if TYPE_CHECKING:
     from .compute import ComputeService
     from .store import Store
 
 
-def service(store: Store, runtime: str | None) -> ComputeService:
+def service(store: Store, runtime: str | None, limits: Limits = USUAL) -> ComputeService:
     """The service of this machine. NotSupported where there is none."""
     if sys.platform == "linux":
         from .oci.service import OciService
 
-        return OciService(store.id, store.run, store.data, runtime=runtime)
+        return OciService(store.id, store.run, store.data, runtime=runtime, limits=limits)
     if sys.platform == "win32":
         from .hcs.service import HcsService
 
-        return HcsService(store.run)
+        return HcsService(store.run, limits=limits.hcs)
     raise NotSupported(
         f"running containers on {sys.platform}",
         "there is no compute service for it",

@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from .compute import INIT, Cause, ComputeProcess, ComputeSystem, Connectable, Exit, Streams, now
-from .core import END_LIMIT, START_LIMIT, Core, Live, log
+from .core import Core, Live, log
 from .endings import begin_watching, follow, record_never_started
 from .entry import Entry
 from .errors import (
@@ -135,7 +135,7 @@ async def _undo_start(core: Core, live: Live, record: Record) -> None:
         await live.system.terminate()
     if live.system.init is not None:
         with suppress(LongshoreError, TimeoutError):
-            async with asyncio.timeout(END_LIMIT):
+            async with asyncio.timeout(core.limits.end):
                 await live.system.init.wait()
 
 
@@ -166,7 +166,7 @@ async def wait(core: Core, entry: Entry, uid: str) -> Exit:
             raise
         if live.watcher is None and live.starting is None and entry.read_exit() is None:
             # another program is starting it, on a service that shows no init yet
-            claim = await entry.claim_at_last("wait for", START_LIMIT)
+            claim = await entry.claim_at_last("wait for", core.limits.other_start)
             claim.release()
             await derive(core, entry, await current(core, entry, uid))  # if that has died meanwhile, it is ended
 
@@ -184,11 +184,13 @@ async def shared(watcher: asyncio.Task[T]) -> T:
 async def wait_for_end(core: Core, entry: Entry, uid: str) -> Exit:
     """As `wait`, for one that was killed: not for ever, for even that may hang (in the kernel)."""
     try:
-        async with asyncio.timeout(END_LIMIT):
+        async with asyncio.timeout(core.limits.end):
             return await wait(core, entry, uid)
     except TimeoutError:
         raise TimeLimit(
-            f"container `{entry.id}`, which was killed,", END_LIMIT, hint="a process of it may hang in the kernel"
+            f"container `{entry.id}`, which was killed,",
+            core.limits.end,
+            hint="a process of it may hang in the kernel",
         ) from None
 
 

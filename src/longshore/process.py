@@ -10,8 +10,8 @@ import msgspec
 
 from .arguments import check_bound, check_input, check_seconds
 from .compute import Cause, ComputeProcess, Exit, Streams
-from .core import END_LIMIT
 from .errors import LongshoreError, OutputLimit, ProcessNotFound, TimeLimit
+from .limits import USUAL
 from .spec import parse_signal
 
 MAX_OUTPUT = 64 << 20
@@ -54,6 +54,7 @@ class Process:
         kill: Callable[[Cause], Awaitable[None]],
         *,
         streams: Streams | None = None,
+        end_limit: float = USUAL.end,
     ) -> None:
         self.container_id = container_id
         self.name = name
@@ -61,6 +62,7 @@ class Process:
         self.exit: Exit | None = None
         self._compute = compute
         self._kill = kill
+        self._end_limit = end_limit  # seconds until it is gone once it was killed
         self._streams = compute.streams if streams is None else streams
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._cause: Cause | None = None  # why we kill it, once we do
@@ -142,7 +144,7 @@ class Process:
             except (TimeoutError, _TooMuchError) as error:
                 too_much = isinstance(error, _TooMuchError)
                 exit = await self._end_for(Cause.KILLED if too_much else Cause.TIME_LIMIT)
-                await asyncio.wait(work, timeout=END_LIMIT)  # what it wrote until then
+                await asyncio.wait(work, timeout=self._end_limit)  # what it wrote until then
         finally:
             for task in work:
                 task.cancel()
@@ -166,7 +168,7 @@ class Process:
         """Kill it, and wait for its end: not for ever, for even that may hang (in the kernel)."""
         await self._kill_because(cause)
         try:
-            async with asyncio.timeout(END_LIMIT):
+            async with asyncio.timeout(self._end_limit):
                 return await self.wait()
         except TimeoutError:
             return Exit(code=None, cause=cause, pid=self.pid)

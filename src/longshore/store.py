@@ -20,6 +20,7 @@ from .errors import ContainerExists, ContainerNotFound, InvalidSpec
 from .events import Journal
 from .files import Held, briefly, is_usable_name, link_once, read_whole, store_error, write_new
 from .host import boot_id, places
+from .limits import USUAL
 from .records import VERSION, Owner, ProcessRecord, Record, StoreInfo, decode
 from .spec import ProcessSpec, Spec
 from .trees import remove_tree
@@ -41,6 +42,7 @@ class Store:
         self.journal = Journal(data / "journal")
         self.id = ""
         self.boot = ""
+        self.lock_limit = USUAL.lock  # seconds that a container's lock is waited for
 
     @classmethod
     def at(cls, state: str | os.PathLike[str] | None) -> Store:

@@ -24,6 +24,7 @@ from . import process as _process
 from .blocking import AHEAD, ClosingIterator, EngineTwin, Reader, Twin, Writer
 from .compute import DEVNULL, LOG, PIPE
 from .container import MAX_OUTPUT
+from .limits import USUAL
 
 if TYPE_CHECKING:
     import os
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .container import Completed, ContainerInfo
     from .errors import LongshoreError
     from .events import Event, Gap
+    from .limits import Limits
     from .logs import LogGap, LogRecord, Stream
     from .records import Owner
     from .restoring import Restored
@@ -404,8 +406,10 @@ class Engine(EngineTwin):
 
     `service` is the compute service (None: this machine's); `state` the state directory (None: $LONGSHORE_ROOT,
     else the machine's own); `runtime` is for Linux: `crun`, `runc` or a path (None: $LONGSHORE_RUNTIME, else the
-    first that works). Leaving it kills what `run` and `exec` started here, does to each container what its owner
-    setting says, and ends what still waits with EngineClosed. It must not be used in a forked child.
+    first that works); `limits` says how long each step may take before it counts as failed.
+
+    Leaving it kills what `run` and `exec` started here, does to each container what its owner setting says, and
+    ends what still waits with EngineClosed. It must not be used in a forked child.
     """
 
     def __init__(
@@ -414,8 +418,9 @@ class Engine(EngineTwin):
         *,
         state: str | os.PathLike[str] | None = None,
         runtime: str | None = None,
+        limits: Limits = USUAL,
     ) -> None:
-        super().__init__(_engine.Engine(service, state=state, runtime=runtime))
+        super().__init__(_engine.Engine(service, state=state, runtime=runtime, limits=limits))
 
     def close(self, grace: float = 10) -> None:
         """End what is this engine's to end, within `grace` seconds of asking; shielded, idempotent."""
@@ -563,6 +568,7 @@ def run(
     service: ComputeService | None = None,
     state: str | os.PathLike[str] | None = None,
     runtime: str | None = None,
+    limits: Limits = USUAL,
     **fields: Unpack[SpecSettings],
 ) -> Completed:
     """Run a command in a container of its own, collect what it writes, remove the container.
@@ -577,7 +583,7 @@ def run(
     This is `Engine.run` in an engine of its own, which `service`, `state` and `runtime` are for; to run
     many, open one Engine. It blocks, and works where an event loop runs already. Ctrl-C is the cancelling.
     """
-    with Engine(service, state=state, runtime=runtime) as engine:
+    with Engine(service, state=state, runtime=runtime, limits=limits) as engine:
         return engine.run(
             root,
             args,

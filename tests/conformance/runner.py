@@ -23,8 +23,8 @@ from longshore.errors import ContainerNotFound, LongshoreError, ServiceError
 from longshore.events import Event as EngineEvent
 from longshore.hcs.pipes import Pipes
 from longshore.hcs.service import HcsService
-from longshore.hcs.session import Limits
 from longshore.hcs.vmcompute import Vmcompute
+from longshore.limits import HcsLimits
 from longshore.process import Process
 from longshore.spec import Spec
 
@@ -503,14 +503,14 @@ def as_recorded_list(ours: list[ProcessInfo], recorded: Any) -> Any:
 # all of it
 
 
-def limits(vector: Vector) -> Limits:
+def limits(vector: Vector) -> HcsLimits:
     """The recording's time limits; the original's own are longshore's."""
-    given, usual = vector.host.timeouts, Limits()
+    given, usual = vector.host.timeouts, HcsLimits()
 
     def seconds(value: int | None, otherwise: float) -> float:
         return otherwise if value is None else value / 1000
 
-    return Limits(
+    return HcsLimits(
         default=seconds(given.default_ms, usual.default),
         shutdown=seconds(given.shutdown_ms, usual.shutdown),
         terminate=seconds(given.terminate_ms, usual.terminate),

@@ -22,7 +22,7 @@ from longshore.errors import (
 )
 from longshore.hcs import calls
 from longshore.hcs.hresults import HcsError
-from longshore.hcs.session import Limits
+from longshore.limits import HcsLimits
 from longshore.spec import ProcessSpec
 
 from .scripted import TYPES
@@ -31,7 +31,7 @@ from .world import ALL, World, script, world
 EXITED = TYPES["SystemExited"]
 PENDING, DENIED, STOPPED = 0xC0370103, 0x80070005, 0xC0370110
 WORK = ProcessSpec(args=["cmd"])
-SOON = Limits(default=0.3, shutdown=0.3, terminate=0.3, servicing=0.3, late_exit=0.1)
+SOON = HcsLimits(default=0.3, shutdown=0.3, terminate=0.3, servicing=0.3, late_exit=0.1)
 
 
 async def exec_(it: World, system: Any, process: ProcessSpec = WORK, stdio: Stdio = ALL) -> Any:

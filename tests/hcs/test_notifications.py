@@ -17,7 +17,7 @@ import pytest
 from longshore.compute import PIPE, Cause, State, Stdio
 from longshore.errors import EngineClosed, TimeLimit
 from longshore.hcs.hresults import HcsError
-from longshore.hcs.session import Limits
+from longshore.limits import HcsLimits
 from longshore.spec import ProcessSpec
 
 from .scripted import TYPES
@@ -25,7 +25,7 @@ from .world import ALL, World, script, world
 
 EXITED, DISCONNECTED = TYPES["SystemExited"], TYPES["ServiceDisconnect"]
 PENDING = 0xC0370103
-PATIENT = Limits(terminate=0.3, late_exit=0.2)
+PATIENT = HcsLimits(terminate=0.3, late_exit=0.2)
 
 
 async def test_an_unknown_type_is_passed_over(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ async def test_a_completion_that_comes_before_the_call_returns_is_not_lost(tmp_p
 
 async def test_a_completion_of_an_earlier_try_is_not_taken_for_that_of_a_later_one(tmp_path: Path) -> None:
     rules = script(HcsPauseComputeSystem=[{"hr": PENDING, "notify": []}])
-    async with world(tmp_path, rules, limits=Limits(default=0.2, terminate=5, late_exit=0.2)) as it:
+    async with world(tmp_path, rules, limits=HcsLimits(default=0.2, terminate=5, late_exit=0.2)) as it:
         system, _ = await it.launch(hyperv=True)
         with pytest.raises(TimeLimit):
             await system.pause()

@@ -14,8 +14,8 @@ import msgspec
 from longshore.compute import PIPE, Place, Stdio
 from longshore.hcs.process import HcsProcess
 from longshore.hcs.service import HcsService
-from longshore.hcs.session import Limits
 from longshore.hcs.system import HcsSystem
+from longshore.limits import HcsLimits
 from longshore.spec import HyperV, Spec, WindowsOptions
 from tests.conformance.vectors import Rule, Service
 
@@ -52,12 +52,12 @@ class World:
         crew: bool = False,
         modern: bool = False,
         missing: tuple[str, ...] = (),
-        limits: Limits | None = None,
+        limits: HcsLimits | None = None,
         end_with_handles: bool = True,
     ) -> None:
         self.base = base
         self.hcs = Hcs(rules, crew=Crew() if crew else None, modern=modern, missing=missing)
-        self.limits = limits or Limits(terminate=5, late_exit=0.2)
+        self.limits = limits or HcsLimits(terminate=5, late_exit=0.2)
         self.end_with_handles = end_with_handles
         self.clients: dict[HcsService, Client] = {}
         self.service = self.another()

@@ -12,6 +12,7 @@ import msgspec
 
 from ..compute import Features, Lease, Place, Plan, State, Stdio, SystemGone
 from ..errors import NotSupported, ServiceError
+from ..limits import USUAL, HcsLimits
 from ..spec import Spec
 from ..tasks import shielded
 from . import documents, layers, measure, probe, translate
@@ -21,12 +22,11 @@ from .notes import LeaseNotes, Made
 from .notifications import Type, completed
 from .pipes import Pipes, WindowsPipes
 from .process import HcsProcess
-from .session import Limits, Session
+from .session import Session
 from .system import HcsSystem, SystemToken
 from .vmcompute import System, Vmcompute, load
 
 OWNER = "longshore"
-USUAL = Limits()
 
 
 class HcsService:
@@ -45,7 +45,7 @@ class HcsService:
         *,
         vmcompute: Vmcompute | None = None,
         pipes: Pipes | None = None,
-        limits: Limits = USUAL,
+        limits: HcsLimits = USUAL.hcs,
         cpus: int | None = None,
         exists: Callable[[str], bool] = translate.exists,
         end_with_handles: bool = True,

@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-import msgspec
-
 from ..errors import NotSupported, TimeLimit
+from ..limits import HcsLimits
 from ..tasks import shielded, uninterrupted
 from .calls import Handle, Threads
 from .hresults import HcsError
@@ -25,20 +24,10 @@ T = TypeVar("T")
 NO_ANSWER = "the compute service does not answer: see whether `vmcompute` runs; it may need to be restarted"
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds that the service is given for what it completes later."""
-
-    default: float = 240.0  # create, start, pause, resume: as the original
-    shutdown: float = 300.0  # as the original; but no longer than who settles a container gives it
-    terminate: float = 30.0
-    servicing: float = 300.0  # until a servicing container ends, after its process has
-    late_exit: float = 1.0  # between the end of a system and the word of the end of a process in it
-
-
 class Session:
     """The binding and what goes with it. `owner` of the handles and tasks of one service."""
 
-    def __init__(self, vmcompute: Vmcompute, pipes: Pipes, limits: Limits) -> None:
+    def __init__(self, vmcompute: Vmcompute, pipes: Pipes, limits: HcsLimits) -> None:
         self.vmcompute = vmcompute
         self.pipes = pipes
         self.limits = limits

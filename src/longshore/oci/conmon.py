@@ -20,7 +20,6 @@ from ..tasks import in_thread
 from .launch import ENVIRONMENT, MountStep, spawn
 from .runtime import Runtime, explain, last_error
 
-ANSWER_LIMIT = 60.0  # seconds until the monitor must have told the pid
 STDIN_CHUNK = 8192  # a packet of more than 32 KiB is cut by conmon
 
 
@@ -59,14 +58,14 @@ async def create(
     command_name: str,
     steps: Sequence[MountStep],
     alive: int,
-    limit: float = ANSWER_LIMIT,
 ) -> int:
     """Start the monitor, let it create the container, and return the pid of the container's init.
 
     `alive` is a descriptor that monitor and runtime inherit, and do not know of: it tells when both have ended.
-    Raises what the runtime said; or ServiceError if the monitor dies or does not answer within `limit`. Whatever
-    was begun then has to be undone by the caller (`abandon`): the monitor may still be at work.
+    Raises what the runtime said; or ServiceError if the monitor dies or does not answer within `Limits.create`.
+    Whatever was begun then has to be undone by the caller (`abandon`): the monitor may still be at work.
     """
+    limit = runtime.limits.create
     read, write = os.pipe()
     try:
         environment = {**ENVIRONMENT, "_OCI_SYNCPIPE": str(write)}

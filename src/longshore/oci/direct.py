@@ -18,11 +18,9 @@ from ..tasks import shielded
 from ..watching import wait_for_file
 from .cgroup import Cgroup
 from .launch import Child, MountStep
-from .runtime import VERB_LIMIT, Runtime
+from .runtime import Runtime
 from .stdio import Wiring
 from .watch import DirectProcess, identify
-
-START_LIMIT = 60.0  # seconds until a runtime must have started the process
 
 
 def read_pid(pidfile: Path) -> int | None:
@@ -112,7 +110,7 @@ class PidFile:
             self._ours = -1
 
 
-async def _undo_start(child: Child, pidfile: PidFile, limit: float = VERB_LIMIT) -> None:
+async def _undo_start(child: Child, pidfile: PidFile, limit: float) -> None:
     """End what a runtime in the foreground has started, or is about to start. The runtime itself is not killed:
     it removes what it made."""
     if not child.ended:
@@ -149,14 +147,14 @@ async def run_direct(
     pass_fds: Sequence[int],
     steps: Sequence[MountStep] = (),
     wrapped: bool = False,
-    limit: float = START_LIMIT,
 ) -> DirectProcess:
     """Start `run` or `exec` of a runtime with streams of the caller's; returns when the process has its pid.
 
     Failed or cancelled: what was started is killed, and its runtime waited for. Raises what the runtime's log says,
-    ServiceError after `limit` seconds.
+    ServiceError after `Limits.start` seconds.
     """
     log = directory / f"{verb}.log"
+    limit = runtime.limits.start
     with Wiring(stdio, terminal=terminal, size=size) as wiring, PidFile(runtime, directory / "pid") as pidfile:
         child = await runtime.start(
             log,
@@ -198,7 +196,7 @@ async def run_direct(
             )
             process.streams = await wiring.open()
         except BaseException:
-            await shielded(_undo_start(child, pidfile))
+            await shielded(_undo_start(child, pidfile, runtime.limits.verb))
             if process is not None:
                 await process.close()
             raise

@@ -15,10 +15,9 @@ from pathlib import Path
 import msgspec
 
 from ..errors import CommandNotExecutable, CommandNotFound, InvalidSpec, LongshoreError, ServiceError
+from ..limits import USUAL, Limits
 from ..tasks import shielded
 from .launch import Child, MountStep, spawn
-
-VERB_LIMIT = 30.0  # seconds that a runtime verb may take
 
 
 class LogLine(msgspec.Struct):
@@ -31,10 +30,11 @@ class LogLine(msgspec.Struct):
 class Runtime:
     """Where the runtime is, where it keeps its state, and how it must be started on this host."""
 
-    def __init__(self, path: str, root: Path, *, hide_unified: bool) -> None:
+    def __init__(self, path: str, root: Path, *, hide_unified: bool, limits: Limits = USUAL) -> None:
         self.path = path
         self.name = os.path.basename(path)
         self.root = root
+        self.limits = limits
         self.hide_unified = hide_unified  # DESIGN: crun on a hybrid host
 
     def argv(self, log: Path, *arguments: str) -> list[str]:
@@ -65,8 +65,9 @@ class Runtime:
             hide_unified=self.hide_unified,
         )
 
-    async def verb(self, log: Path, *arguments: str, container_id: str, limit: float = VERB_LIMIT) -> None:
+    async def verb(self, log: Path, *arguments: str, container_id: str, limit: float | None = None) -> None:
         """Run a verb to its end. Raises what its log says; ServiceError when it hangs (it is then killed)."""
+        limit = self.limits.verb if limit is None else limit
         log.unlink(missing_ok=True)
         child = await self.start(log, *arguments)
         try:

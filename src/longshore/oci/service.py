@@ -16,6 +16,7 @@ import msgspec
 from ..compute import LOG, Features, Lease, Place, Plan, State, Stdio, SystemGone
 from ..errors import NotSupported, ServiceError
 from ..files import try_hold
+from ..limits import USUAL, Limits
 from ..spec import Spec
 from ..tasks import in_thread, shielded, uninterrupted
 from . import conmon, leases, probe, processes
@@ -42,11 +43,14 @@ class OciService:
 
     name = "oci"
 
-    def __init__(self, store_id: str, run: Path, data: Path, *, runtime: str | None = None) -> None:
+    def __init__(
+        self, store_id: str, run: Path, data: Path, *, runtime: str | None = None, limits: Limits = USUAL
+    ) -> None:
         self.store_id = store_id
         self.run = run
         self.data = data
         self._wanted = runtime
+        self._limits = limits
         self._runtime: Runtime | None = None
         self._conmon: str | None = None
         self._cgroups = ROOT
@@ -65,7 +69,8 @@ class OciService:
         return self._runtime
 
     def _known(self, path: str) -> Runtime:
-        return Runtime(path, self.run / "runtime" / os.path.basename(path), hide_unified=probe.must_hide_unified(path))
+        root = self.run / "runtime" / os.path.basename(path)
+        return Runtime(path, root, hide_unified=probe.must_hide_unified(path), limits=self._limits)
 
     def _monitor(self) -> str:
         if self._conmon is None:
@@ -294,7 +299,8 @@ class OciService:
         if place.lease is not None:
             groups.append(Cgroup(self.cgroup_path(id, place.lease.id), root=self._cgroups))
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + ABANDON_LIMIT
+        limit = min(ABANDON_LIMIT, self._limits.verb)
+        deadline = loop.time() + limit
         while True:
             for group in groups:
                 await in_thread(group.kill)
@@ -306,7 +312,8 @@ class OciService:
             # what a runtime makes next shows nowhere but in the cgroup: looked at until its makers are gone
             await asyncio.sleep(0.005)
         for base in self._runtime_roots():
-            runtime = Runtime(probe.find(base.name) or base.name, base, hide_unified=probe.must_hide_unified(base.name))
+            hide = probe.must_hide_unified(base.name)
+            runtime = Runtime(probe.find(base.name) or base.name, base, hide_unified=hide, limits=self._limits)
             await delete_state(runtime, id, place.run / "delete.log")
         for group in groups:
             await in_thread(group.remove)
@@ -314,7 +321,7 @@ class OciService:
     @staticmethod
     def _kill_monitor(id: str, place: Place) -> None:
         """Its runtime hangs: the monitor's death is the runtime's, too (conmon sets PR_SET_PDEATHSIG)."""
-        log.warning("container `%s`: its runtime did not end within %g s, and is killed", id, ABANDON_LIMIT)
+        log.warning("container `%s`: its runtime did not end in time, and is killed", id)
         pid = read_pid(place.run / "monitor.pid")
         monitor = None if pid is None else processes.open_pidfd(pid, None)
         if monitor is not None:

@@ -21,7 +21,7 @@ from .cgroup import Cgroup
 from .direct import run_direct
 from .executable import check_format, check_sizes
 from .inroot import Folder
-from .runtime import VERB_LIMIT, Runtime
+from .runtime import Runtime
 from .watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, StrangerProcess, ended
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class OciSystem:
                 self.init.send(signal.SIGKILL)
                 await in_thread(self._thaw)
                 try:
-                    async with asyncio.timeout(VERB_LIMIT):
+                    async with asyncio.timeout(self.runtime.limits.verb):
                         await self.init.child.wait()
                 except TimeoutError:
                     self.init.child.kill()
@@ -250,7 +250,7 @@ class OciSystem:
             await delete_state(self.runtime, self.id, self._log("delete"))
             if monitor is not None:
                 try:
-                    async with asyncio.timeout(VERB_LIMIT):
+                    async with asyncio.timeout(self.runtime.limits.verb):
                         await ended(monitor)
                 except TimeoutError:
                     with suppress(ProcessLookupError):
