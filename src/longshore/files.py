@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from .errors import StoreError
-from .limits import USUAL
 from .tasks import in_thread
 
 if os.name == "nt":
@@ -38,17 +37,28 @@ else:
 PathLike = str | os.PathLike[str]
 
 
+_NEXT_STEPS = {
+    errno.ENOSPC: "the disk is full: make room, or put the state elsewhere ($LONGSHORE_ROOT)",
+    errno.EDQUOT: "the disk quota is used up: make room, or put the state elsewhere ($LONGSHORE_ROOT)",
+    errno.EROFS: "the file system is read-only: put the state elsewhere ($LONGSHORE_ROOT)",
+    errno.EACCES: "run as root, or put the state where you may write ($LONGSHORE_ROOT)",
+    errno.EPERM: "run as root, or put the state where you may write ($LONGSHORE_ROOT)",
+    errno.EMFILE: "too many open files: raise the soft limit (`ulimit -n`)",
+    errno.ENFILE: "too many open files on this machine: see the sysctl fs.file-max",
+    errno.EAGAIN: "the limit of processes is reached: see `ulimit -u` and the cgroup's pids.max",
+    errno.ENOMEM: "the machine, or this program's cgroup, is out of memory",
+    errno.EIO: "the disk or its file system fails: the kernel's log (`dmesg`) says more",
+}
+
+
+def next_step(error: OSError) -> str | None:
+    """What can be done about an error of the operating system's; None if that is not known."""
+    return _NEXT_STEPS.get(error.errno or 0)
+
+
 def store_error(what: str, error: OSError) -> StoreError:
     """An operating system's error about the state directory, with what can be done about it."""
-    hint = {
-        errno.ENOSPC: "the disk is full: make room, or put the state elsewhere ($LONGSHORE_ROOT)",
-        errno.EDQUOT: "the disk quota is used up: make room, or put the state elsewhere ($LONGSHORE_ROOT)",
-        errno.EROFS: "the file system is read-only: put the state elsewhere ($LONGSHORE_ROOT)",
-        errno.EACCES: "run as root, or put the state where you may write ($LONGSHORE_ROOT)",
-        errno.EPERM: "run as root, or put the state where you may write ($LONGSHORE_ROOT)",
-        errno.EMFILE: "too many open files: raise the soft limit (`ulimit -n`)",
-    }.get(error.errno or 0)
-    return StoreError(f"cannot {what}: {error.strerror or error}", hint=hint)
+    return StoreError(f"cannot {what}: {error.strerror or error}", hint=next_step(error))
 
 
 def find_program(name: str, path: str | None = None) -> str | None:
@@ -175,7 +185,7 @@ def briefly(path: PathLike) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def hold(path: PathLike, limit: float = USUAL.lock) -> AsyncIterator[None]:
+async def hold(path: PathLike, limit: float) -> AsyncIterator[None]:
     """Hold a short lock: others hold it only while they change a file. StoreError after `limit` seconds."""
     held = try_hold(path) or await wait_for_lock(path, limit)
     try:
@@ -224,6 +234,7 @@ __all__ = [
     "hold",
     "is_usable_name",
     "link_once",
+    "next_step",
     "open_file",
     "open_lock",
     "read_whole",
