@@ -224,11 +224,11 @@ class Process:
         await self._compute.resize(rows, columns)
 
     async def close_stdin(self) -> None:
-        """Give it the end of input. Already ended is fine."""
-        if self.stdin is not None:
-            self.stdin.close()
+        """Give it the end of input; at a terminal, by the key that ends it (^D). Already ended is fine."""
         if self.exit is None:
             await self._compute.close_stdin()
+        if self.stdin is not None:
+            self.stdin.close()
 
 
 class _TooMuchError(Exception):

@@ -133,7 +133,7 @@ class Process(Twin[_process.Process]):
         self._call(self._inner.resize(rows, columns))
 
     def close_stdin(self) -> None:
-        """Give it the end of input. Already ended is fine."""
+        """Give it the end of input; at a terminal, by the key that ends it (^D). Already ended is fine."""
         self._call(self._inner.close_stdin())
 
 

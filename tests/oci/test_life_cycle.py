@@ -234,6 +234,17 @@ async def test_a_terminal_has_its_size_from_the_first_byte_and_can_be_resized(en
     assert b"40 100" in rest
 
 
+@pytest.mark.parametrize("text", [b"", b"one\n", b"one\ntwo"])
+async def test_the_end_of_input_reaches_a_program_at_a_terminal(engine: Engine, text: bytes) -> None:
+    done = await engine.run("host", ["cat"], terminal=True, input=text, timeout=20)
+    assert done.exit_code == 0
+    assert done.stdout.count(b"one\r\n" if b"one" in text else b"") >= 1
+    box = await engine.launch("box", root="host", args=SLEEP)
+    typed = await box.exec(["cat"], terminal=True)
+    await typed.communicate(text, timeout=20)
+    assert (await typed.wait()).code == 0
+
+
 async def test_update_takes_effect_while_it_lives(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=SLEEP, memory="64m", pids=50)
     before = await box.stats()

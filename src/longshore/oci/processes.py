@@ -243,21 +243,44 @@ def _wait_and_freeze(pidfds: list[int], cgroup: Cgroup) -> None:
 def resize_terminal(pid: int, start: int | None, rows: int, columns: int) -> bool:
     """Set the size of the terminal that a process has as one of its standard streams (tty_ioctl(4)); the kernel tells
     those in its foreground. False if it has none, or is gone."""
-    if not alive(pid, start):
+    fd = _open_terminal(pid, start)
+    if fd is None:
         return False
+    try:
+        fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def end_of_input(pid: int, start: int | None) -> bytes:
+    """What to type so that a process meets the end of its input, if its terminal gives it whole lines (termios(3):
+    ICANON, VEOF). Twice, for a line that is not ended swallows the first."""
+    fd = _open_terminal(pid, start)
+    if fd is None:
+        return b""
+    try:
+        settings = termios.tcgetattr(fd)
+    except termios.error:
+        return b""
+    finally:
+        os.close(fd)
+    return bytes(settings[6][termios.VEOF] * 2) if settings[3] & termios.ICANON else b""
+
+
+def _open_terminal(pid: int, start: int | None) -> int | None:
+    """The terminal that a process has as one of its standard streams; None if it has none, or is gone."""
+    if not alive(pid, start):
+        return None
     for stream in (0, 1, 2):
         path = f"/proc/{pid}/fd/{stream}"
         with suppress(OSError):
             found = os.stat(path)
-            if not (stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) in PTS_MAJORS):
-                continue
-            fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-            finally:
-                os.close(fd)
-            return True
-    return False
+            if stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) in PTS_MAJORS:
+                return os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return None
 
 
 def has_passed_on_everything(pid: int, ours: Collection[int]) -> bool:

@@ -176,8 +176,11 @@ class OciProcess:
         await in_thread(lambda: processes.kill_tree(self._pid, self._start, self._cgroup))
 
     async def close_stdin(self) -> None:
-        if self.streams.stdin is not None:
-            self.streams.stdin.close()
+        stdin = self.streams.stdin
+        if stdin is not None and not stdin.is_closing():
+            with suppress(OSError):
+                stdin.write(processes.end_of_input(self._pid, self._start))
+            stdin.close()
 
     async def resize(self, rows: int, columns: int) -> None:
         if not processes.resize_terminal(self._pid, self._start, rows, columns):
