@@ -101,6 +101,8 @@ class OwnerLease:
         command = self._service.keeper(self, self.directory)
         if command is None:
             return
+        if sys.platform == "win32":
+            raise AssertionError("no service of Windows has a keeper: its leases are handles")
         read, write = os.pipe()
         try:
             self._keeper = subprocess.Popen(

@@ -109,6 +109,7 @@ def _main(words: list[str]) -> int:
             raise UsageError(f"there is no verb `{name}`", hint=close_match(name, known) or "see `longshore --help`")
         verb = load(name)
         args = parse(verb, rest[1:], common)
+        args.line = words[: len(words) - len(rest)], rest
         if verb.simple is not None:
             return verb.simple(args)
         if verb.before is not None and (code := verb.before(args)) is not None:

@@ -43,7 +43,7 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 
 async def _attachment(container: Container, *, stdin: bool) -> Attachment:
-    from ..errors import InvalidState
+    from ..errors import InvalidState, NotSupported
 
     if stdin:
         try:
@@ -51,6 +51,9 @@ async def _attachment(container: Container, *, stdin: bool) -> Attachment:
         except InvalidState as error:
             if error.state != "one without":
                 raise
+        except NotSupported as error:
+            error.hint = f"`longshore attach --no-stdin {container.id}` shows what it writes"
+            raise
     return await container.attach()
 
 

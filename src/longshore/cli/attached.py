@@ -16,7 +16,7 @@ from . import ENGINE_FAILED, terminal
 from .output import complain
 from .parser import UsageError
 from .signals import end_program, passed_on
-from .streams import Plumbing, write_all
+from .streams import Plumbing
 
 if TYPE_CHECKING:
     from ..container import Attachment, Container, Process
@@ -311,4 +311,4 @@ class Conversation:
 async def _copy_out(reader: asyncio.StreamReader, fd: int) -> None:
     while data := await reader.read(CHUNK):
         # in a thread: a terminal whose output is stopped must not stop us, too
-        await in_thread(lambda data=data: write_all(fd, data), "output")  # type: ignore[misc]
+        await in_thread(lambda data=data: terminal.show(fd, data), "output")  # type: ignore[misc]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
-from . import settings
+from . import behind, settings
 from .output import note
 from .parser import Arguments, Option, UsageError, Verb
 
@@ -20,10 +21,14 @@ def before(args: Arguments) -> int | None:
         return None
     if args.interactive or args.tty:
         raise UsageError("-d and -i or -t: nobody would be there to type")
-    if not hasattr(os, "fork"):
-        raise UsageError(
-            "-d needs a system that can fork", hint="start it in the background: `start /b longshore exec …`"
-        )
+    args.name = args.name or f"exec-{os.urandom(5).hex()}"
+    if behind.wanted(args):
+        return behind.leave(args)
+    if args.behind:
+        args.tell = os.dup(1)
+        return None
+    if sys.platform == "win32":
+        raise AssertionError("another of this program stays behind")
     read, write = os.pipe()
     pid = os.fork()
     if pid:
@@ -37,7 +42,6 @@ def before(args: Arguments) -> int | None:
     os.close(read)
     os.setsid()
     args.tell = write
-    args.name = args.name or f"exec-{os.urandom(5).hex()}"
     return None
 
 
@@ -69,7 +73,7 @@ async def run(engine: Engine, args: Arguments) -> int:
         process = await start(stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
         os.write(args.tell, f"{process.name}\n".encode())
         os.close(args.tell)
-        _let_go_of_streams()
+        behind.let_go_of_streams()
         exit = await process.wait()
     elif args.tty:
         process, exit = await attached.with_terminal(start, stdin=args.interactive)
@@ -80,13 +84,6 @@ async def run(engine: Engine, args: Arguments) -> int:
     if exit.cause == "time_limit":
         note(f"`{args.command[0]}` did not end within {args.timeout:g} s, and was killed")
     return code
-
-
-def _let_go_of_streams() -> None:
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(nowhere, fd)
-    os.close(nowhere)
 
 
 VERB = Verb(
@@ -102,6 +99,7 @@ VERB = Verb(
                help="name of the process, by which `signal` and others find it"),
         Option("--timeout", kind="value", metavar="TIME", convert=settings.seconds,
                help="kill it, and what it started, after this time; the exit code is then 124"),
+        behind.OPTION,
     ],
     before=before,
     run=run,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import settings
+from . import behind, settings
 from .output import note, write
 from .parser import Arguments, Option, UsageError, Verb
 
@@ -21,7 +21,13 @@ RUNNING = (
     Option("--detach-keys", kind="value", metavar="KEYS", default="ctrl-p,ctrl-q",
            help="with -it: leave, and let it run on (default: ctrl-p,ctrl-q)"),
     Option("--sig-proxy", default=True, help="pass signals on to the command (default: yes; --sig-proxy=false)"),
+    behind.OPTION,
 )  # fmt: skip
+
+
+def before(args: Arguments) -> int | None:
+    """With --detach, where there is no monitor: another of this program stays with the container."""
+    return behind.leave(args) if args.detach and behind.wanted(args) else None
 
 
 async def run(engine: Engine, args: Arguments) -> int:
@@ -36,7 +42,7 @@ async def run(engine: Engine, args: Arguments) -> int:
     attached.check_terminal(interactive=args.interactive, tty=args.tty)
     size = terminal.size() if args.tty else None
     spec = settings.spec(args, size=size)
-    if args.tty and args.interactive and os.isatty(0):
+    if args.tty and args.interactive and os.isatty(0) and not behind.NO_MONITOR:
         return await _at_terminal(engine, id, spec, args)
 
     made: list[Container] = []
@@ -77,8 +83,12 @@ async def _detached(engine: Engine, id: str, args: Arguments) -> int:
             hint="use -dit; or `create -i` it, and `start -i` it when there is something to read",
         )
     spec = settings.spec(args, size=(24, 80) if args.tty else None)
-    await engine.launch(id, spec, stdin=PIPE if args.tty else DEVNULL)
-    write(f"{id}\n")
+    container = await engine.launch(id, spec, stdin=PIPE if args.tty else DEVNULL)
+    if args.behind:
+        behind.tell(id)
+        await container.wait()
+    else:
+        write(f"{id}\n")
     return 0
 
 
@@ -122,6 +132,7 @@ VERB = Verb(
     command=True,
     options=(*RUNNING, *settings.CONTAINER),
     rootless=settings.rootless,
+    before=before,
     run=run,
     text=settings.ROOTS
     + """

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import behind
 from .output import note, write
 from .parser import Arguments, Option, UsageError, Verb
 
 if TYPE_CHECKING:
     from ..engine import Engine
+
+
+def before(args: Arguments) -> int | None:
+    """Where there is no monitor, another of this program stays with what is started."""
+    if args.attach or args.interactive or not behind.wanted(args):
+        return None
+    codes = [behind.leave(args, ["start", id]) for id in args.containers]
+    return next((code for code in codes if code), 0)
 
 
 async def run(engine: Engine, args: Arguments) -> int:
@@ -20,8 +29,13 @@ async def run(engine: Engine, args: Arguments) -> int:
         return await _attached(engine, args)
 
     async def start(id: str) -> None:
-        await (await engine.get(id)).start()
-        write(f"{id}\n")
+        container = await engine.get(id)
+        await container.start()
+        if args.behind:
+            behind.tell(id)
+            await container.wait()
+        else:
+            write(f"{id}\n")
 
     return await for_each(args.containers, start)
 
@@ -62,7 +76,9 @@ VERB = Verb(
         Option("--detach-keys", kind="value", metavar="KEYS", default="ctrl-p,ctrl-q",
                help="keys that leave it running (default: ctrl-p,ctrl-q)"),
         Option("--sig-proxy", default=True, help="pass signals on to the command (default: yes; --sig-proxy=false)"),
+        behind.OPTION,
     ],
+    before=before,
     run=run,
     examples=[
         ("longshore start web", "start the container `web`"),

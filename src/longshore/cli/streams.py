@@ -12,6 +12,7 @@ import asyncio
 import os
 import select
 import stat
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -22,6 +23,8 @@ from .output import Unwritable
 BUFFER = 1 << 20
 SERVICE_COPIES = os.name == "nt"
 """HCS gives no descriptor of ours to a container: its pipes are copied to them in any case."""
+
+WINDOWS = "not called where the service copies"
 
 
 def _kind(fd: int) -> str:
@@ -35,6 +38,8 @@ def _kind(fd: int) -> str:
         return "other"
     except OSError:
         return "closed"
+    if sys.platform == "win32":
+        raise AssertionError(WINDOWS)
     if link.startswith(("pipe:[", "socket:[")):
         return "pipe"
     null = os.stat(os.devnull)
@@ -51,6 +56,8 @@ def _same(first: int, second: int) -> bool:
 
 
 def _make_pipe() -> tuple[int, int]:
+    if sys.platform == "win32":
+        raise AssertionError(WINDOWS)
     read, write = os.pipe()
     with suppress(OSError):
         import fcntl
@@ -145,6 +152,8 @@ def _spare(future: asyncio.Future[None]) -> None:
 
 def _copier(source: int, target: int, ended: int) -> Callable[[], None]:
     """Copy from our pipe to a stream of ours, until its end, or until it is empty once `ended` has an end."""
+    if sys.platform == "win32":
+        raise AssertionError(WINDOWS)
 
     def copy() -> None:
         poll = select.poll()
@@ -176,6 +185,8 @@ def _copier(source: int, target: int, ended: int) -> Callable[[], None]:
 
 def _feeder(source: int, target: int) -> Callable[[], None]:
     """Copy from our standard input to the process, until either has enough."""
+    if sys.platform == "win32":
+        raise AssertionError(WINDOWS)
 
     def feed() -> None:
         buffer = memoryview(bytearray(1 << 16))

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import os
-import select
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from ..errors import NotSupported
-from ..tasks import in_thread
 from .parser import UsageError
 
-try:
-    import termios
-    import tty
-except ImportError:  # Windows
-    termios = None  # type: ignore[assignment]
+if sys.platform == "win32":
+    from .console import raw, show, typed, watching_size
+else:
+    from .unixterminal import raw, show, typed, watching_size
 
 DETACH_KEYS = "ctrl-p,ctrl-q"
 
@@ -74,77 +68,19 @@ class KeyWatch:
 
 
 @contextmanager
-def raw(fd: int) -> Iterator[None]:
-    """Within the block the terminal passes every key on as it is."""
-    if termios is None:
-        raise NotSupported(
-            "an interactive terminal (-it)",
-            "longshore does not know the console of Windows yet",
-            hint="leave -t away: `-i` passes the input on",
-        )
-    before = termios.tcgetattr(fd)
-
-    def restore() -> None:
-        with suppress(termios.error, OSError):  # it may have been hung up
-            termios.tcsetattr(fd, termios.TCSADRAIN, before)
-
-    atexit.register(restore)
-    try:
-        tty.setraw(fd, termios.TCSADRAIN)
-        yield
-    finally:
-        restore()
-        atexit.unregister(restore)
-
-
-@contextmanager
 def resizes(act: Callable[[int, int], None]) -> Iterator[None]:
     """Within the block, `act` is told the new size whenever that of our terminal changes."""
-    if not hasattr(signal, "SIGWINCH"):  # Windows tells nobody
+    known = size()
+
+    def look() -> None:
+        nonlocal known
+        found = size()
+        if found is not None and found != known:
+            known = found
+            act(*found)
+
+    with watching_size(look):
         yield
-        return
-    loop = asyncio.get_running_loop()
-
-    def changed() -> None:
-        new = size()
-        if new is not None:
-            act(*new)
-
-    loop.add_signal_handler(signal.SIGWINCH, changed)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGWINCH)
 
 
-async def typed(fd: int) -> AsyncIterator[bytes]:
-    """What can be read from `fd`, as it comes, to its end."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    try:
-        loop.add_reader(fd, ready.set)
-    except PermissionError:  # a regular file is always ready, and epoll refuses it
-        while data := os.read(fd, 1 << 16):
-            yield data
-        return
-    except NotImplementedError:  # Windows' loop waits for no descriptors
-        while data := await in_thread(lambda: os.read(fd, 1 << 16), "input"):
-            yield data
-        return
-    try:
-        while True:
-            await ready.wait()
-            ready.clear()
-            if not select.select([fd], [], [], 0)[0]:
-                continue  # told once more while we were reading: a read would block, and all of us with it
-            try:
-                data = os.read(fd, 1 << 16)
-            except BlockingIOError:
-                continue
-            except OSError:  # EIO: the terminal was hung up
-                return
-            if not data:
-                return
-            yield data
-    finally:
-        loop.remove_reader(fd)
+__all__ = ["KeyWatch", "parse_keys", "raw", "resizes", "show", "size", "typed"]
