@@ -111,6 +111,11 @@ async def test_a_scratch_folder_of_ones_own_keeps_what_is_written(engine: Engine
     assert (tmp_path / "scratch" / "kept").read_text() == "one\n"
     done = await engine.run("", ["sh", "-c", "cat /kept; ls /etc"], mounts=[USR], layers=layers)
     assert done.text.split() == ["one", "passwd"], done.stderr
+    box = await engine.create("box", args=["true"], mounts=[USR], layers=layers)
+    await box.start()
+    await box.wait()
+    await box.delete()
+    assert [path.name for path in tmp_path.iterdir() if "scratch" in path.name] == ["scratch"]
 
 
 @pytest.mark.parametrize("name", ["a,b", "a:b", "a\\b", 'a"b', "a b", "grün"])

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import InvalidSpec
+from ..trees import remove_tree
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_REC = 1, 2, 4, 0x1000, 0x4000
 LAYERS_LIMIT = 500  # OVL_MAX_STACK of the kernel
@@ -97,6 +98,18 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
             names = {str(number): path for number, path in enumerate(self.lowers)}
             for name, path in {**names, "u": self.upper_path, "w": self.work_path}.items():
                 os.symlink(os.path.abspath(path), f"{self._links_path}/{name}")
+
+
+def note_work(work: str, run: Path) -> None:
+    """Write down, before it is made, a work folder outside of the container's own: it goes with the container."""
+    os.symlink(work, run / "work")
+
+
+def remove_work(run: Path) -> None:
+    """Remove the work folder that was noted. Idempotent."""
+    with suppress(FileNotFoundError):
+        remove_tree(os.readlink(run / "work"))
+        os.unlink(run / "work")
 
 
 def _has_volatile() -> bool:

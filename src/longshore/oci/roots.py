@@ -15,7 +15,19 @@ from .documents import MountEntry
 from .hidden import Hidden, mount_points, stores
 from .hostview import HostInside
 from .inroot import Folder, Inside, Stack
-from .layers import MS_BIND, MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REC, Overlay, Step, check_folder, check_parents, like
+from .layers import (
+    MS_BIND,
+    MS_NODEV,
+    MS_NOSUID,
+    MS_RDONLY,
+    MS_REC,
+    Overlay,
+    Step,
+    check_folder,
+    check_parents,
+    like,
+    note_work,
+)
 from .mounts import masks_below, shown
 
 
@@ -47,6 +59,8 @@ class RootPlan(msgspec.Struct, kw_only=True):
             hostview.make_skeleton(self.skeleton, mount_points())
         for item in self.before:
             if isinstance(item, Overlay):
+                if item.work is not None:
+                    note_work(item.work, place.run)
                 item.make()
         if self.skeleton is not None:
             etc = str(place.data / "scratch" / "etc")

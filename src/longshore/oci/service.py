@@ -24,6 +24,7 @@ from .bundle import Bundle, plan_bundle, prepare
 from .cgroup import ROOT, Cgroup
 from .direct import read_pid, run_direct
 from .launch import Helpers
+from .layers import remove_work
 from .runtime import Runtime
 from .system import LEAF, OciSystem, SystemToken, delete_state
 from .watch import KeptProcess, OciProcess, StrangerProcess, identify
@@ -241,6 +242,7 @@ class OciService:
         await in_thread(system.cgroup.kill)
         await delete_state(system.runtime, system.id, system.place.run / "delete.log")
         system.parent.remove()
+        remove_work(system.place.run)
 
     async def _discard(self, system: OciSystem) -> None:
         await system.terminate()
@@ -317,6 +319,7 @@ class OciService:
             await delete_state(runtime, id, place.run / "delete.log")
         for group in groups:
             await in_thread(group.remove)
+        remove_work(place.run)
 
     @staticmethod
     def _kill_monitor(id: str, place: Place) -> None:

@@ -21,6 +21,7 @@ from .cgroup import Cgroup
 from .direct import run_direct
 from .executable import check_format, check_sizes
 from .inroot import Folder
+from .layers import remove_work
 from .runtime import Runtime
 from .watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, StrangerProcess, ended
 
@@ -241,6 +242,7 @@ class OciSystem:
             self._oom_watch.close()
             self._oom_watch = None
         self.parent.remove()
+        remove_work(self.place.run)
 
     async def _delete_kept(self) -> None:
         monitor = None
