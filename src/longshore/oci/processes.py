@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -26,6 +27,8 @@ PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info of 64 bytes)
 PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_INFO = struct.Struct("=QQ11Ii")
 
+NO_PROCESS = (errno.ESRCH, errno.ENOENT, errno.EINVAL)
+"""What pidfd_open(2) says where a pid is nobody's, or now a thread's (ENOENT since Linux 6.16, EINVAL before)."""
 PTS_MAJORS = range(136, 144)  # UNIX98 terminals (Documentation/admin-guide/devices.txt)
 SETTLE_LIMIT = 1.0  # seconds that killed processes of a paused container may take to be gone
 
@@ -58,8 +61,8 @@ def open_pidfd(pid: int, start: int | None) -> int | None:
     """A descriptor of the very process, also if it is a zombie; None if it is gone or its pid is another's now."""
     try:
         fd = os.pidfd_open(pid)
-    except (ProcessLookupError, OSError) as error:
-        if isinstance(error, ProcessLookupError):
+    except OSError as error:
+        if error.errno in NO_PROCESS:
             return None
         raise
     if start is not None and start_time(pid) != start:
