@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .compute import ComputeService, ComputeSystem, Exit
 from .entry import Entry
-from .errors import EngineClosed
+from .errors import EngineClosed, LongshoreError, StoreError
 from .events import Position
+from .files import next_step
 from .lease import OwnerLease
 from .limits import USUAL, Limits
 from .records import Owner
@@ -67,6 +68,10 @@ class Operation:
     ) -> None:
         self._core.operations.discard(self)
         self.done.set()
+        if isinstance(error, OSError) and not isinstance(error, (LongshoreError, TimeoutError)):
+            # a call on some file, of which each may fail, that nobody nearer has put into words
+            where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes)) else ""
+            raise StoreError(f"{error.strerror or error}{where}", hint=next_step(error)) from error
         if self._ended:
             assert self._task is not None
             # as asyncio.timeout does: a cancellation of somebody else's stays one
@@ -108,6 +113,7 @@ class Core:
         self.followed: set[Process] = set()  # whoever else may be waited for
         self.operations: set[Operation] = set()
         self.subscriptions: set[Callable[[], None]] = set()  # what ends each
+        self.trash_left = False  # a deletion failed after the container was gone: the rest is for the next occasion
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property

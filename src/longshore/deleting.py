@@ -10,12 +10,13 @@ from .compute import State
 from .core import Core, Live
 from .endings import record_never_started
 from .entry import Entry, trash_name
-from .errors import ContainerNotFound, InvalidState
+from .errors import ContainerNotFound, InvalidState, StoreError
 from .events import News
 from .finding import adopt, end_of_gone, named_lease, state_of
 from .lifecycle import kill, wait_for_end
 from .records import Damaged, Record
 from .tasks import shielded
+from .trash import empty_trash
 
 
 async def delete(core: Core, entry: Entry, uid: str, *, force: bool) -> None:
@@ -61,9 +62,16 @@ async def _delete(core: Core, entry: Entry, record: Record, *, force: bool) -> N
         await entry.remove(uid, claim, partial(_tell_delete, core, entry, record))
     except ContainerNotFound:  # somebody else has deleted it meanwhile
         pass
+    except StoreError:
+        core.trash_left = True  # a part of it may be there already
+        if not entry.home.exists():  # its id is free; what is still to be told and removed is in the trash
+            await forget(core, entry, uid)
+        raise
     finally:
         claim.release()
     await forget(core, entry, uid)
+    if core.trash_left:
+        await empty_trash(core)
 
 
 async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:

@@ -98,7 +98,7 @@ async def told_by_others(core: Core, entry: Entry, uid: str, since: Position, *,
                 found = entry.read_exit()
             except ContainerNotFound:
                 return told_exit(core, uid, since)
-            except StoreError:
+            except (StoreError, OSError):
                 return None
             if found is not None:
                 return found.exit
@@ -165,7 +165,7 @@ async def record_exit(
             return found.exit
     except ContainerNotFound:  # deleted under us: whoever did that has told its end
         return told_exit(core, uid, since) or end.exit
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         log.warning("the exit of container `%s` could not be recorded: %s", entry.id, error)
         return end.exit
 

@@ -27,6 +27,7 @@ from .core import Core, log
 from .entry import Entry
 from .errors import CommandFailed, ContainerNotFound, EngineClosed, LongshoreError, ServiceError, TimeLimit
 from .events import Event, Gap, JournalReader
+from .files import in_words
 from .limits import USUAL, Limits
 from .records import Damaged, Owner
 from .restoring import Restored
@@ -34,6 +35,7 @@ from .spec import Spec, SpecFields, SpecSettings, check_id
 from .store import Store
 from .subscribing import subscription
 from .tasks import shielded
+from .trash import empty_trash
 
 
 class Engine:
@@ -104,6 +106,8 @@ class Engine:
                     log.warning("closing the engine: %s", error)
             for end in list(core.subscriptions):
                 end()
+            if core.trash_left:
+                await empty_trash(core)
             await core.end_tasks()
             for process in list(core.followed):
                 process._fail(EngineClosed())
@@ -286,7 +290,10 @@ class Engine:
         `since=0` begins with the oldest there is. Without `follow`, ends at the last there is. A Gap tells of events
         that were dropped by age. Whoever handles an event may call the engine.
         """
-        reader = JournalReader(self._core.store.journal, since) if self._core.ready and not self._core.closed else None
+        reader = None
+        if self._core.ready and not self._core.closed:
+            with in_words("read the journal"):
+                reader = JournalReader(self._core.store.journal, since)
         return subscription(self._core, reader, since, follow=follow, container=container)
 
     async def restore(self) -> Restored:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 GONE = (FileNotFoundError, NotADirectoryError)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 AT_ONCE = 64  # files that are removed in the loop; a larger tree is a thread's work
 _CLAIMED = {
     "create": "created",
@@ -123,8 +125,8 @@ class Entry:
 
     def make_run(self) -> None:
         """Make the directory in `run` again, which the end of a boot took from a container that is kept."""
-        if self.durable and not self.run.is_dir() and self.home.is_dir():
-            with suppress(OSError):
+        with suppress(OSError):
+            if self.durable and not self.run.is_dir() and self.home.is_dir():
                 self.run.mkdir(mode=0o700)
 
     async def change(self, uid: str, change: Callable[[Record], None]) -> Record:
@@ -324,10 +326,10 @@ class Entry:
             await self._remove_in_place(trash, kept_trash, claim, told)
             return
         try:
-            async with self.locked():  # who has the lock finishes first; who comes after finds nothing
+            async with self._locked_if_possible():  # who has it finishes first; who comes after finds nothing
                 for path, target in ((self.run, trash), (self.home, kept_trash))[: 1 + self.durable]:
                     with suppress(FileNotFoundError):
-                        os.rename(path, target)
+                        _rename_to_trash(path, target)
         except ContainerNotFound:
             pass
         except OSError as error:
@@ -335,6 +337,19 @@ class Entry:
         told()
         for path in (kept_trash, trash):  # the claim goes last
             await remove_in_bits(path)
+
+    @asynccontextmanager
+    async def _locked_if_possible(self) -> AsyncIterator[None]:
+        """As `locked`, for who has the claim. Where there is no lock file, and no room to make one, nobody has it."""
+        if not os.path.exists(f"{self.run}/lock"):
+            try:
+                os.close(open_lock(f"{self.run}/lock"))
+            except OSError as error:
+                if error.errno in NO_ROOM:
+                    yield
+                    return
+        async with self.locked():
+            yield
 
     async def _remove_in_place(self, trash: Path, kept_trash: Path, claim: Held, told: Callable[[], None]) -> None:
         """As `remove`, where a directory cannot be moved while somebody reads a log in it: its files are, one by one.
@@ -355,9 +370,9 @@ class Entry:
                 async with self.locked():  # who has the lock finishes first; who comes after finds no record
                     with suppress(FileNotFoundError):
                         os.rename(self.home / "record.json", moves[-1][1] / "record.json")
-            told()
             for path, target in reversed(moves):
                 await in_thread(partial(move_out, path, target, last="claim"), "longshore-remove")
+            told()
             claim.release()  # it is in the trash now
         except OSError as error:
             raise store_error(f"remove {self.run}", error) from error
@@ -373,6 +388,15 @@ async def remove_in_bits(path: Path) -> None:
     """Remove a tree; if it is large, in a thread."""
     if not remove_some(path, AT_ONCE):
         await in_thread(lambda: remove_tree(path), "longshore-remove")
+
+
+def _rename_to_trash(path: Path, target: Path) -> None:
+    try:
+        os.rename(path, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        os.rename(path, target.with_name(trash_name()))  # the rest of a removal that failed halfway
 
 
 def _read_exit(path: str) -> ExitRecord | None:

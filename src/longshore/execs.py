@@ -140,7 +140,7 @@ async def record_process_exit(core: Core, entry: Entry, uid: str, name: str, exi
             entry.remove_process(name)
     except ContainerNotFound:
         pass  # deleted: its execs have ended with it, and nobody asks for them any more
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         log.warning("the exit of process `%s` could not be recorded: %s", name, error)
     return exit
 

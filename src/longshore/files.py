@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
-from .errors import StoreError
+from .errors import LongshoreError, StoreError
 from .tasks import in_thread
 
 if os.name == "nt":
@@ -59,6 +59,17 @@ def next_step(error: OSError) -> str | None:
 def store_error(what: str, error: OSError) -> StoreError:
     """An operating system's error about the state directory, with what can be done about it."""
     return StoreError(f"cannot {what}: {error.strerror or error}", hint=next_step(error))
+
+
+@contextmanager
+def in_words(what: str) -> Iterator[None]:
+    """StoreError, with what was tried, in the place of an operating system's error that nobody nearer has told."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, (LongshoreError, TimeoutError)):
+            raise
+        raise store_error(what, error) from error
 
 
 def find_program(name: str, path: str | None = None) -> str | None:
@@ -216,8 +227,8 @@ async def wait_for_lock(path: PathLike, limit: float) -> Held:
     except BaseException as error:
         with mutex:
             abandoned = True
-            if locked:  # the thread was done when we gave up
-                os.close(fd)
+            if locked or (isinstance(error, OSError) and not isinstance(error, TimeoutError)):
+                os.close(fd)  # the thread was done when we gave up, or could not be started
         if isinstance(error, TimeoutError):
             raise StoreError(
                 f"cannot lock {os.fspath(path)}: another program has held it for {limit:g} s",
@@ -232,6 +243,7 @@ __all__ = [
     "Held",
     "briefly",
     "hold",
+    "in_words",
     "is_usable_name",
     "link_once",
     "next_step",

@@ -17,6 +17,7 @@ from .endings import begin_watching, record_gone, record_never_started
 from .entry import Entry
 from .errors import ContainerNotFound, InvalidState, LongshoreError, ServiceError, StoreError
 from .events import News
+from .files import next_step
 from .records import Damaged, Owner, Record
 
 T = TypeVar("T")
@@ -353,6 +354,6 @@ async def with_system(
         # it may have ended between the look and the deed
         if await state_of(core, record) is State.STOPPED:
             raise InvalidState(operation, entry.id, "stopped") from error
-        if isinstance(error, OSError):
-            raise ServiceError(operation, entry.id, str(error)) from error
+        if isinstance(error, OSError) and not isinstance(error, LongshoreError):
+            raise ServiceError(operation, entry.id, str(error), hint=next_step(error)) from error
         raise

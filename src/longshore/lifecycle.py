@@ -28,7 +28,7 @@ from .errors import (
     StoreError,
     TimeLimit,
 )
-from .events import News
+from .events import News, Position
 from .finding import adopt, current, derive, end_of_gone, with_system
 from .output import keep_output
 from .process import Process
@@ -321,18 +321,25 @@ async def _change(core: Core, entry: Entry, uid: str, type: str, state: str) -> 
         )
         try:
             await shielded(_tell_change(core, entry, uid, change))
-        except asyncio.CancelledError:  # it was told all the same
+        except BaseException:  # of a cancellation it was told all the same; else it may have been
             if type == "pause":
-                await shielded(_undo_pause(core, entry, uid))
+                await shielded(_undo_pause(core, entry, uid, change.since))
             raise
     finally:
         claim.release()
 
 
-async def _undo_pause(core: Core, entry: Entry, uid: str) -> None:
-    with suppress(LongshoreError):
+async def _undo_pause(core: Core, entry: Entry, uid: str, since: Position) -> None:
+    """Have it run again; told only if the pause was."""
+    journal = core.store.journal
+    with suppress(LongshoreError, OSError):
         await with_system(core, entry, uid, "resume", lambda system: system.resume(), "paused")
-        await _tell_change(core, entry, uid, Change("resume", core.store.journal.end()))
+        async with entry.locked():
+            record = entry.read_own(uid)
+            if not record.exit_told and any(event.type == "pause" for event in journal.about(uid, since)):
+                journal.append(entry.id, uid, News("resume"))
+            record.paused, record.change = False, None
+            entry.write(record)
 
 
 async def _tell_change(core: Core, entry: Entry, uid: str, change: Change) -> None:

@@ -44,6 +44,7 @@ class _Making:
             self._release_lock()  # the removal is not to wait for it
             await entry.remove(record.uid, self.claim, self._tell_delete)
         except LongshoreError as error:
+            self.core.trash_left = True  # it may be there already
             log.warning("container `%s`, which failed, could not be taken away: %s", entry.id, error)
         finally:
             self.release()

@@ -12,7 +12,8 @@ from typing import Any, Self
 from .compute import Exit, Streams
 from .core import Core, log
 from .entry import Entry
-from .errors import EngineClosed
+from .errors import EngineClosed, LongshoreError
+from .files import in_words
 from .log_format import LogGap, LogRecord, Stream
 from .logs import LogReader, LogWriter
 from .process import CHUNK
@@ -73,9 +74,10 @@ async def log_records(
     until = _until(core, entry, ending)
     core.subscriptions.add(reader.close)
     try:
-        async with aclosing(reader.records(tail=tail, since=since, until=until)) as records:
-            async for record in records:
-                yield record
+        with in_words(f"read the log of container `{entry.id}`"):
+            async with aclosing(reader.records(tail=tail, since=since, until=until)) as records:
+                async for record in records:
+                    yield record
     finally:
         core.subscriptions.discard(reader.close)
         reader.close()
@@ -96,9 +98,10 @@ async def log_chunks(
     until = _until(core, entry, ending)
     core.subscriptions.add(reader.close)
     try:
-        async with aclosing(reader.chunks(tail=tail, until=until, only=only)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        with in_words(f"read the log of container `{entry.id}`"):
+            async with aclosing(reader.chunks(tail=tail, until=until, only=only)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
     finally:
         core.subscriptions.discard(reader.close)
         reader.close()
@@ -187,6 +190,8 @@ class Attachment:
                     elif item[0] == name:
                         await flow.open.wait()  # the log goes on growing meanwhile
                         flow.reader.feed_data(item[1])
+        except LongshoreError as error:
+            flow.reader.set_exception(error)  # an end would look as if that were all
         finally:
             flow.reader.feed_eof()
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 
@@ -13,16 +10,16 @@ from .compute import Cause
 from .core import Core, log
 from .deleting import delete
 from .endings import record_never_started, tell_recorded
-from .entry import Entry, remove_in_bits
-from .errors import ContainerNotFound, InvalidState, LongshoreError, StoreError
+from .entry import Entry
+from .errors import ContainerNotFound, InvalidState, LongshoreError
 from .events import News
 from .execs import close_processes, tell_recorded_process
-from .files import Held, open_file, read_whole, try_lock
 from .finding import adopt, derive, end_of_gone
 from .lease import dead_leases, owned
 from .lifecycle import wait_for_end
 from .making import undo_half_made
-from .records import Damaged, Record, decode
+from .records import Record
+from .trash import empty_trash
 from .trees import remove_though_open
 
 
@@ -94,47 +91,6 @@ async def _close_owned(core: Core, entry: Entry, lease: str) -> None:
         else:
             await live.system.terminate()
             await wait_for_end(core, entry, record.uid)
-
-
-async def empty_trash(core: Core) -> None:
-    """Finish the deletions that nobody is at any more."""
-    store = core.store
-    uids = {*store.names(store.run_trash), *store.names(store.data_trash)}
-    for uid in sorted(uids):
-        run, kept = store.run_trash / uid, store.data_trash / uid
-        try:
-            claim = _claim_remains(run / "claim")
-            if claim is None:
-                continue
-            try:
-                _tell_deletion(core, uid)
-                await remove_in_bits(kept)
-                await remove_in_bits(run)
-            finally:
-                claim.release()
-        except (OSError, StoreError) as error:
-            log.warning("emptying the trash: %s", error)
-
-
-def _claim_remains(path: Path) -> Held | None:
-    """The claim that moved into the trash with its container; None if somebody has it: he is still at work."""
-    try:
-        fd = open_file(path, os.O_RDWR)
-    except FileNotFoundError:
-        return Held(-1)  # a boot has taken it, or the removal had come that far
-    if try_lock(fd):
-        return Held(fd)
-    os.close(fd)
-    return None
-
-
-def _tell_deletion(core: Core, uid: str) -> None:
-    for directory in (core.store.data_trash / uid, core.store.run_trash / uid):
-        path = directory / "record.json"
-        with suppress(OSError, Damaged):
-            record: Record = decode(read_whole(path), Record, path)
-            if record.token:  # else it was never made, and nobody has heard of it
-                core.store.journal.append(record.id, record.uid, News("delete"), unless_since=record.journal)
 
 
 async def restore(core: Core) -> Restored:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 from .core import Core, log
 from .errors import LongshoreError
 from .events import Event, Gap, JournalReader
+from .files import in_words
 from .finding import adopt, listing
 from .watching import DirectoryWatch
 
@@ -18,6 +19,15 @@ async def subscription(
 ) -> AsyncGenerator[Event | Gap, None]:
     """What `Engine.events` gives. `reader`: where to begin, if that was fixed when it was asked for."""
     await core.open()
+    with in_words("read the journal"):
+        async with aclosing(_events(core, reader, since, follow=follow, container=container)) as events:
+            async for event in events:
+                yield event
+
+
+async def _events(
+    core: Core, reader: JournalReader | None, since: int | None, *, follow: bool, container: str | None
+) -> AsyncGenerator[Event | Gap, None]:
     if reader is None:
         reader = JournalReader(core.store.journal, since)
     if not follow:
@@ -64,7 +74,7 @@ async def _watch_running(core: Core, container: str | None) -> None:
 
 
 async def _watch_one(core: Core, id: str) -> None:
-    with suppress(LongshoreError):
+    with suppress(LongshoreError), in_words("watch a container"):
         entry = core.store.entry(id)
         record = entry.read()
         if record.token and record.starting_at is not None and entry.read_exit() is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -53,10 +54,11 @@ async def shielded(coroutine: Coroutine[Any, Any, T]) -> T:
     return result
 
 
-async def in_thread(function: Callable[[], T], name: str = "longshore") -> T:
+async def in_thread(function: Callable[[], T], name: str = "longshore", *, or_here: bool = False) -> T:
     """Run `function` in a fresh thread of its own: one that may be abandoned, or whose kernel state may be changed.
 
-    Cancelling stops the waiting, not the thread.
+    Cancelling stops the waiting, not the thread. Where the limit of processes allows no thread: OSError (EAGAIN), or
+    with `or_here` the loop is made to wait for it. That is for what ends, undoes and removes, and takes milliseconds.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -84,10 +86,10 @@ async def in_thread(function: Callable[[], T], name: str = "longshore") -> T:
     try:
         # not threading.Thread: its `start` waits until the thread runs, and the loop with it
         _thread.start_new_thread(work, ())
-    except RuntimeError:
-        if not _program_ends:
-            raise
-        work()  # Python 3.12 makes no threads any more by then; nothing else waits for this one
+    except RuntimeError as error:
+        if not (_program_ends or or_here):
+            raise OSError(errno.EAGAIN, "no thread can be started") from error
+        work()  # Python 3.12 makes no threads any more when it ends; nothing else waits for this one then
     return await future
 
 

@@ -15,10 +15,12 @@ import select
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Protocol
 
 from ..errors import ServiceError
+from ..files import next_step
 from ..tasks import in_thread, uninterrupted
 
 CLONE_FS = 0x200
@@ -138,6 +140,12 @@ class Child:
             self._fd = os.pidfd_open(pid)
         except ProcessLookupError:  # it has ended, and somebody has waited for it (see `_reap`)
             self._ended.set_result(None)
+        except OSError:  # no descriptor is left: nobody could know of its end
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            raise
         else:
             self._loop.add_reader(self._fd, self._reap)
 
@@ -269,11 +277,9 @@ async def spawn(
     async with _launch_slot():
         try:
             pid = await uninterrupted(in_thread(start, "longshore-launch"))
+            return Child(pid, os.path.basename(argv[0]))
         except OSError as error:
-            hint = None
+            hint = next_step(error)
             if error.errno == errno.ENOENT and error.filename == argv[0]:
                 hint = f"install {os.path.basename(argv[0])}"
-            elif error.errno in (errno.EAGAIN, errno.ENOMEM):
-                hint = "the limit of processes or memory is reached: see `ulimit -u` and the cgroup's pids.max"
             raise ServiceError(f"starting {os.path.basename(argv[0])}", None, str(error), hint=hint) from error
-        return Child(pid, os.path.basename(argv[0]))

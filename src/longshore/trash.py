@@ -1,0 +1,57 @@
+"""The trash: what is deleted is moved there in one step, told, and then removed; and what of that was not finished."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from .core import Core, log
+from .entry import remove_in_bits
+from .errors import StoreError
+from .events import News
+from .files import Held, open_file, read_whole, try_lock
+from .records import Damaged, Record, decode
+
+
+async def empty_trash(core: Core) -> None:
+    """Finish the deletions that nobody is at any more: those of the dead, and those that failed on the way."""
+    core.trash_left = False
+    store = core.store
+    uids = {*store.names(store.run_trash), *store.names(store.data_trash)}
+    for uid in sorted(uids):
+        run, kept = store.run_trash / uid, store.data_trash / uid
+        try:
+            claim = _claim_remains(run / "claim")
+            if claim is None:
+                continue
+            try:
+                _tell_deletion(core, uid)
+                await remove_in_bits(kept)
+                await remove_in_bits(run)
+            finally:
+                claim.release()
+        except (OSError, StoreError) as error:
+            core.trash_left = True
+            log.warning("emptying the trash: %s", error)
+
+
+def _claim_remains(path: Path) -> Held | None:
+    """The claim that moved into the trash with its container; None if somebody has it: he is still at work."""
+    try:
+        fd = open_file(path, os.O_RDWR)
+    except FileNotFoundError:
+        return Held(-1)  # a boot has taken it, or the removal had come that far
+    if try_lock(fd):
+        return Held(fd)
+    os.close(fd)
+    return None
+
+
+def _tell_deletion(core: Core, uid: str) -> None:
+    for directory in (core.store.data_trash / uid, core.store.run_trash / uid):
+        path = directory / "record.json"
+        with suppress(OSError, Damaged):
+            record: Record = decode(read_whole(path), Record, path)
+            if record.token:  # else it was never made, and nobody has heard of it
+                core.store.journal.append(record.id, record.uid, News("delete"), unless_since=record.journal)
