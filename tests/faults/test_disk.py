@@ -47,7 +47,7 @@ async def _pause(engine: Engine) -> None:
     except LongshoreError:
         assert (await box.info()).state == "running", "a pause that failed is undone"
         told = await types(engine, "box")
-        assert told.count("pause") == told.count("resume"), "nobody hears of the end of what was not told"
+        assert told.count("resume") <= told.count("pause"), "nobody hears of the end of what was not told"
         raise
     await box.resume()
 
