@@ -14,7 +14,7 @@ PROGRAM = """
 import os, signal, sys, termios
 def show(*_):
     size = os.get_terminal_size(0)
-    print(f"size:{size.lines} {size.columns}", flush=True)
+    os.write(1, b"size:%d %d\\n" % (size.lines, size.columns))  # print may be what it interrupts
 mode = termios.tcgetattr(0)
 mode[3] &= ~termios.ECHO
 termios.tcsetattr(0, termios.TCSANOW, mode)
