@@ -38,10 +38,13 @@ def _bounded(test: Any, limit: float) -> Any:
     return bounded
 
 
+LAYERS = WindowsOptions(layer_paths=[r"C:\layers\base"], layer_folder=r"C:\layers\box")
+"""Of a container that the double makes: only names."""
+
+
 def spec(*args: str, **fields: Any) -> Spec:
-    """A container that the double makes: its layers are only names."""
-    windows = WindowsOptions(layer_paths=[r"C:\layers\base"], layer_folder=r"C:\layers\box")
-    return Spec.of(args=list(args), windows=windows, **fields)
+    """A container that the double makes."""
+    return Spec.of(args=list(args), windows=LAYERS, **fields)
 
 
 MadeMachine = Callable[..., Any]

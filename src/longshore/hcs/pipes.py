@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import importlib
-from contextlib import suppress
 from typing import Any, Protocol
 
 
@@ -37,18 +36,12 @@ class WindowsPipes:
             raise
 
     async def writer(self, handle: int, protocol: asyncio.BaseProtocol) -> asyncio.WriteTransport:
-        loop = asyncio.get_running_loop()
         file = _pipe_handle(handle)
         try:
-            try:
-                transport, _ = await loop.connect_write_pipe(lambda: protocol, file)
-            except PermissionError:
-                # asyncio reads from a pipe that it writes to, to learn of its end: not every handle allows that
-                transport = await _plain_writer(loop, file, protocol)
+            return await _writer(file, protocol)
         except BaseException:
             file.close()
             raise
-        return transport
 
     def close(self, handle: int) -> None:
         _check(handle)
@@ -69,14 +62,15 @@ def _check(handle: int) -> None:
         raise getattr(ctypes, "WinError")(getattr(ctypes, "get_last_error")())  # noqa: B009
 
 
-async def _plain_writer(
-    loop: asyncio.AbstractEventLoop, file: Any, protocol: asyncio.BaseProtocol
-) -> asyncio.WriteTransport:
-    """asyncio's own transport for pipes, without the part that reads: the end is seen by the next write."""
-    module: Any = importlib.import_module("asyncio.proactor_events")
+async def _writer(file: Any, protocol: asyncio.BaseProtocol) -> asyncio.WriteTransport:
+    """asyncio's own transport for pipes, without the part that reads: HCS's input pipes can only be written to.
+
+    `connect_write_pipe` reads from the pipe to learn of its end, and takes the refusal for a broken pipe. Here the end
+    is seen by the next write, or by one that is under way.
+    """
+    loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future()
-    with suppress(AttributeError):
-        loop._proactor._register_with_iocp(file)  # type: ignore[attr-defined]
+    module: Any = importlib.import_module("asyncio.proactor_events")
     transport: asyncio.WriteTransport = module._ProactorBaseWritePipeTransport(loop, file, protocol, waiter)
     try:
         await waiter

@@ -70,7 +70,7 @@ void forget_rules(void);
 void forget_script(void);
 rule *rule_for(const char *function, const char *value, const char *system); /* uses it up */
 const char *scripted_guid(const char *name);
-extern int crew, modern, write_only_stdin, keep_calls;
+extern int crew, modern, keep_calls;
 extern char *child_path;
 
 /* objects */

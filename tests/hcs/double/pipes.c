@@ -33,7 +33,7 @@ int new_pipe(int stream, int for_child, HANDLE *theirs, HANDLE *ours)
     static LONG count;
     WCHAR name[80];
     swprintf(name, 80, L"\\\\.\\pipe\\vmcompute-double-%lu-%ld", GetCurrentProcessId(), InterlockedIncrement(&count));
-    DWORD access = stream ? PIPE_ACCESS_INBOUND : write_only_stdin ? PIPE_ACCESS_OUTBOUND : PIPE_ACCESS_DUPLEX;
+    DWORD access = stream ? PIPE_ACCESS_INBOUND : PIPE_ACCESS_OUTBOUND; /* no more than is needed */
     *theirs = CreateNamedPipeW(name, access | FILE_FLAG_OVERLAPPED | FILE_FLAG_FIRST_PIPE_INSTANCE,
                                PIPE_TYPE_BYTE | PIPE_READMODE_BYTE | PIPE_WAIT, 1, SIZE, SIZE, 0, NULL);
     if (*theirs == INVALID_HANDLE_VALUE)

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-int crew, modern, write_only_stdin, keep_calls = 1;
+int crew, modern, keep_calls = 1;
 char *child_path;
 rule no_rule = {.times = -1, .repeat = 1};
 
@@ -111,8 +111,6 @@ void read_script(char *script)
             crew = 1;
         else if (!strcmp(field[0], "modern"))
             modern = 1;
-        else if (!strcmp(field[0], "write only stdin"))
-            write_only_stdin = 1;
         else if (!strcmp(field[0], "forget calls"))
             keep_calls = 0;
         else if (!strcmp(field[0], "path")) {
@@ -147,7 +145,7 @@ void forget_script(void)
 {
     forget_rules();
     guids = NULL;
-    crew = modern = write_only_stdin = 0;
+    crew = modern = 0;
     keep_calls = 1;
 }
 
