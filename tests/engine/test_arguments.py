@@ -8,7 +8,7 @@ import os
 import pydoc
 import re
 import traceback
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, get_type_hints
 
 import pytest
@@ -162,7 +162,7 @@ async def test_a_spec_that_is_none_and_an_owner_that_is_none_are_refused(engine:
 
 def test_a_mount_may_be_written_source_first() -> None:
     assert Mount("/src", "/dst") == Mount(source="/src", target="/dst")
-    assert Mount(Path("/src"), Path("/dst")) == Mount("/src", "/dst")  # type: ignore[arg-type]
+    assert Mount(PurePosixPath("/src"), PurePosixPath("/dst")) == Mount("/src", "/dst")  # type: ignore[arg-type]
     wrong: list[dict[str, Any]] = [{"source": "/src"}, {"source": 5, "target": 6}, {"source": "/src", "target": None}]
     for arguments in wrong:
         with pytest.raises(InvalidSpec, match=r"mount\."):

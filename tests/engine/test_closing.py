@@ -14,6 +14,7 @@ from longshore.engine import Engine
 from longshore.errors import EngineClosed, LongshoreError
 from longshore.simulator import Simulator
 
+from ..needs import needs
 from .world import FOREVER, World, history, hung, runs, said, types
 
 
@@ -225,6 +226,7 @@ async def test_a_container_that_cannot_be_ended_does_not_keep_the_engine_for_eve
     assert [info.id for info in await other.list()] in ([], ["box"])
 
 
+@needs("fork")
 async def test_an_engine_in_a_forked_child_is_refused(engine: Engine) -> None:
     await engine.run("host", ["true"])
     read, write = os.pipe()

@@ -13,6 +13,7 @@ from longshore.engine import Engine
 from longshore.errors import ContainerNotFound, InvalidState, NotSupported
 from longshore.logs import LogGap, LogRecord
 
+from ..needs import needs
 from .world import FOREVER, World, hung, only_hcs, only_oci, said
 
 
@@ -88,6 +89,7 @@ async def test_tail_and_since(engine: Engine) -> None:
     assert len(await text(box, since=datetime.now(UTC) - timedelta(hours=1))) == 640
 
 
+@needs("a mark on a file")
 async def test_a_log_has_a_bound_and_what_that_costs_is_told(engine: Engine) -> None:
     box = await engine.launch("box", args=["spew", "1000000"], log_size="64k")
     await box.wait()
@@ -125,6 +127,7 @@ async def test_attached_it_gives_what_comes_and_with_logs_what_was(engine: Engin
         assert (await whole.wait()).code == 1
 
 
+@needs("a mark on a file")
 async def test_what_the_bound_costs_an_attached_reader_is_told(engine: Engine) -> None:
     box = await engine.launch("box", args=["spew", "1000000"], log_size="64k")
     await box.wait()
