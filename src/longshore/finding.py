@@ -71,22 +71,23 @@ async def state_of(core: Core, record: Record) -> State:
 async def derive(core: Core, entry: Entry, record: Record) -> ContainerInfo:
     """What a container is now, from its files and its init: no runtime is asked."""
     found = entry.read_exit()
-    exit = None if found is None else found.exit
-    if exit is not None:
-        state = "stopped"
-    elif not record.token:
-        state = "creating"
-    else:
-        seen = await state_of(core, record)
-        if seen is State.STOPPED:
-            exit = await late_exit(core, entry, record)
-            state = "stopped"
-        else:
-            state = "created" if record.starting_at is None else str(seen)
-            starting = record.starting_at is not None and record.started_at is None
-            if starting and await _end_interrupted_start(core, entry, record):
-                state, exit = "stopped", await late_exit(core, entry, record)
-    return _info(record, state, exit)
+    if found is not None:
+        return _info(record, "stopped", found.exit)
+    if not record.token:
+        return _info(record, "creating", None)
+    seen = await state_of(core, record)
+    if seen is State.STOPPED:
+        return _info(record, "stopped", await late_exit(core, entry, record))
+    return await _alive(core, entry, record, seen)
+
+
+async def _alive(core: Core, entry: Entry, record: Record, seen: State) -> ContainerInfo:
+    """What a container is whose init was seen alive."""
+    if record.starting_at is None:
+        return _info(record, "created", None)
+    if record.started_at is None and await _end_interrupted_start(core, entry, record):
+        return _info(record, "stopped", await late_exit(core, entry, record))
+    return _info(record, str(seen), None)
 
 
 def _info(record: Record, state: str, exit: Exit | None) -> ContainerInfo:
@@ -184,10 +185,12 @@ async def listing(core: Core, labels: Mapping[str, str] | None, states: Collecti
             exit = entry.read_exit()
             if exit is not None:
                 add(_info(record, "stopped", exit.exit))
-            elif record.token and await state_of(core, record) is State.STOPPED:
+            elif not record.token:
+                add(_info(record, "creating", None))
+            elif (seen := await state_of(core, record)) is State.STOPPED:
                 late.append((entry, record))  # found out side by side, not one after the other
             else:
-                add(await derive(core, entry, record))
+                add(await _alive(core, entry, record, seen))
         except ContainerNotFound:
             continue
         except Damaged as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..compute import NetworkStats, Stats, now
+from ..files import read_whole
 
 ROOT = Path("/sys/fs/cgroup")
 KILL_LIMIT = 30.0  # seconds; a process in uninterruptible sleep may take its time
@@ -54,24 +55,23 @@ def hierarchies(root: Path = ROOT) -> dict[str, Path]:
     return found
 
 
-def _read(path: Path) -> str | None:
+def _read(path: Path | str) -> str | None:
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read()
+        return read_whole(path).decode("ascii", errors="replace")
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENOTDIR, errno.EOPNOTSUPP):
             return None  # not there, removed under us, or not of this kernel
         raise
 
 
-def _number(path: Path) -> int | None:
+def _number(path: Path | str) -> int | None:
     text = _read(path)
     if text is None or not text.strip().lstrip("-").isdigit():
         return None  # `max` is no number either
     return int(text)
 
 
-def _table(path: Path) -> dict[str, int]:
+def _table(path: Path | str) -> dict[str, int]:
     """A file of `name number` lines."""
     found = {}
     for line in (_read(path) or "").splitlines():
@@ -205,12 +205,13 @@ class Cgroup:
 
     def frozen(self) -> bool:
         """Whether it is frozen now, completely."""
-        directory = self.directory("freezer")
-        if directory is None:
+        base = hierarchies(self.root).get("" if self._unified else "freezer")
+        if base is None:
             return False
+        directory = f"{base}/{self._relative}"  # a listing asks for thousands: no pathlib here
         if self._unified:
-            return _table(directory / "cgroup.events").get("frozen") == 1
-        return (_read(directory / "freezer.state") or "").strip() == "FROZEN"
+            return _table(f"{directory}/cgroup.events").get("frozen") == 1
+        return (_read(f"{directory}/freezer.state") or "").strip() == "FROZEN"
 
     def _freezer(self) -> tuple[Path, str] | None:
         directory = self.directory("freezer")

@@ -36,10 +36,15 @@ SETTLE_LIMIT = 1.0  # seconds that killed processes of a paused container may ta
 def _stat(pid: int) -> list[bytes] | None:
     """The fields of /proc/PID/stat from the third (the state) on: the second may hold blanks and brackets."""
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            data = file.read(4096)
-    except (FileNotFoundError, ProcessLookupError):
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # a listing asks for thousands
+    except FileNotFoundError:
         return None
+    try:
+        data = os.read(fd, 4096)
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
     return data[data.rfind(b")") + 2 :].split()
 
 
@@ -121,6 +126,16 @@ def _status(pid: int) -> dict[str, str] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def is_runtime(pid: int) -> bool:
+    """Whether a process is still the runtime's own code, which is about to become the user's program."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            name = file.read()
+    except OSError:
+        return False
+    return name.startswith(b"runc:[") or name in (b"runc\n", b"crun\n")
 
 
 def can_receive(pid: int, number: int) -> bool:
