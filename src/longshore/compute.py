@@ -295,7 +295,7 @@ class ComputeSystem(Protocol):
         """Ask it to end, with the platform's way or the signal given; not waited for. Already stopped is success."""
         ...
 
-    def can_receive(self, signal: int) -> bool:
+    async def can_receive(self, signal: int) -> bool:
         """Whether init would notice this signal at all; a `stop` goes on to kill at once if not."""
         ...
 

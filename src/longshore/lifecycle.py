@@ -279,7 +279,7 @@ async def stop(core: Core, entry: Entry, uid: str, grace: float, number: int | N
         chosen = number if number is not None else record.stop_signal
         with suppress(InvalidState):
             live = await adopt(core, entry, record)
-            if grace > 0 and chosen != KILL and live.system.can_receive(chosen):
+            if grace > 0 and chosen != KILL and await live.system.can_receive(chosen):
                 with suppress(ServiceError, LookupError):  # it may be gone this moment
                     await live.system.shutdown(chosen)
                 if info.state == "paused":

@@ -438,7 +438,7 @@ async def test_kill_works_on_what_is_paused(station: Station) -> None:
 async def test_shutdown_asks_and_init_ends_by_itself(station: Station) -> None:
     async with launched(station, station.commands.trap(5)) as (system, process):
         assert await line(process) == b"ready\n"
-        assert system.can_receive(TERM)
+        assert await system.can_receive(TERM)
         await system.shutdown()
         exit = await process.wait()
         assert exit.code == 5

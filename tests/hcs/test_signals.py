@@ -155,7 +155,7 @@ async def test_where_it_has_none_a_container_is_shut_down_and_a_process_can_only
 async def test_any_other_signal_shuts_the_system_down(tmp_path: Path, number: int | None) -> None:
     async with world(tmp_path, modern=True) as it:
         system, init = await it.launch()
-        assert system.can_receive(number or 15)
+        assert await system.can_receive(number or 15)
         await system.shutdown(number)
         assert it.count("HcsShutdownComputeSystem") == 1
         await init.wait()

@@ -291,7 +291,7 @@ class HcsSystem:
             if not same(error.code or 0, STOPPED):
                 raise
 
-    def can_receive(self, signal: int) -> bool:
+    async def can_receive(self, signal: int) -> bool:
         """A system can always be asked to shut down."""
         return not self.over
 

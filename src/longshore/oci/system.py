@@ -184,6 +184,7 @@ class OciSystem:
 
     async def shutdown(self, signal: int | None = None) -> None:
         if self.init is not None:
+            await self.init.begun()
             with suppress(LookupError):
                 self.init.send(15 if signal is None else signal)
 
@@ -192,10 +193,11 @@ class OciSystem:
             self.init.send(signal.SIGKILL)
         await in_thread(self._thaw)  # cgroup v1: a frozen process dies only when it is thawed
 
-    def can_receive(self, number: int) -> bool:
+    async def can_receive(self, number: int) -> bool:
         """Whether init can be reached by a signal at all: as pid 1 it gets only what it handles (pid_namespaces(7))."""
         if self.init is None:
             return False
+        await self.init.begun()
         return processes.can_receive(self.init.pid, number)
 
     async def settle(self, init: Exit, limit: float) -> SystemEnd:

@@ -24,6 +24,7 @@ from .launch import Child
 from .runtime import Runtime, last_error
 from .stdio import Wiring, set_terminal_size
 
+BEGIN_LIMIT = 1.0  # seconds that the runtime's own code may take to become the user's program
 MONITOR_LIMIT = 10.0  # seconds that a monitor may take to write the status after init has ended
 LINGER_PAUSE = 0.05  # seconds between two looks at a runtime that outlives its process
 KILL = int(signal.SIGKILL)
@@ -158,7 +159,16 @@ class OciProcess:
     async def wait(self) -> Exit:
         return await asyncio.shield(self._exit)
 
+    async def begun(self) -> None:
+        """Wait until it is the user's program: the pid is told a moment before, while it is still the runtime's own
+        code, which handles signals in its own way. Without this one would be lost, or end it with a code of runc's."""
+        deadline = asyncio.get_running_loop().time() + BEGIN_LIMIT
+        while processes.is_runtime(self._pid) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)  # execve(2) tells nobody
+
     async def signal(self, signal: int) -> None:
+        if signal != KILL:
+            await self.begun()
         self.send(signal)
         if signal == KILL and self._cgroup.frozen():
             await in_thread(lambda: processes.let_die(self._pid, self._start, self._cgroup))

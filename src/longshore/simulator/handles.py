@@ -331,7 +331,7 @@ class SimulatedSystem:
         elif system.init is not None:
             system.init.deliver(TERM if signal is None else signal)
 
-    def can_receive(self, signal: int) -> bool:
+    async def can_receive(self, signal: int) -> bool:
         """On the OCI-like machine as pid 1's rules are; an HCS system can always be asked to shut down."""
         system = self._system
         if self._machine.temperament == "hcs":
