@@ -14,13 +14,16 @@ from typing import Any, Self
 from ..compute import Stdio
 from ..errors import ServiceError
 from ..files import store_error
-from ..tasks import shielded
+from ..tasks import in_thread, shielded
 from ..watching import wait_for_file
+from . import processes
 from .cgroup import Cgroup
 from .launch import Child, MountStep
 from .runtime import Runtime
 from .stdio import Wiring
 from .watch import DirectProcess, identify
+
+STREAMS_LIMIT = 1.0  # seconds that a runtime may take to end after the exec that it started was killed
 
 
 def read_pid(pidfile: Path) -> int | None:
@@ -110,15 +113,20 @@ class PidFile:
             self._ours = -1
 
 
-async def _undo_start(child: Child, pidfile: PidFile, limit: float) -> None:
-    """End what a runtime in the foreground has started, or is about to start. The runtime itself is not killed:
-    it removes what it made."""
+async def _undo_start(child: Child, pidfile: PidFile, verb: str, cgroup: Cgroup, limit: float) -> None:
+    """End what a runtime in the foreground has started, or is about to start. A runtime that makes a container is not
+    killed: it removes what it made. One that only waits for the streams of an exec would wait for what that left
+    behind."""
+    pid = await _bounded(pidfile.wait(child), limit)
+    if pid is not None and not child.ended:
+        with suppress(ProcessLookupError):
+            if verb == "exec":
+                start = processes.start_time(pid)
+                await in_thread(lambda: processes.kill_tree(pid, start, cgroup))
+            os.kill(pid, signal.SIGKILL)  # alive, or a zombie until its runtime, alive, has waited for it
     if not child.ended:
-        pid = await _bounded(pidfile.wait(child), limit)
-        if pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)  # alive, or a zombie until its runtime, alive, has waited for it
-        if await _bounded(child.wait(), limit) is None and not child.ended:
+        patience = STREAMS_LIMIT if verb == "exec" and pid is not None else limit
+        if await _bounded(child.wait(), patience) is None and not child.ended:
             child.kill()
             await child.wait()
 
@@ -196,7 +204,7 @@ async def run_direct(
             )
             process.streams = await wiring.open()
         except BaseException:
-            await shielded(_undo_start(child, pidfile, runtime.limits.verb))
+            await shielded(_undo_start(child, pidfile, verb, cgroup, runtime.limits.verb))
             if process is not None:
                 await process.close()
             raise
