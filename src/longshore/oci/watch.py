@@ -45,21 +45,20 @@ def identify(pid: int, *, wrapped: bool = False) -> ProcessToken:
 
 
 async def ended(pidfd: int) -> None:
-    """Wait until the process behind a pidfd has ended (pidfd_open(2): it becomes readable)."""
+    """Wait until the process behind a pidfd has ended (pidfd_open(2): it becomes readable). One waiter for each
+    descriptor, which stays open meanwhile: with a thousand containers, a copy for each wait is a thousand more."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
-    copy = os.dup(pidfd)  # each waiter watches a descriptor of its own
 
     def ready() -> None:
         if not future.done():
             future.set_result(None)
 
-    loop.add_reader(copy, ready)
+    loop.add_reader(pidfd, ready)
     try:
         await future
     finally:
-        loop.remove_reader(copy)
-        os.close(copy)
+        loop.remove_reader(pidfd)
 
 
 async def reaped_status(pidfd: int) -> int | None:
@@ -288,7 +287,7 @@ class DirectProcess(OciProcess):
         runc copies the streams of an exec and waits for their end (its tty.go): a grandchild that holds them, or a
         reader that has stopped, would hold us, too.
         """
-        pidfd = None if self._pidfd is None else os.dup(self._pidfd)
+        pidfd = self._pidfd
         ending = asyncio.ensure_future(self.child.wait())
         gone = None if pidfd is None else asyncio.ensure_future(ended(pidfd))
         try:
@@ -308,8 +307,6 @@ class DirectProcess(OciProcess):
                 if task is not None:
                     task.cancel()
                     await asyncio.gather(task, return_exceptions=True)
-            if pidfd is not None:
-                os.close(pidfd)
 
     async def _release_runtime(self) -> None:
         """Have a runtime end that only waits for a grandchild to close its streams, once it has copied everything."""
@@ -370,41 +367,40 @@ class KeptProcess(OciProcess):
         super().__init__(container_id, name, identity, cgroup)
         self._files = run
         self._terminal = terminal
-        self._monitor_fd = processes.open_pidfd(monitor.pid, monitor.start)
+        self._monitor = monitor
 
     async def _watch(self) -> Exit:
-        pidfd = None if self._pidfd is None else os.dup(self._pidfd)
-        try:
-            if pidfd is not None:
-                await ended(pidfd)
-            at = now()
-            if self._monitor_fd is not None:
-                try:
-                    async with asyncio.timeout(MONITOR_LIMIT):
-                        await ended(self._monitor_fd)  # it ends once the status is in its file
-                except TimeoutError:
-                    pass
-            found = conmon.read_exit(self._files, self.container_id)
-            if found is not None and found[0] is not None:
-                code, mtime = found
-                assert code is not None
-                if pidfd is None:  # it ended before we looked
-                    at = datetime.fromtimestamp(mtime, UTC)
-                raw = processes.wait_status(pidfd) if pidfd is not None and code > 128 else None
-                return self.from_code(code, at) if raw is None else self.from_status(raw, at)
-            raw = await reaped_status(pidfd) if pidfd is not None else None
-            if raw is not None:
-                return self.from_status(raw, at)
-            return Exit(code=None, cause=Cause.MONITOR_LOST, at=at, pid=self._pid, started_at=self.started_at)
-        finally:
-            if pidfd is not None:
-                os.close(pidfd)
+        pidfd = self._pidfd
+        if pidfd is not None:
+            await ended(pidfd)
+        at = now()
+        await self._monitor_done()
+        found = conmon.read_exit(self._files, self.container_id)
+        if found is not None and found[0] is not None:
+            code, mtime = found
+            assert code is not None
+            if pidfd is None:  # it ended before we looked
+                at = datetime.fromtimestamp(mtime, UTC)
+            raw = processes.wait_status(pidfd) if pidfd is not None and code > 128 else None
+            return self.from_code(code, at) if raw is None else self.from_status(raw, at)
+        raw = await reaped_status(pidfd) if pidfd is not None else None
+        if raw is not None:
+            return self.from_status(raw, at)
+        return Exit(code=None, cause=Cause.MONITOR_LOST, at=at, pid=self._pid, started_at=self.started_at)
 
-    def _close_pidfd(self) -> None:
-        super()._close_pidfd()
-        if self._monitor_fd is not None:
-            os.close(self._monitor_fd)
-            self._monitor_fd = None
+    async def _monitor_done(self) -> None:
+        """Wait for the monitor, which ends once the status is in its file. It is opened only now: a thousand
+        containers that run take a thousand descriptors, not two."""
+        monitor = processes.open_pidfd(self._monitor.pid, self._monitor.start)
+        if monitor is None:
+            return
+        try:
+            async with asyncio.timeout(MONITOR_LIMIT):
+                await ended(monitor)
+        except TimeoutError:
+            pass
+        finally:
+            os.close(monitor)
 
     async def resize(self, rows: int, columns: int) -> None:
         if not self._terminal:
