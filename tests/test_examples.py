@@ -42,3 +42,13 @@ def test_the_ci_runner_reports_each_job(state: Path) -> None:
 def test_the_notebook_needs_no_loop(state: Path) -> None:
     done = run(state, "notebook.py")
     assert done.stdout.splitlines()[1:4] == ["0", "1", "4"], done.stderr
+
+
+def test_a_program_is_tested_against_failures_on_a_simulated_machine(state: Path) -> None:
+    done = run(state, "faults.py")
+    assert done.stdout.splitlines()[4:] == [
+        "hcs: two failures, then 7 after 3 tries",
+        "hcs: the second step fails, then 7 after 2 tries",
+        "hcs: told late, then twice: 7 7",
+        "hcs: a lost service: code None, cause system_gone",
+    ], done.stderr

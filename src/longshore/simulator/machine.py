@@ -7,6 +7,7 @@ other or at once, work on the same machine. Effects here are synchronous, as a k
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from collections import Counter
@@ -48,6 +49,7 @@ class Machine:
         self.serials = itertools.count(1)
         self.pids = itertools.count(FIRST_PID)
         self.disconnects: list[Callable[[], None]] = []
+        self._late: set[asyncio.Task[None]] = set()
 
     def program(self, container_id: str, args: Sequence[str]) -> Program:
         """What a command runs. CommandNotFound, CommandNotExecutable."""
@@ -108,6 +110,17 @@ class Machine:
     def killed(self) -> Exit:
         """How a process ends that is killed from outside."""
         return signalled(KILL) if self.temperament == "oci" else Exit(code=TERMINATED, cause=Cause.KILLED)
+
+    def later(self, until: float | asyncio.Event, act: Callable[[], None]) -> None:
+        """Do something after so many seconds, or when the event is set."""
+
+        async def wait() -> None:
+            await (until.wait() if isinstance(until, asyncio.Event) else asyncio.sleep(until))
+            act()
+
+        task = asyncio.get_running_loop().create_task(wait())
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
 
     # what tests make happen
 

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..compute import Cause, Exit, now
+from .faults import EXIT_NOTIFICATION, Fate
 from .programs import Program, complain
 from .streams import Input, Output
 
@@ -22,6 +23,7 @@ PIPE_SIGNAL = 13
 TERM = 15
 WINCH = 28
 IGNORED_BY_DEFAULT = frozenset({17, 18, 19, 20, 21, 22, 23, 28})  # CHLD, URG, WINCH; and the job control that we lack
+AGAIN_AFTER = 0.01  # seconds between a notification and its double
 CONTROL_C = 0xC000013A  # STATUS_CONTROL_C_EXIT: how Windows ends a program that does not handle the request
 
 
@@ -221,12 +223,30 @@ class Process:
         self.ended.set_result(exit)
         system.process_ended(self)
         if self.watchers:
-            if system.machine.faults.drops("exit notification"):
-                system.untold.append(self)
-            elif system.machine.temperament == "hcs":
-                asyncio.get_running_loop().call_soon(self.tell, exit)
-            else:
-                self.tell(exit)
+            self._notify(exit)
+
+    def _notify(self, exit: Exit) -> None:
+        """Have its end told, in the way that was asked for."""
+        machine, loop = self.system.machine, asyncio.get_running_loop()
+        fate = machine.faults.fate(EXIT_NOTIFICATION)
+        if fate is Fate.LOST:
+            self.system.untold.append(self)
+            return
+        if fate is not None and fate is not Fate.DOUBLED:
+            self.system.untold.append(self)  # if the system ends before, it is told by that
+            machine.later(fate, lambda: self._tell_late(exit))
+            return
+        if machine.temperament == "hcs":
+            loop.call_soon(self.tell, exit)
+        else:
+            self.tell(exit)
+        if fate is Fate.DOUBLED:
+            loop.call_later(AGAIN_AFTER, self.tell, exit)
+
+    def _tell_late(self, exit: Exit) -> None:
+        if self in self.system.untold:
+            self.system.untold.remove(self)
+            self.tell(exit)
 
     def tell(self, exit: Exit) -> None:
         """Notify whoever watches."""

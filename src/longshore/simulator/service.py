@@ -35,6 +35,7 @@ from ..compute import (
 )
 from ..errors import ServiceError
 from ..spec import Spec
+from .faults import ANY, EXIT_NOTIFICATION, Fate, Faults
 from .handles import NO_INPUT, NO_SIGNALS, NO_UPDATE, SimulatedProcess, SimulatedSystem, command_of
 from .machine import Machine, Temperament
 from .process import Process
@@ -47,7 +48,7 @@ STEPS = frozenset(
     "probe create launch start exec open open_process signal kill_tree close_stdin resize shutdown terminate settle"
     " delete pause resume stats processes update attach_stdin abandon end_lease leftovers version".split()
 )
-"""What `fail_at` and `delay` know. `launch` is also a `create` and a `start`."""
+"""What `fail_at` and `delay` know, besides `any`. `launch` is also a `create` and a `start`."""
 
 NEEDS_LIFE = frozenset({"create", "start", "exec", "pause", "resume"})
 """Steps that a system which has ended meanwhile can never complete."""
@@ -92,8 +93,8 @@ class Simulator:
     built-in commands (`longshore.simulator.programs`). `machine` is one that another Simulator used before, or
     uses too: its containers are still there.
 
-    What shall go wrong is asked for beforehand: `fail_at`, `delay`, `drop`; or made to happen now: `crash`,
-    `kill_monitor`, `out_of_memory`, `disconnect`, `caller_died`.
+    What shall go wrong is asked for beforehand: `fail_at`, `delay`, `drop`, `double`; or made to happen now: `crash`,
+    `kill_monitor`, `out_of_memory`, `disconnect`, `caller_died`. docs/simulator.md explains it by examples.
     """
 
     name = "simulator"
@@ -134,23 +135,37 @@ class Simulator:
 
     # what is to go wrong
 
-    def fail_at(self, step: str, error: BaseException | type[BaseException], *, times: int = 1) -> None:
-        """Have the next `times` calls of `step` (one of STEPS) fail with `error`, half-way through."""
+    def fail_at(self, step: str, error: BaseException | type[BaseException], *, times: int = 1, after: int = 0) -> None:
+        """Have calls of `step` (one of STEPS, or `any`) fail with `error`, half-way through.
+
+        The next `after` calls go well, the `times` after those fail. `any` counts all steps: to try every instant at
+        which something can fail, run the same code again and again, each time with one more in `after`.
+        """
         made = error() if isinstance(error, type) else error
-        self.machine.faults.fail(_known(step), made, times)
+        self.machine.faults.fail(_known(step), made, times, after)
 
-    def delay(self, step: str, until: float | asyncio.Event, *, times: int = 1) -> None:
-        """Have the next `times` calls of `step` hang half-way, for so many seconds or until the event is set."""
-        self.machine.faults.delay(_known(step), until, times)
+    def delay(self, step: str, until: float | asyncio.Event, *, times: int = 1, after: int = 0) -> None:
+        """Have calls of `step` hang half-way, for so many seconds or until the event is set.
 
-    def drop(self, what: str, *, times: int = 1) -> None:
-        """Lose the next `times` notifications of a kind; there is one: `exit notification`, of a process.
+        `exit notification` in place of a step: the process ends at once, but who waits for it is told so much later.
+        """
+        known = step if step == EXIT_NOTIFICATION else _known(step)
+        self.machine.faults.delay(known, until, times, after)
+
+    def drop(self, what: str = EXIT_NOTIFICATION, *, times: int = 1, after: int = 0) -> None:
+        """Lose notifications of a kind; there is one: `exit notification`, of a process.
 
         Who waits for it is told by the end of the whole system, and then without a code.
         """
-        if what != "exit notification":
-            raise ValueError(f"{what!r} cannot be dropped: only `exit notification`")
-        self.machine.faults.drop(what, times)
+        self.machine.faults.change(_notification(what, "dropped"), Fate.LOST, times, after)
+
+    def double(self, what: str = EXIT_NOTIFICATION, *, times: int = 1, after: int = 0) -> None:
+        """Tell of something twice: the second time some turns of the loop later, when the first was acted upon."""
+        self.machine.faults.change(_notification(what, "doubled"), Fate.DOUBLED, times, after)
+
+    def clear_faults(self) -> None:
+        """What was asked for and has not happened yet shall not happen."""
+        self.machine.faults = Faults()
 
     def crash(self, id: str) -> None:
         """A system ends without anybody's asking. OCI: its processes are killed; HCS: its code is not known."""
@@ -196,7 +211,7 @@ class Simulator:
             await self._never(step)
         if self._closed:
             raise ServiceError(step, system.id if system else None, "the service is closed")
-        failure, until = machine.faults.failure(step), machine.faults.wait(step)
+        failure, until = machine.faults.at(step)
         if machine.temperament == "hcs":  # pending: the loop completes it by a notification
             loop = asyncio.get_running_loop()
             completed = loop.create_future()
@@ -369,9 +384,15 @@ class Simulator:
 
 
 def _known(step: str) -> str:
-    if step not in STEPS:
-        raise ValueError(f"{step!r} is not a step: {', '.join(sorted(STEPS))}")
+    if step not in STEPS and step != ANY:
+        raise ValueError(f"{step!r} is not a step: {ANY}, {', '.join(sorted(STEPS))}")
     return step
+
+
+def _notification(what: str, done: str) -> str:
+    if what != EXIT_NOTIFICATION:
+        raise ValueError(f"{what!r} cannot be {done}: only `{EXIT_NOTIFICATION}`")
+    return what
 
 
 def _complete(future: asyncio.Future[None]) -> None:
