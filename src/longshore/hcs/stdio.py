@@ -21,6 +21,7 @@ from ..compute import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Stdio, Streams
 from ..errors import InvalidSpec
 from .calls import Handle, Threads
 from .pipes import Pipes
+from .reader import PromptReader
 
 log = logging.getLogger("longshore.hcs")
 
@@ -103,7 +104,7 @@ class Feed(asyncio.ReadTransport):
 
     def __init__(self, count: int = 1) -> None:
         super().__init__()
-        self.stream = asyncio.StreamReader(limit=LIMIT)
+        self.stream = PromptReader(limit=LIMIT)
         self.stream.set_transport(self)
         self._open = count
         self._outputs: list[OutputPipe] = []
