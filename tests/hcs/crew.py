@@ -137,8 +137,7 @@ class Crew:
         status = process.child.process.wait()
         with self._hcs.lock:
             code = KILLED if process.child.killed else CONTROL_C if status < 0 else status
-            process.told = any(handle.box is not None for handle in process.handles)
-            self._hcs.process_exit(process, code, silent=not process.told)
+            self._hcs.process_exit(process, code)
             system = process.system
             if system.ending and not system.processes:
                 self._exited(system)

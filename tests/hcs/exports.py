@@ -28,7 +28,6 @@ from .scripted import (
     E_NOT_FOUND,
     E_STOPPED,
     INVALID_PIPE,
-    TYPES,
     Hcs,
     ScriptedHandle,
     ScriptedProcess,
@@ -362,13 +361,10 @@ class Client:
             handle.box = Mailbox(registration.name, callback, context)
             entry["callback"] = registration.name
             out[0] = registration.value
-            untold, handle.of.untold = handle.of.untold, []
+            holder = handle.of if isinstance(handle.of, ScriptedSystem) else handle
+            untold, holder.untold = holder.untold, []
             for each in untold:
                 hcs._send(handle, *each)
-            if isinstance(handle.of, ScriptedProcess) and handle.of.exited and hcs.crew is not None:
-                if not untold and not handle.of.told:
-                    hcs._send(handle, TYPES["ProcessExited"], 0, None)
-                handle.of.told = True
         return hr
 
     def HcsUnregisterComputeSystemCallback(self, value: int) -> int:

@@ -71,8 +71,6 @@ class ScriptedProcess:
         self.handles: list[ScriptedHandle] = []
         self.child: Any = None
         self.name = ""
-        self.told = False  # of its end, with a crew
-        self.untold: list[tuple[int, int, str | None]] = []  # due before there was a registration
 
 
 class ScriptedSystem:
@@ -102,6 +100,7 @@ class ScriptedHandle:
         self.on: ScriptedHandle | None = None  # of a registration: the handle that it is for
         self.through = ""  # of a process: the name of the system's handle that it was made with
         self.value = 0
+        self.untold: list[tuple[int, int, str | None]] = []  # of a process: due before there was a registration
 
 
 class Hcs:
@@ -203,13 +202,13 @@ class Hcs:
                 self.notify_process(process, TYPES["ProcessExited"], status)
 
     def notify_process(self, process: ScriptedProcess, type: int, status: int) -> None:
-        """A notification on all handles of a process."""
+        """A notification on all handles of a process; it waits for those that register later."""
         with self.lock:
-            boxes = [handle for handle in process.handles if handle.box is not None]
-            if not boxes and not process.told:
-                process.untold.append((type, status, None))
-            for handle in boxes:
-                self._send(handle, type, status, None)
+            for handle in process.handles:
+                if handle.box is None:
+                    handle.untold.append((type, status, None))
+                else:
+                    self._send(handle, type, status, None)
 
     def notify_system(self, system: ScriptedSystem, type: int, status: int = 0, data: str | None = None) -> None:
         """A notification on all handles of a system; it waits for one that registers."""

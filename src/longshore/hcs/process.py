@@ -303,11 +303,11 @@ class HcsProcess:
         wiring = self._wiring
         if self.ending or self._closed:
             if wiring is not None and wiring.input is not None:
-                asyncio.StreamWriter.close(wiring.input)  # the pipe alone: nobody is to be told
+                wiring.input.close_pipe()
             return
         if self._told is None or self._told.done():
             if wiring is not None and wiring.input is not None:
-                asyncio.StreamWriter.close(wiring.input)
+                wiring.input.close_pipe()
             self._input_closed()
         assert self._told is not None
         # it waits for what is still to be written, and the service may wait for the process: we do not

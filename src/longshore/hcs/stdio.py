@@ -146,11 +146,18 @@ class InputWriter(asyncio.StreamWriter):
     """The writer of a process's standard input. Closing it is the end of input: the service is told, too."""
 
     closed: Callable[[], None] | None = None
+    _tells = True
 
     def close(self) -> None:
         super().close()
-        if self.closed is not None:
+        if self._tells and self.closed is not None:
+            self._tells = False
             self.closed()
+
+    def close_pipe(self) -> None:
+        """Close the pipe alone: who calls this tells the service, or nobody is to be told."""
+        self._tells = False
+        super().close()
 
     def can_write_eof(self) -> bool:
         return True

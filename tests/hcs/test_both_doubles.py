@@ -1,0 +1,129 @@
+"""What the two doubles of vmcompute.dll must agree on: the one in Python here, the one in C in Windows' Python."""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from longshore.hcs.vmcompute import NotificationCallback, Vmcompute
+
+CREATED, EXITED, PROCESS_EXITED, UNKNOWN = 0x2, 0x1, 0x10000, 0xB
+
+
+class Double:
+    """One of the two, as far as these tests need it."""
+
+    def __init__(self) -> None:
+        self.told: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()  # context, type
+        self.callback = NotificationCallback(lambda type, context, status, data: self.told.put((context, type)))
+        if os.name == "nt":
+            from .wine_double import Machine
+
+            machine = Machine()
+            self.exit: Callable[[int, int], None] = machine.process_exit
+            self.notify_process = machine.notify_process
+            self.notify_system = machine.notify_system
+            self.errors: Callable[[], list[Any]] = lambda: machine.errors
+        else:
+            from .scripted import Hcs
+
+            hcs = machine = Hcs()
+            self.exit = lambda pid, code: hcs.process_exit(hcs.process(pid), code)
+            self.notify_process = lambda pid, type: hcs.notify_process(hcs.process(pid), type, 0)
+            self.notify_system = lambda id, type: hcs.notify_system(hcs.systems[id], type)
+            self.errors = lambda: hcs.errors
+        self._machine: Any = machine
+        self.vmcompute: Vmcompute = machine.client().binding
+
+    def next(self) -> tuple[int, int]:
+        return self.told.get(timeout=10)
+
+    def close(self) -> None:
+        self._machine.close()
+
+
+@pytest.fixture
+def double() -> Iterator[Double]:
+    made = Double()
+    yield made
+    errors = list(made.errors())
+    made.close()
+    assert errors == []
+
+
+@pytest.fixture
+def system(double: Double) -> Iterator[Any]:
+    handle, _ = double.vmcompute.create_compute_system("box", '{"Owner":"test","Name":"box"}')
+    yield handle
+    double.vmcompute.close_compute_system(handle)
+
+
+@pytest.fixture
+def process(double: Double, system: Any) -> Iterator[tuple[Any, int]]:
+    """Its handle and its pid."""
+    handle, pid, _ = double.vmcompute.create_process(system, '{"CommandLine":"x"}')
+    yield handle, pid
+    double.vmcompute.close_process(handle)
+
+
+def test_the_end_of_a_process_waits_for_its_registration(double: Double, process: tuple[Any, int]) -> None:
+    handle, pid = process
+    double.exit(pid, 3)
+    registration = double.vmcompute.register_process_callback(handle, double.callback, 1)
+    assert double.next() == (1, PROCESS_EXITED)
+    double.vmcompute.unregister_process_callback(registration)
+
+
+def test_what_waits_for_a_registration_keeps_its_order(double: Double, process: tuple[Any, int]) -> None:
+    handle, pid = process
+    double.notify_process(pid, UNKNOWN)
+    double.exit(pid, 3)
+    registration = double.vmcompute.register_process_callback(handle, double.callback, 1)
+    assert [double.next(), double.next()] == [(1, UNKNOWN), (1, PROCESS_EXITED)]
+    double.vmcompute.unregister_process_callback(registration)
+
+
+def test_who_registers_late_is_told_though_others_have_been_told(
+    double: Double, system: Any, process: tuple[Any, int]
+) -> None:
+    """Each handle hears of the end, whenever it registers: two programs may hold one process."""
+    handle, pid = process
+    early = double.vmcompute.register_process_callback(handle, double.callback, 1)
+    other = double.vmcompute.open_process(system, pid)
+    double.exit(pid, 3)
+    assert double.next() == (1, PROCESS_EXITED)
+    late = double.vmcompute.register_process_callback(other, double.callback, 2)
+    assert double.next() == (2, PROCESS_EXITED)
+    double.vmcompute.unregister_process_callback(early)
+    double.vmcompute.unregister_process_callback(late)
+    double.vmcompute.close_process(other)
+
+
+def test_what_was_told_is_not_told_again(double: Double, process: tuple[Any, int]) -> None:
+    handle, pid = process
+    first = double.vmcompute.register_process_callback(handle, double.callback, 1)
+    double.exit(pid, 3)
+    assert double.next() == (1, PROCESS_EXITED)
+    double.vmcompute.unregister_process_callback(first)
+    second = double.vmcompute.register_process_callback(handle, double.callback, 2)
+    double.notify_process(pid, UNKNOWN)
+    assert double.next() == (2, UNKNOWN)  # and not the end before it
+    double.vmcompute.unregister_process_callback(second)
+
+
+def test_what_befalls_a_system_waits_for_the_first_registration_alone(double: Double, system: Any) -> None:
+    double.notify_system("box", UNKNOWN)
+    first = double.vmcompute.register_compute_system_callback(system, double.callback, 1)
+    told = [double.next(), double.next()]
+    assert sorted(told) == [(1, CREATED), (1, UNKNOWN)]
+    other = double.vmcompute.open_compute_system("box")
+    second = double.vmcompute.register_compute_system_callback(other, double.callback, 2)
+    double.notify_system("box", EXITED)
+    assert sorted([double.next(), double.next()]) == [(1, EXITED), (2, EXITED)]
+    double.vmcompute.unregister_compute_system_callback(first)
+    double.vmcompute.unregister_compute_system_callback(second)
+    double.vmcompute.close_compute_system(other)
