@@ -275,6 +275,21 @@ async def test_out_of_memory_is_told(engine: Engine, world: World) -> None:
     assert (await box.inspect())["oom"] is True
 
 
+@only_oci  # Windows tells nobody
+async def test_a_container_of_the_same_name_does_not_inherit_that_memory_was_lacking(
+    engine: Engine, world: World
+) -> None:
+    """An old bug, 31: the mark of the one run stuck to the next."""
+    box = await engine.launch("box", args=FOREVER)
+    world.faults.out_of_memory("box")
+    await box.wait()
+    await box.delete()
+    again = await engine.launch("box", args=["exit", "3"])
+    assert (await again.wait()).cause is Cause.EXITED
+    assert (await again.inspect())["oom"] is False
+    assert (await types(engine)).count("oom") == 1
+
+
 @only_oci  # there is no monitor
 async def test_a_lost_monitor_is_never_a_success(engine: Engine, world: World) -> None:
     box = await engine.launch("box", args=["trap-exit", "0"])

@@ -39,6 +39,7 @@ def test_the_reference_takes_microsofts_examples_apart(line: str, args: list[str
 @settings(max_examples=1000)
 @given(PROGRAM, ARGUMENTS)
 def test_what_is_quoted_is_taken_apart_into_the_same_list(program: str, rest: list[str]) -> None:
+    """Bug 14: arguments were joined by blanks."""
     assert command_line_to_argv(command_line.join([program, *rest])) == [program, *rest]
 
 

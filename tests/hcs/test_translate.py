@@ -132,6 +132,13 @@ def test_the_documented_example_of_hyper_v_isolation() -> None:
     assert list(json.loads(text))[-3:] == ["Servicing", "AllowUnqualifiedDNSQuery", "DNSSearchList"]
 
 
+def test_hyper_v_isolation_needs_no_sandbox_path() -> None:
+    """Bug 17: the original demanded one, though nothing reads it; it is sent only if it is given."""
+    sent = json.loads(documents.encode(config(minimal(windows=WindowsOptions(hyperv=HyperV())), f"{BASE}\\UtilityVM")))
+    assert "SandboxPath" not in sent
+    assert sent["IsDummy"] is False
+
+
 # a modern OCI document is the same thing
 
 
@@ -187,6 +194,7 @@ def test_the_last_of_the_layer_folders_is_the_containers_own() -> None:
 
 @pytest.mark.parametrize("folders", [[], ["C:\\l\\own"]])
 def test_layer_folders_need_a_parent(folders: list[str]) -> None:
+    """Bug 19: the least number of layer folders was not checked."""
     with pytest.raises(InvalidSpec) as raised:
         config(from_oci({"layerFolders": folders}))
     assert raised.value.field == "oci.windows.layerFolders"
@@ -317,7 +325,7 @@ def test_a_folder_that_is_not_there_does_not_exist(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("root", ["rootfs:C:\\web", "rootfs:\\\\?\\Volume{1}"])
 def test_a_root_that_is_no_volume_is_refused(root: str) -> None:
-    """Later versions of the original look at this, too, but forget the answer (lessons, 19)."""
+    """Bug 19: later versions of the original look at this, too, but forget the answer."""
     with pytest.raises(InvalidSpec) as raised:
         config(minimal(root=root))
     assert raised.value.field == "root"
@@ -370,13 +378,14 @@ def test_processors_limited_twice_are_refused() -> None:
     ],
 )
 def test_an_option_out_of_range_is_refused_by_name(field: str, value: int) -> None:
-    """Lessons, 13: the original had percent without an upper limit."""
+    """Bug 13: the original had percent without an upper limit."""
     with pytest.raises(InvalidSpec) as raised:
         WindowsOptions(**{field: value})  # type: ignore[arg-type]
     assert raised.value.field == f"windows.{field}"
 
 
 def test_percent_is_sent_in_hundredths() -> None:
+    """Bug 13: percent was multiplied after it was rounded, and its bound was said to be 100."""
     assert config(windows(cpu_percent=50)).processor_maximum == 5000
     assert config(windows(cpu_maximum=5050)).processor_maximum == 5050
 
@@ -402,7 +411,7 @@ def test_the_size_of_the_scratch_layer_is_no_part_of_the_document() -> None:
     ],
 )
 def test_what_windows_has_no_such_thing_for_is_refused_not_ignored(fields: dict[str, Any]) -> None:
-    """Lessons, 21: never a silent success."""
+    """Bug 21: never a silent success."""
     with pytest.raises(NotSupported) as raised:
         config(minimal(**fields))
     assert raised.value.reason
@@ -412,7 +421,7 @@ def test_what_windows_has_no_such_thing_for_is_refused_not_ignored(fields: dict[
 
 
 def test_folders_and_pipes_of_the_host() -> None:
-    """Lessons, 18: named pipes became folders."""
+    """Bug 18: named pipes became folders."""
     spec = minimal(
         mounts=[
             Mount(source="C:\\host", target="D:", options=["RO"]),
@@ -429,6 +438,7 @@ def test_folders_and_pipes_of_the_host() -> None:
 
 
 def test_a_pipe_is_seen_as_a_pipe() -> None:
+    """Bug 18: a named pipe was mounted as a folder."""
     with pytest.raises(InvalidSpec) as raised:
         config(minimal(mounts=[Mount(source="\\\\.\\pipe\\x", target="C:\\x")]))
     assert raised.value.field == "mounts[0].target"
@@ -446,6 +456,7 @@ def test_a_mount_takes_the_place_of_the_documents_for_its_target() -> None:
 
 
 def test_a_mount_of_a_type_that_windows_has_not_is_refused() -> None:
+    """Bug 18: the type of a mount was not looked at."""
     with pytest.raises(NotSupported, match=r"oci.mounts\[0\].type"):
         config(from_oci(mounts=[{"destination": "C:\\a", "source": "C:\\b", "type": "tmpfs"}]))
 
@@ -462,7 +473,7 @@ def test_init_has_stdin_and_stdout_always_and_stderr_unless_a_terminal() -> None
 
 
 def test_a_size_without_a_terminal_is_not_sent() -> None:
-    """Lessons, 16."""
+    """Bug 16: the size was sent without a terminal, and a terminal without a size crashed."""
     assert translate.process_config(minimal(size=(30, 100))).console_size == (0, 0)
     assert translate.process_config(minimal(terminal=True)).console_size == (0, 0)
 
@@ -473,7 +484,7 @@ def test_servicing_has_no_streams() -> None:
 
 
 def test_a_command_line_is_passed_as_it_is() -> None:
-    """Lessons, 14."""
+    """Bug 14: arguments were joined by blanks, so callers escaped, and nothing could be passed untouched."""
     line = 'cmd /s /c "echo  "a" & b"'
     spec = Spec.of(layers=Layers(parents=[BASE]), command_line=line)
     assert translate.process_config(spec).command_line == line
