@@ -23,6 +23,7 @@ async def delete(core: Core, entry: Entry, uid: str, *, force: bool) -> None:
     """Remove it and all that it has. InvalidState if it runs, unless `force`. Gone already is fine."""
     try:
         record = entry.read()
+        entry.read_exit()
     except ContainerNotFound:
         return
     except Damaged:
@@ -34,7 +35,8 @@ async def delete(core: Core, entry: Entry, uid: str, *, force: bool) -> None:
         raise ContainerNotFound(entry.id)
     if not force:
         await _refuse_if_alive(core, entry, record)
-    await shielded(_delete(core, entry, record, force=force))
+    async with core.descriptors.ending():
+        await shielded(_delete(core, entry, record, force=force))
 
 
 async def _refuse_if_alive(core: Core, entry: Entry, record: Record) -> None:
@@ -83,8 +85,9 @@ async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:
         live = await adopt(core, entry, record)
     except InvalidState:  # nothing is left of it
         await end_of_gone(core, entry, record.uid)
-        if record.boot != core.store.boot:  # but for what outlives a boot: layers, on Windows
-            await core.service.abandon(entry.id, entry.place(named_lease(record)))
+        await tell_recorded(core, entry, entry.read_own(record.uid))
+        # but for what outlives a boot (layers, on Windows), and what a token that is damaged does not find
+        await core.service.abandon(entry.id, entry.place(named_lease(record)))
         return
     if entry.read_exit() is None:
         if live.watcher is not None:
@@ -95,6 +98,8 @@ async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:
             await live.system.terminate()
     elif live.watcher is not None:
         await asyncio.wait((live.watcher,), timeout=core.limits.settle)
+    else:  # whoever recorded its end may have died before telling it
+        await tell_recorded(core, entry, record)
     await live.system.delete()
 
 
@@ -125,12 +130,14 @@ async def let_go(core: Core, live: Live) -> None:
 
 
 async def _delete_damaged(core: Core, entry: Entry) -> None:
-    """Delete a container whose record cannot be read: all that can be found of it by its id."""
+    """Delete a container whose records cannot be read: all that can be found of it by its id."""
     claim = await entry.claim_at_last("delete", core.limits.end)
+    record: Record | None = None
     try:
         with suppress(ContainerNotFound):
             try:
                 record = entry.read()
+                entry.read_exit()
             except Damaged:
                 pass
             else:  # it was mended, or is another one
@@ -142,7 +149,12 @@ async def _delete_damaged(core: Core, entry: Entry) -> None:
                 await live.system.terminate()
                 await live.system.delete()
                 await let_go(core, live)
-            await core.service.abandon(entry.id, entry.place())
-            await entry.remove(trash_name(), claim, lambda: core.store.journal.append(entry.id, "", News("delete")))
+            await core.service.abandon(entry.id, entry.place(named_lease(record)))
+            uid = record.uid if record is not None else ""
+            await entry.remove(
+                uid or trash_name(), claim, lambda: core.store.journal.append(entry.id, uid, News("delete"))
+            )
     finally:
         claim.release()
+    if record is not None:
+        await forget(core, entry, record.uid)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from .compute import Lease, Place
-from .errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError
+from .errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError, StoreError
 from .files import (
     MOVES_WHAT_IS_OPEN,
     Held,
@@ -31,7 +31,7 @@ from .files import (
     write_mark,
     write_new,
 )
-from .records import ExitRecord, ProcessRecord, Record, decode
+from .records import BY_FORCE, Damaged, ExitRecord, ProcessRecord, Record, decode
 from .spec import Spec
 from .tasks import in_thread
 from .trees import move_out, remove_some, remove_though_open, remove_tree
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 GONE = (FileNotFoundError, NotADirectoryError)
+NO_FILE = (errno.EISDIR, errno.ELOOP)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 AT_ONCE = 64  # files that are removed in the loop; a larger tree is a thread's work
 _CLAIMED = {
@@ -84,10 +85,15 @@ class Entry:
         except GONE:
             raise ContainerNotFound(self.id) from None
         except OSError as error:
-            raise store_error(f"read {path}", error) from error
+            raise _unreadable(path, error) from error
         found: Record = decode(data, Record, path)
-        if found.id != self.id:  # where file names are the same in upper and lower case
-            raise ContainerNotFound(self.id)
+        if found.id != self.id:
+            if found.id.lower() == self.id.lower():  # where file names are the same in upper and lower case
+                raise ContainerNotFound(self.id)
+            raise Damaged(f"cannot read {path}: it is that of another container", hint=BY_FORCE)
+        names = f"{found.uid}{found.lease or ''}{found.starter or ''}"
+        if not found.uid or not names.replace("-", "").isalnum():  # they are parts of paths
+            raise Damaged(f"cannot read {path}: it is damaged (an identifier that is none)", hint=BY_FORCE)
         return found
 
     def read_own(self, uid: str) -> Record:
@@ -151,7 +157,11 @@ class Entry:
         try:
             data = read_whole(path)
         except GONE:
+            if self.home.is_dir():
+                raise Damaged(f"cannot read {path}: it is gone", hint=BY_FORCE) from None
             raise ContainerNotFound(self.id) from None
+        except OSError as error:
+            raise _unreadable(path, error) from error
         found: Spec = decode(data, Spec, path)
         return found
 
@@ -167,7 +177,7 @@ class Entry:
 
     def _link_exit(self, path: str, exit: ExitRecord) -> bool:
         with suppress(OSError):
-            if os.stat(path).st_size == 0:  # what a loss of power left of one
+            if not read_whole(path).strip(b"\0"):  # what a loss of power left of one
                 os.unlink(path)
         try:
             return link_once(path, _ENCODER.encode(exit))
@@ -289,7 +299,7 @@ class Entry:
         except GONE:
             return None
         except OSError as error:
-            raise store_error(f"read {path}", error) from error
+            raise _unreadable(path, error) from error
         found: ProcessRecord = decode(data, ProcessRecord, path)
         return found if found.name == name else None
 
@@ -399,14 +409,20 @@ def _rename_to_trash(path: Path, target: Path) -> None:
         os.rename(path, target.with_name(trash_name()))  # the rest of a removal that failed halfway
 
 
+def _unreadable(path: str, error: OSError) -> StoreError:
+    if error.errno in NO_FILE:
+        return Damaged(f"cannot read {path}: it is damaged ({error.strerror})", hint=BY_FORCE)
+    return store_error(f"read {path}", error)
+
+
 def _read_exit(path: str) -> ExitRecord | None:
     try:
         data = read_whole(path)
     except GONE:
         return None
     except OSError as error:
-        raise store_error(f"read {path}", error) from error
-    if not data:
+        raise _unreadable(path, error) from error
+    if not data.strip(b"\0"):
         return None  # a loss of power took it: nobody knows how it ended
     found: ExitRecord = decode(data, ExitRecord, path)
     return found

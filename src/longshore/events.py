@@ -70,6 +70,7 @@ class _Line(msgspec.Struct):
     seq: int
 
 
+# what is no event is a ValueError: msgspec's own, or that of bytes which are no UTF-8
 _EVENT = msgspec.json.Decoder(Event)
 _LINE = msgspec.json.Decoder(_Line)
 _ENCODER = msgspec.json.Encoder()
@@ -192,7 +193,7 @@ class Journal:
                 file.seek(size - back)
                 lines = file.read(back).splitlines()
                 for line in reversed(lines if back == size else lines[1:]):
-                    with suppress(msgspec.MsgspecError):
+                    with suppress(ValueError):
                         return _LINE.decode(line).seq
                 if back == size:
                     return None
@@ -216,7 +217,7 @@ class Journal:
                 end = data.find(b"\n", found)
                 if end < 0:
                     break
-                with suppress(msgspec.MsgspecError):
+                with suppress(ValueError):
                     event = _EVENT.decode(data[data.rfind(b"\n", 0, found) + 1 : end])
                     if event.uid == uid:
                         yield event
@@ -227,7 +228,7 @@ class Journal:
         try:
             with open(self.path(segment), "rb", opener=open_file) as file:
                 for line in file:
-                    with suppress(msgspec.MsgspecError):
+                    with suppress(ValueError):
                         return _LINE.decode(line).seq
         except FileNotFoundError:
             pass
@@ -297,7 +298,7 @@ class JournalReader:
             for line in whole.splitlines():
                 try:
                     event = _EVENT.decode(line)
-                except msgspec.MsgspecError:
+                except ValueError:
                     continue  # its number is missing: told as a Gap by the next
                 if event.seq < self._next:
                     continue

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
@@ -38,6 +39,8 @@ PathLike = str | os.PathLike[str]
 
 
 _NEXT_STEPS = {
+BRIEF_LIMIT = 5.0  # seconds that a lock may be taken which is held for a few system calls; the loop waits meanwhile
+
     errno.ENOSPC: "the disk is full: make room, or put the state elsewhere ($LONGSHORE_ROOT)",
     errno.EDQUOT: "the disk quota is used up: make room, or put the state elsewhere ($LONGSHORE_ROOT)",
     errno.EROFS: "the file system is read-only: put the state elsewhere ($LONGSHORE_ROOT)",
@@ -184,12 +187,15 @@ def try_hold(path: PathLike) -> Held | None:
 
 
 @contextmanager
-def briefly(path: PathLike) -> Iterator[None]:
-    """Hold a lock that everybody holds for a few system calls only, never across anything that waits. It blocks."""
+def briefly(path: PathLike, limit: float = BRIEF_LIMIT) -> Iterator[None]:
+    """Hold a lock that everybody holds for a few system calls only, never across anything that waits. It blocks.
+
+    StoreError after `limit` seconds: whoever has it was stopped just then.
+    """
     fd = open_lock(path)
     try:
         if not try_lock(fd):
-            lock_at_last(fd)
+            _wait_briefly(fd, path, limit)
         yield
     finally:
         os.close(fd)
@@ -197,6 +203,23 @@ def briefly(path: PathLike) -> Iterator[None]:
 
 @asynccontextmanager
 async def hold(path: PathLike, limit: float) -> AsyncIterator[None]:
+def _wait_briefly(fd: int, path: PathLike, limit: float) -> None:
+    deadline = time.monotonic() + limit
+    pause = 0.0001
+    while not try_lock(fd):
+        if time.monotonic() > deadline:
+            raise _held(path, limit)
+        time.sleep(pause)  # flock(2) has no time limit
+        pause = min(pause * 2, 0.005)
+
+
+def _held(path: PathLike, limit: float) -> StoreError:
+    return StoreError(
+        f"cannot lock {os.fspath(path)}: another program has held it for {limit:g} s",
+        hint="find it with `fuser`; it may be stopped",
+    )
+
+
     """Hold a short lock: others hold it only while they change a file. StoreError after `limit` seconds."""
     held = try_hold(path) or await wait_for_lock(path, limit)
     try:
@@ -230,10 +253,7 @@ async def wait_for_lock(path: PathLike, limit: float) -> Held:
             if locked or (isinstance(error, OSError) and not isinstance(error, TimeoutError)):
                 os.close(fd)  # the thread was done when we gave up, or could not be started
         if isinstance(error, TimeoutError):
-            raise StoreError(
-                f"cannot lock {os.fspath(path)}: another program has held it for {limit:g} s",
-                hint="find it with `fuser`; it may be stopped",
-            ) from None
+            raise _held(path, limit) from None
         raise
     return Held(fd)
 

@@ -91,6 +91,9 @@ class StoreInfo(msgspec.Struct):
     id: str
 
 
+BY_FORCE = "delete the container with `longshore rm --force`"
+
+
 class Damaged(StoreError):
     """A file of a container cannot be read: only its forced deletion is possible."""
 
@@ -110,15 +113,15 @@ def decode(data: bytes, type_: type[Any], path: str | os.PathLike[str], *, hint:
         if decoder is None:
             decoder = _DECODERS[type_] = msgspec.json.Decoder(type_)
         found = decoder.decode(data)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         try:
             version = _VERSION.decode(data).version
-        except (msgspec.MsgspecError, ValueError):
+        except (ValueError, RecursionError):
             version = VERSION
         if version <= VERSION:
             raise Damaged(
                 f"cannot read {os.fspath(path)}: it is damaged ({error})",
-                hint=hint or "delete the container with `longshore rm --force`",
+                hint=hint or BY_FORCE,
             ) from error
     else:
         version = getattr(found, "version", VERSION)
@@ -130,4 +133,15 @@ def decode(data: bytes, type_: type[Any], path: str | os.PathLike[str], *, hint:
     )
 
 
-__all__ = ["VERSION", "Change", "Damaged", "ExitRecord", "Owner", "ProcessRecord", "Record", "StoreInfo", "decode"]
+__all__ = [
+    "BY_FORCE",
+    "VERSION",
+    "Change",
+    "Damaged",
+    "ExitRecord",
+    "Owner",
+    "ProcessRecord",
+    "Record",
+    "StoreInfo",
+    "decode",
+]

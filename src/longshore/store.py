@@ -16,7 +16,7 @@ import msgspec
 
 from .compute import now
 from .entry import Entry
-from .errors import ContainerExists, ContainerNotFound, InvalidSpec
+from .errors import ContainerExists, ContainerNotFound, InvalidSpec, LongshoreError, StoreError
 from .events import Journal
 from .files import Held, briefly, is_usable_name, link_once, read_whole, store_error, write_new
 from .host import boot_id, places
@@ -74,7 +74,8 @@ class Store:
                 info = self._info(info_path)
         except OSError as error:
             raise store_error(f"use the state directory {self.data}", error) from error
-        assert info is not None
+        if info is None:
+            raise StoreError(f"cannot use {info_path}: it can neither be read nor made", hint="remove what is there")
         self._begin_boot(boot_id())
         self.id = info.id
 
@@ -83,13 +84,10 @@ class Store:
         self.boot = boot
         path = self.run / "boot"
         try:
-            try:
-                if read_whole(path).decode() == boot:
-                    return
-            except FileNotFoundError:
-                pass
+            if _content(path) == boot.encode():
+                return
             with briefly(self.lock_path):
-                if path.exists() and path.read_text() != boot:
+                if path.exists() and _content(path) != boot.encode() and not self._is_of(boot):
                     for name in os.listdir(self.run):
                         if name not in ("lock", "boot"):
                             remove_tree(self.run / name)
@@ -98,6 +96,14 @@ class Store:
                 write_new(path, boot.encode())
         except OSError as error:
             raise store_error(f"begin to use {self.run} in this boot", error) from error
+
+    def _is_of(self, boot: str) -> bool:
+        """Whether a container was made in this boot: then `run/boot` is wrong, and there may be life here."""
+        for entry in self.entries():
+            with suppress(LongshoreError):
+                if entry.read().boot == boot:
+                    return True
+        return False
 
     def _info(self, path: Path) -> StoreInfo | None:
         try:
@@ -208,6 +214,13 @@ class Store:
             named=named,
             journal=self.journal.end(),
         )
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return read_whole(path)
+    except FileNotFoundError:
+        return None
 
 
 def shortened(args: list[str]) -> list[str]:

@@ -286,7 +286,7 @@ async def test_a_boot_ends_everything_and_nobody_saw_how(world: World, tmp_path:
     await world.die(engine)
     world.faults.disconnect()
     (world.state / "run" / "boot").write_text("an earlier one")
-    for path in (world.state / "lib" / "containers").glob("*/record.json"):
+    for path in world.state.glob("*/containers/*/record.json"):
         document = msgspec.json.decode(path.read_bytes())
         document["boot"] = "an earlier one"
         path.write_bytes(msgspec.json.encode(document))

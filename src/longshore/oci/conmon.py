@@ -143,7 +143,7 @@ async def _read_answer(fd: int) -> Answer | None:
     text = bytes(buffer).partition(b"\n")[0].decode("utf-8", "replace")
     try:
         return msgspec.json.decode(text, type=Answer)
-    except msgspec.MsgspecError:
+    except ValueError:
         return Answer(data=-1, message=text)
 
 

@@ -85,7 +85,7 @@ def _key(path: str) -> str:
 def _load(cache: Path) -> Cache:
     try:
         found = msgspec.json.decode(cache.read_bytes(), type=Cache)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, ValueError):
         found = Cache()
     boot = boot_id()
     return found if (found.boot, found.version) == (boot, VERSION) else Cache(boot=boot)

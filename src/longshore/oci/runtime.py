@@ -114,7 +114,7 @@ def last_error(log: Path) -> str:
     for raw in lines:
         try:
             line = msgspec.json.decode(raw, type=LogLine)
-        except msgspec.MsgspecError:
+        except ValueError:
             continue
         if line.level in ("error", "fatal"):
             found = line.msg

@@ -252,7 +252,7 @@ class OciService:
     async def open(self, id: str, token: bytes, place: Place) -> OciSystem:
         try:
             known = msgspec.json.decode(token, type=SystemToken)
-        except msgspec.MsgspecError:
+        except ValueError:
             raise SystemGone from None
         runtime = self._known(known.runtime)
         group = Cgroup(f"{known.cgroup}/{LEAF}", root=self._cgroups)
@@ -285,7 +285,7 @@ class OciService:
     async def state(self, token: bytes) -> State:
         try:
             known = msgspec.json.decode(token, type=SystemToken)
-        except msgspec.MsgspecError:
+        except ValueError:
             return State.STOPPED
         if not processes.alive(known.init.pid, known.init.start):
             return State.STOPPED
