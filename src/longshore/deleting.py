@@ -35,8 +35,7 @@ async def delete(core: Core, entry: Entry, uid: str, *, force: bool) -> None:
         raise ContainerNotFound(entry.id)
     if not force:
         await _refuse_if_alive(core, entry, record)
-    async with core.descriptors.ending():
-        await shielded(_delete(core, entry, record, force=force))
+    await shielded(_delete(core, entry, record, force=force))
 
 
 async def _refuse_if_alive(core: Core, entry: Entry, record: Record) -> None:
@@ -85,7 +84,6 @@ async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:
         live = await adopt(core, entry, record)
     except InvalidState:  # nothing is left of it
         await end_of_gone(core, entry, record.uid)
-        await tell_recorded(core, entry, entry.read_own(record.uid))
         # but for what outlives a boot (layers, on Windows), and what a token that is damaged does not find
         await core.service.abandon(entry.id, entry.place(named_lease(record)))
         return
@@ -98,8 +96,6 @@ async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:
             await live.system.terminate()
     elif live.watcher is not None:
         await asyncio.wait((live.watcher,), timeout=core.limits.settle)
-    else:  # whoever recorded its end may have died before telling it
-        await tell_recorded(core, entry, record)
     await live.system.delete()
 
 
