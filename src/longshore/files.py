@@ -37,10 +37,10 @@ else:
 
 PathLike = str | os.PathLike[str]
 
-
-_NEXT_STEPS = {
 BRIEF_LIMIT = 5.0  # seconds that a lock may be taken which is held for a few system calls; the loop waits meanwhile
 
+
+_NEXT_STEPS = {
     errno.ENOSPC: "the disk is full: make room, or put the state elsewhere ($LONGSHORE_ROOT)",
     errno.EDQUOT: "the disk quota is used up: make room, or put the state elsewhere ($LONGSHORE_ROOT)",
     errno.EROFS: "the file system is read-only: put the state elsewhere ($LONGSHORE_ROOT)",
@@ -201,8 +201,6 @@ def briefly(path: PathLike, limit: float = BRIEF_LIMIT) -> Iterator[None]:
         os.close(fd)
 
 
-@asynccontextmanager
-async def hold(path: PathLike, limit: float) -> AsyncIterator[None]:
 def _wait_briefly(fd: int, path: PathLike, limit: float) -> None:
     deadline = time.monotonic() + limit
     pause = 0.0001
@@ -220,6 +218,8 @@ def _held(path: PathLike, limit: float) -> StoreError:
     )
 
 
+@asynccontextmanager
+async def hold(path: PathLike, limit: float) -> AsyncIterator[None]:
     """Hold a short lock: others hold it only while they change a file. StoreError after `limit` seconds."""
     held = try_hold(path) or await wait_for_lock(path, limit)
     try:
