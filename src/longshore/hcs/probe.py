@@ -11,7 +11,7 @@ import msgspec
 
 from ..compute import Feature, Features
 from ..errors import LongshoreError, NotSupported
-from . import documents, privileges
+from . import documents, manager, privileges
 from .hresults import ACCESS_DENIED, HcsError, same
 from .process import NO_SIGNALS, USE_KILL
 from .system import NEW_LIMITS, NO_INPUT, NO_UPDATE
@@ -19,6 +19,8 @@ from .vmcompute import PROTOTYPES, Vmcompute
 
 OLDEST_BUILD = 14393  # Windows Server 2016, the first with containers
 OPTIONAL = {"HcsSignalProcess": "from build 17763 on", "HcsGetServiceProperties": "from build 17763 on"}
+RIGHTS = "run it as a member of Administrators or of Hyper-V Administrators"
+START = "start it: `Start-Service vmcompute`"
 FEATURE = "`Enable-WindowsOptionalFeature -Online -FeatureName Containers`, then restart Windows"
 
 
@@ -84,36 +86,54 @@ def probe(load: Vmcompute | NotSupported) -> Features:
         f"build {OLDEST_BUILD} (Windows Server 2016) or newer",
     )
     if isinstance(load, NotSupported):
+        _add_state(found, load)
         found.add("run", False, load.reason, load.hint)
         _add_rest(found, False, load.reason, None)
         return _features(found, version)
-    runs, reason, hint = _ask(load)
+    runs, reason, hint = _ask(load, found)
     found.add("run", runs, reason, hint)
     _add_rest(found, runs, "" if runs else reason, load)
     return _features(found, version)
+
+
+def _add_state(found: Findings, failure: LongshoreError) -> str:
+    """The state of the service that does not answer, as Windows' service manager has it."""
+    state = manager.ask()
+    hint = {"not installed": FEATURE, "stopped": START}.get(state, failure.hint)
+    found.add("service", False, f"vmcompute is {state}" if not state.startswith("unknown") else state, hint)
+    return state
 
 
 def _features(found: Findings, version: str) -> Features:
     return Features(service="hcs", version=version or "unknown", items=found.items, keeps_output=False)
 
 
-def _ask(vmcompute: Vmcompute) -> tuple[bool, str, str | None]:
+def _ask(vmcompute: Vmcompute, found: Findings) -> tuple[bool, str, str | None]:
     """Whether the service answers, and lets this user ask."""
-    missing = [name for name in PROTOTYPES if name not in OPTIONAL and not vmcompute.has(name)]
+    absent = [name for name in PROTOTYPES if not vmcompute.has(name)]
+    missing = [name for name in absent if name not in OPTIONAL]
+    newer = "use a newer build of Windows"
     if missing:
-        return False, f"vmcompute.dll lacks {', '.join(missing)}", "use a newer build of Windows"
+        why = f"vmcompute.dll lacks {', '.join(missing)}"
+        found.add("calls", False, why, newer)
+        return False, why, newer
+    but = "".join(f", but {name} ({OPTIONAL[name]})" for name in absent)
+    found.add("calls", True, f"vmcompute.dll has all {len(PROTOTYPES)}{but}")
     try:
         vmcompute.enumerate_compute_systems("{}")
     except HcsError as error:
         if same(error.code or 0, (ACCESS_DENIED, 0x8037011B)):
-            return (
-                False,
-                "this user may not use the compute service",
-                "run it as a member of Administrators or of Hyper-V Administrators",
-            )
-        return False, f"the compute service does not answer: {error.detail}", error.hint or f"see {FEATURE}"
+            found.add("service", True, "it answers")
+            found.add("rights", False, "this user may not use the compute service", RIGHTS)
+            return False, "this user may not use the compute service", RIGHTS
+        state = _add_state(found, error)
+        hint = {"not installed": FEATURE, "stopped": START}.get(state, error.hint or f"see {FEATURE}")
+        return False, f"the compute service does not answer: {error.detail}", hint
     except LongshoreError as error:
+        _add_state(found, error)
         return False, str(error), error.hint
+    found.add("service", True, "it answers")
+    found.add("rights", True, "this user may use it")
     return True, f"by vmcompute.dll, schema {schema_versions(vmcompute)}", None
 
 
