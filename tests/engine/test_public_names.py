@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import os
 import re
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import longshore
 from longshore import errors
 
 SOURCE = Path(longshore.__file__)
-LIMIT_MS = 5.0 if os.name == "posix" else 20.0  # what files cost under Wine comes on top
+LIMIT_MS = 5.0
 
 
 def announced() -> dict[str, str]:
@@ -94,6 +93,7 @@ def test_errors_and_specs_come_without_asyncio() -> None:
     assert in_a_fresh_interpreter(source) == "[]\n"
 
 
+@pytest.mark.speed
 def test_the_import_takes_a_few_milliseconds() -> None:
     source = "import time; t = time.perf_counter(); import longshore; print((time.perf_counter() - t) * 1000)"
     assert min(float(in_a_fresh_interpreter(source)) for _ in range(5)) < LIMIT_MS

@@ -188,6 +188,7 @@ def test_an_exit_record_that_a_loss_of_power_emptied_is_none_and_can_be_written(
     assert found.exit.code == 1
 
 
+@pytest.mark.speed
 def test_the_records_of_a_thousand_containers_are_read_quickly(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +214,7 @@ def test_the_records_of_a_thousand_containers_are_read_quickly(
     assert min(times) < 0.2
 
 
+@pytest.mark.speed
 async def test_the_engine_lists_a_thousand_containers_quickly(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     async with world.engine() as engine:
         box = await engine.launch("box-0", args=["true"])
@@ -342,6 +344,7 @@ def test_what_was_told_is_not_told_again(tmp_path: Path) -> None:
     assert [event.type for event in journal.about("uid", Position())] == ["start-container", "exit"]
 
 
+@pytest.mark.speed
 def test_looking_back_over_a_hundred_thousand_events_is_quick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -390,6 +393,7 @@ def _hold_for_a_moment(path: Path, ready: object) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.speed
 async def test_an_exit_costs_the_same_however_long_the_journal_is(world: World) -> None:
     """The journal is looked through only where somebody has died in between."""
     async with world.engine() as engine:
