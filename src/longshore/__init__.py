@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .errors import CommandNotFound as CommandNotFound
     from .errors import ContainerExists as ContainerExists
     from .errors import ContainerNotFound as ContainerNotFound
+    from .errors import DescriptorLimit as DescriptorLimit
     from .errors import EngineClosed as EngineClosed
     from .errors import InvalidSpec as InvalidSpec
     from .errors import InvalidState as InvalidState
@@ -75,9 +76,9 @@ _NAMES = {
     "compute": "DEVNULL INHERIT INIT LOG PIPE STDOUT Cause Exit Feature Features NetworkStats Plan ProcessInfo Stats",
     "container": "Attachment Completed Container ContainerInfo Process",
     "engine": "Engine Restored",
-    "errors": "CommandFailed CommandNotExecutable CommandNotFound ContainerExists ContainerNotFound EngineClosed"
-    " InvalidSpec InvalidState LongshoreError MonitorLost NotSupported OutputLimit ProcessExists ProcessNotFound"
-    " ServiceError StoreError TimeLimit",
+    "errors": "CommandFailed CommandNotExecutable CommandNotFound ContainerExists ContainerNotFound DescriptorLimit"
+    " EngineClosed InvalidSpec InvalidState LongshoreError MonitorLost NotSupported OutputLimit ProcessExists"
+    " ProcessNotFound ServiceError StoreError TimeLimit",
     "events": "Event Gap",
     "limits": "HcsLimits Limits",
     "logs": "LogGap LogRecord",
@@ -105,6 +106,7 @@ __all__ = [
     "ContainerExists",
     "ContainerInfo",
     "ContainerNotFound",
+    "DescriptorLimit",
     "Endpoints",
     "Engine",
     "EngineClosed",

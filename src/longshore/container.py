@@ -190,6 +190,7 @@ class Container:
         InvalidState if it has no log, because it runs for its caller.
         """
         async with self._core.operation():
+            self._core.descriptors.check_view(f"read the log of container `{self.id}`")
             inode = await self._log_inode("read the log of")
         ending = partial(lifecycle.ended, self._core, self._entry, self._uid) if follow else None
         async for record in log_records(self._core, self._entry, inode, tail=tail, since=since, ending=ending):
@@ -206,6 +207,7 @@ class Container:
     async def attach(self, *, stdin: bool = False, logs: bool = False) -> Attachment:
         """Its streams from now on (with `logs`: from the first byte on), and its standard input if asked for."""
         async with self._core.operation():
+            self._core.descriptors.check_view(f"attach to container `{self.id}`")
             inode = await self._log_inode("attach to")
             writer = await self._input() if stdin else None
             attachment = Attachment(self, writer)

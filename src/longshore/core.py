@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .compute import ComputeService, ComputeSystem, Exit
+from .descriptors import Descriptors
 from .entry import Entry
 from .errors import EngineClosed, LongshoreError, StoreError
 from .events import Position
@@ -112,6 +113,7 @@ class Core:
         self.processes: set[Process] = set()  # execs that were started here, and have not ended
         self.followed: set[Process] = set()  # whoever else may be waited for
         self.operations: set[Operation] = set()
+        self.descriptors = Descriptors(lambda: len(self.live))
         self.subscriptions: set[Callable[[], None]] = set()  # what ends each
         self.trash_left = False  # a deletion failed after the container was gone: the rest is for the next occasion
         self._tasks: set[asyncio.Task[Any]] = set()

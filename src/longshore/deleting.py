@@ -35,7 +35,8 @@ async def delete(core: Core, entry: Entry, uid: str, *, force: bool) -> None:
         raise ContainerNotFound(entry.id)
     if not force:
         await _refuse_if_alive(core, entry, record)
-    await shielded(_delete(core, entry, record, force=force))
+    async with core.descriptors.ending():
+        await shielded(_delete(core, entry, record, force=force))
 
 
 async def _refuse_if_alive(core: Core, entry: Entry, record: Record) -> None:

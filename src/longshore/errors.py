@@ -168,6 +168,20 @@ class OutputLimit(LongshoreError):
         self.result = result
 
 
+class DescriptorLimit(LongshoreError):
+    """This program has too many files open to begin anything more; what is under way can still be ended."""
+
+    def __init__(self, what: str, used: int, limit: int) -> None:
+        super().__init__(
+            f"cannot {what}: this program has {used} of at most {limit} files open,"
+            " and what it has under way needs the rest",
+            hint="raise the limit (`ulimit -n`, or resource.setrlimit(RLIMIT_NOFILE) in the program itself),"
+            " or have fewer containers and processes at once",
+        )
+        self.used = used
+        self.limit = limit
+
+
 class CommandFailed(LongshoreError):
     """`run(check=True)`: the command ended with something other than 0. `result` has the rest.
 

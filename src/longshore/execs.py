@@ -41,6 +41,21 @@ async def exec_(
     chosen = check_id(name, "name") if name is not None else f"exec-{os.urandom(5).hex()}"
     if chosen == INIT:
         raise ProcessExists(entry.id, INIT)
+    async with core.descriptors.starting(f"exec in container `{entry.id}`"):
+        return await _exec(core, entry, uid, process, stdio, chosen, named=name is not None, timeout=timeout)
+
+
+async def _exec(
+    core: Core,
+    entry: Entry,
+    uid: str,
+    process: ProcessSpec,
+    stdio: Stdio,
+    chosen: str,
+    *,
+    named: bool,
+    timeout: float | None,
+) -> Process:
     record = await current(core, entry, uid)
     info = await derive(core, entry, record)
     if info.state != "running":
@@ -50,7 +65,7 @@ async def exec_(
     lease.has_execs()
     directory = await _reserve(core, entry, uid, chosen, lease.id)
     place = msgspec.structs.replace(entry.place(lease), run=directory, data=directory)
-    found = core.store.new_process_record(chosen, process, lease.id, named=name is not None)
+    found = core.store.new_process_record(chosen, process, lease.id, named=named)
     compute: ComputeProcess | None = None
     try:
         compute = await with_system(

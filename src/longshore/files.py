@@ -16,6 +16,7 @@ from .tasks import in_thread
 if os.name == "nt":
     from .winfiles import (
         MOVES_WHAT_IS_OPEN,
+        descriptors,
         is_usable_name,
         lock_at_last,
         open_file,
@@ -26,6 +27,7 @@ if os.name == "nt":
 else:
     from .unixfiles import (
         MOVES_WHAT_IS_OPEN,
+        descriptors,
         is_usable_name,
         lock_at_last,
         open_file,
@@ -262,6 +264,7 @@ __all__ = [
     "MOVES_WHAT_IS_OPEN",
     "Held",
     "briefly",
+    "descriptors",
     "hold",
     "in_words",
     "is_usable_name",

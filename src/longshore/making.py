@@ -43,7 +43,7 @@ class _Making:
                 await discard(self.system)
             self._release_lock()  # the removal is not to wait for it
             await entry.remove(record.uid, self.claim, self._tell_delete)
-        except LongshoreError as error:
+        except (LongshoreError, OSError) as error:
             self.core.trash_left = True  # it may be there already
             log.warning("container `%s`, which failed, could not be taken away: %s", entry.id, error)
         finally:
@@ -76,6 +76,13 @@ async def make(
     if owner not in ("keep", "stop", "remove"):
         raise InvalidSpec("owner", f"{owner!r} is not known", hint="keep, stop or remove")
     check_streams(stdio, log=True)
+    async with core.descriptors.starting(f"create container `{id}`"):
+        return await _reserve_and_make(core, id, spec, owner, stdio, launch=launch)
+
+
+async def _reserve_and_make(
+    core: Core, id: str, spec: Spec, owner: Owner, stdio: Stdio, *, launch: bool
+) -> tuple[Entry, str, Process | None]:
     kept = stdio.stdout == LOG
     durable = kept and owner != "remove"
     ours = owner != "keep" or not kept
@@ -145,10 +152,12 @@ async def _make(making: _Making, spec: Spec, stdio: Stdio, *, ours: bool, launch
 
 async def discard(system: ComputeSystem) -> None:
     """End a system that nobody is to have."""
-    with suppress(LongshoreError):  # the rest is for `delete` to say
-        await system.terminate()
-    await system.delete()
-    await system.close()
+    try:
+        with suppress(LongshoreError, OSError):  # the rest is for `delete` to say
+            await system.terminate()
+        await system.delete()
+    finally:
+        await system.close()
 
 
 # what a maker that died has left

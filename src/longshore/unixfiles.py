@@ -16,6 +16,16 @@ MOVES_WHAT_IS_OPEN = True
 """Whether a directory can be renamed while somebody has a file in it open."""
 
 
+def descriptors() -> tuple[int, int] | None:
+    """How many descriptors this program has, and how many it may have; None where the system does not tell."""
+    try:
+        used = os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))  # the size is told since Linux 6.2
+    except OSError:
+        return None
+    limit = os.sysconf("SC_OPEN_MAX")
+    return (used, limit) if limit > 0 else None
+
+
 def open_file(path: PathLike, flags: int) -> int:
     """As `os.open`: not inherited, bytes as they are; others may replace and remove the file meanwhile."""
     return os.open(path, flags | os.O_CLOEXEC, 0o600)

@@ -87,6 +87,11 @@ def _patiently(action: Callable[[], T]) -> T:
         pause = min(pause * 2, 0.05)
 
 
+def descriptors() -> tuple[int, int] | None:
+    """How many descriptors this program has, and may have: Windows has no limit that is met before its memory."""
+    return None
+
+
 def open_file(path: PathLike, flags: int) -> int:
     """As `os.open`: not inherited, bytes as they are; others may replace and remove the file meanwhile."""
     if flags & os.O_CREAT:
