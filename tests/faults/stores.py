@@ -88,7 +88,7 @@ async def look(engine: Engine) -> dict[str, ContainerInfo]:
 async def _ask(box: Container, found: dict[str, ContainerInfo]) -> None:
     for question in (box.info, box.inspect, box.processes, box.stats, box.top):
         with suppress(LongshoreError):
-            await question()  # type: ignore[operator]
+            await question()
     with suppress(LongshoreError):
         async for _ in box.logs():
             pass

@@ -15,7 +15,7 @@ import select
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from typing import Protocol
 
@@ -95,16 +95,16 @@ def _own_the_root() -> None:
     Whoever later joins the namespace of a container (every `exec` does) begins at the root of the namespace; a
     container made in a chroot would have the machine's own there, outside of all walls (setns(2)).
     """
-    before = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    own = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with ExitStack() as opened:
+        before = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        opened.callback(os.close, before)
+        own = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        opened.callback(os.close, own)
         _check(libc().setns(own, CLONE_NEWNS), "go to the root of the mount namespace")
         after = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if _place(before) == _place(after):
-                return
-        finally:
-            os.close(after)
+        opened.callback(os.close, after)
+        if _place(before) == _place(after):
+            return
         # nothing that happens from here on may reach the machine's own mounts
         mount("", "/", "", MS_REC | MS_SLAVE, "")
         os.fchdir(before)
@@ -114,9 +114,6 @@ def _own_the_root() -> None:
         _check(libc().pivot_root(b".", b"."), f"make {path} the root of a mount namespace")
         _check(libc().umount2(b".", MNT_DETACH), "let go of the machine's own root")
         os.chdir("/")
-    finally:
-        os.close(own)
-        os.close(before)
 
 
 def _place(fd: int) -> tuple[int, int, str]:

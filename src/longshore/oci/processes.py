@@ -70,10 +70,14 @@ def open_pidfd(pid: int, start: int | None) -> int | None:
         if error.errno in NO_PROCESS:
             return None
         raise
-    if start is not None and start_time(pid) != start:
+    try:
+        if start is None or start_time(pid) == start:
+            return fd
+    except BaseException:
         os.close(fd)
-        return None
-    return fd
+        raise
+    os.close(fd)
+    return None
 
 
 def has_ended(pidfd: int) -> bool:

@@ -184,7 +184,11 @@ class OciService:
             terminal=spec.terminal,
         )
         if spec.terminal and spec.size is not None:
-            await conmon.resize(place.run, *spec.size)
+            try:
+                await conmon.resize(place.run, *spec.size)
+            except BaseException:
+                await process.close()
+                raise
         process.watch()
         return OciSystem(
             id,
