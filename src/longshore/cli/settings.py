@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from . import windows
 from .parser import Arguments, Option, UsageError, looks_like_root
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ CONTAINER = (
            help="where what is written over the layers stays (default: it goes with the container)"),
     Option("--spec", kind="value", metavar="FILE", complete="file",
            help="instead of a root: an OCI runtime specification (config.json); options change it"),
+    *windows.OPTIONS,
 )  # fmt: skip
 
 ROOTS = """\
@@ -133,7 +135,7 @@ unless -u is given, also for what -v shows of this machine."""
 
 def rootless(args: Arguments) -> bool:
     """Whether the options already say what the root is."""
-    return bool(args.layer or args.spec)
+    return bool(args.layer or args.spec or args.layer_chain)
 
 
 def environment(args: Arguments) -> dict[str, str]:
@@ -271,9 +273,14 @@ def spec(args: Arguments, *, size: tuple[int, int] | None = None) -> Spec:
     from ..spec import Layers, Spec
 
     document = _oci(args)
-    if not args.command and document is None:
+    if not args.command and document is None and not (args.servicing or args.command_line):
         raise UsageError("there is no command to run", hint="write it after the root: `longshore run host -- echo hi`")
     security = _security(args)
+    parents = [os.path.abspath(path) for path in args.layer]
+    if args.layer_chain is not None:
+        if parents:
+            raise UsageError("--layer and --layer-chain: give one of them")
+        parents = windows.layer_chain(os.path.abspath(args.layer_chain))
     fields: dict[str, Any] = {
         "args": args.command or None,
         "env": environment(args),
@@ -291,16 +298,19 @@ def spec(args: Arguments, *, size: tuple[int, int] | None = None) -> Spec:
         "show": args.show,
         "stop_signal": args.stop_signal,
         "log_size": args.log_size,
+        "command_line": args.command_line,
+        "windows": windows.options(args),
         **limits(args),
     }
     fields = {name: value for name, value in fields.items() if value is not None and value not in ([], {})}
-    if args.layer:
+    if parents:
         fields["layers"] = Layers(
-            parents=[os.path.abspath(path) for path in args.layer],
+            parents=parents,
             scratch=None if args.scratch is None else os.path.abspath(args.scratch),
         )
         if args.root is not None:
-            raise UsageError(f"--layer takes the place of a root, but `{args.root}` is given too")
+            word = "--layer-chain" if args.layer_chain else "--layer"
+            raise UsageError(f"{word} takes the place of a root, but `{args.root}` is given too")
     elif args.scratch is not None:
         raise UsageError("--scratch goes with --layer")
     if args.root is not None:
