@@ -319,5 +319,11 @@ async def delete_state(runtime: Runtime, id: str, log: Path) -> None:
     try:
         await runtime.verb(log, "delete", "--force", id, container_id=id)
     except ServiceError:
+        if not (runtime.root / id).exists():
+            return
+        # crun opens the pid that it remembers, which may be a thread's of another program by now, before it asks
+        # whether that is its container's; of one that has ended it does not open it without `--force`
+        with suppress(ServiceError):
+            await runtime.verb(log, "delete", id, container_id=id)
         if (runtime.root / id).exists():
             raise
