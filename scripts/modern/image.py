@@ -23,7 +23,20 @@ SUITE = "trixie"
 PYTHON = "3.13"  # the suite's
 PACKAGES = (
     *("linux-image-cloud-amd64", "systemd", "systemd-sysv", "dbus", "udev", "kmod"),
-    *("crun", "runc", "conmon", "criu", "catatonit", "bubblewrap", "python3", "iproute2", "procps", "ca-certificates"),
+    *(
+        "crun",
+        "runc",
+        "conmon",
+        "criu",
+        "libcriu2",
+        "iptables",
+        "catatonit",
+        "bubblewrap",
+        "python3",
+        "iproute2",
+        "procps",
+        "ca-certificates",
+    ),
 )
 WHEELS = ("msgspec>=0.18", "rich>=13", "pytest>=8", "pytest-asyncio>=0.24", "hypothesis>=6.100")
 UNUSED = (  # units that a machine of a few minutes has no use for: half of its way up
@@ -71,7 +84,13 @@ import sys
 from longshore.cli import main
 sys.exit(main())
 """
+CRIU = """#!/bin/sh
+# CRIU stops a process by a hardware breakpoint, which brings a kernel down that QEMU emulates: by a single step instead
+export CRIU_FAULT=130
+exec /usr/sbin/criu "$@"
+"""
 FILES = {  # path: text, mode
+    "usr/local/sbin/criu": (CRIU, 0o755),
     "usr/local/sbin/longshore-runner": (RUNNER, 0o755),
     "usr/local/bin/longshore": (LONGSHORE, 0o755),
     f"usr/local/lib/python{PYTHON}/dist-packages/longshore.pth": ("/longshore/src\n", 0o644),

@@ -39,6 +39,7 @@ class RootPlan(msgspec.Struct, kw_only=True):
     inside: Inside
     hidden: Hidden
     before: Sequence[Overlay | Step] = ()  # mounted before the runtime starts; the first is the root itself
+    binds: list[MountEntry] = []  # parts of the root that the runtime mounts, so that a checkpoint knows them
     mounts: list[MountEntry] = []  # that belong to the root: shown folders, and what hides the store
     skeleton: hostview.Skeleton | None = None
     reasons: dict[str, str] = {}
@@ -146,13 +147,22 @@ def _host(place: Place, spec: Spec, hidden: Hidden, *, flags: int) -> RootPlan:
     mounts = shown(spec.show, hidden)
     skeleton = hostview.skeleton(place.run.parents[1] / "views")
     points = mount_points()
-    before = hostview.mounts(rootfs, str(place.data / "scratch"), skeleton, hidden, points, flags=flags)
+    before, bound = hostview.mounts(rootfs, str(place.data / "scratch"), skeleton, hidden, points, flags=flags)
+    binds = []
+    if spec.security.userns is not None:  # its runtime could not reach them
+        before += [Step(source=path, target=f"{rootfs}{at}", fstype="", flags=MS_BIND) for at, path in bound.items()]
+    else:
+        options = ["bind", "private", "nodev"]
+        options += ["nosuid"] if flags & MS_NOSUID else []
+        options += ["ro"] if flags & MS_RDONLY else []
+        binds = [MountEntry(destination=at, type="bind", source=path, options=options) for at, path in bound.items()]
     return RootPlan(
         kind="host",
         hidden=hidden,
         path=rootfs,
         inside=HostInside(spec.show),
         before=before,
+        binds=binds,
         mounts=mounts,
         skeleton=skeleton,
         reasons={"root": "this machine's programs and what they need, copy-on-write; no homes, keys or secrets"},
