@@ -54,8 +54,10 @@ def plan_bundle(
     return document, draft.root.steps, draft.reasons
 
 
-def prepare(place: Place, id: str, spec: Spec, *, cgroup_path: str) -> Bundle:
+def prepare(place: Place, id: str, spec: Spec, *, cgroup_path: str, again: bool = False) -> Bundle:
     """Check everything that needs this machine, then make the bundle in `place.run`, and scratch in `place.data`.
+
+    With `again`, for a container that goes on from a checkpoint: what it had written to its root is there, and stays.
 
     Raises InvalidSpec (naming the field), NotSupported, CommandNotFound before anything is made; StoreError when
     the making fails (the caller removes the place). Blocks: it reads and writes files.
@@ -66,7 +68,7 @@ def prepare(place: Place, id: str, spec: Spec, *, cgroup_path: str) -> Bundle:
     try:
         path.mkdir(mode=0o700)
         (path / "rootfs").mkdir(mode=0o755)
-        draft.root.make(place, draft.files)
+        draft.root.make(place, {} if again else draft.files)
         fd = os.open(path / "config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(fd, "wb") as file:
             file.write(msgspec.json.encode(draft.config))
@@ -112,7 +114,7 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
     if spec.network == "host" and not root.of_the_machine:
         mounts += _resolver(root, [mount.destination for mount in mounts])
         reasons["network"] = "the host's, as asked; its resolv.conf and hosts are bound where the root has such files"
-    covered = [mount.destination for mount in mounts]
+    covered = [mount.destination for mount in mounts]  # without `root.binds`: what is in those, `inside` shows
 
     home = "/root" if root.kind == "host" and account.uid == 0 else account.home or "/"
     if root.kind == "host" and account.uid != 0:
@@ -185,7 +187,7 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
         ),
         root=oci.Root(path=root.path, readonly=spec.read_only),
         hostname=name,
-        mounts=mounts,
+        mounts=[*root.binds, *mounts],
         linux=oci.Linux(
             namespaces=[oci.Namespace(type=kind) for kind in namespaces],
             uid_mappings=mappings,
@@ -237,6 +239,7 @@ def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Dr
         init, mount = _init(root)
         config.setdefault("mounts", []).extend(msgspec.to_builtins(mount))
         config["process"]["args"] = [init, "--", *config["process"]["args"]]
+    config["mounts"] = [*msgspec.to_builtins(root.binds), *(config.get("mounts") or [])]
     if spec.rlimits:
         config["process"]["rlimits"] = msgspec.to_builtins(_rlimits(spec.rlimits))
     files = _files(config.get("hostname") or id[:63], spec.network) if root.kind == "host" else {}
