@@ -30,6 +30,7 @@ _PIDFD_INFO = struct.Struct("=QQ11Ii")
 NO_PROCESS = (errno.ESRCH, errno.ENOENT, errno.EINVAL)
 """What pidfd_open(2) says where a pid is nobody's, or now a thread's (ENOENT since Linux 6.16, EINVAL before)."""
 PTS_MAJORS = range(136, 144)  # UNIX98 terminals (Documentation/admin-guide/devices.txt)
+PF_EXITING = 0x4  # among the flags of proc_pid_stat(5); include/linux/sched.h
 SETTLE_LIMIT = 1.0  # seconds that killed processes of a paused container may take to be gone
 
 
@@ -37,14 +38,12 @@ def _stat(pid: int) -> list[bytes] | None:
     """The fields of /proc/PID/stat from the third (the state) on: the second may hold blanks and brackets."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # a listing asks for thousands
-    except FileNotFoundError:
+        try:
+            data = os.read(fd, 4096)
+        finally:
+            os.close(fd)
+    except (FileNotFoundError, ProcessLookupError):  # either of both calls may meet its end
         return None
-    try:
-        data = os.read(fd, 4096)
-    except ProcessLookupError:
-        return None
-    finally:
-        os.close(fd)
     return data[data.rfind(b")") + 2 :].split()
 
 
@@ -60,6 +59,18 @@ def alive(pid: int, start: int | None) -> bool:
     if fields is None or fields[0] in (b"Z", b"X"):
         return False
     return int(fields[19]) == start  # without a start time it was gone before it could be looked at
+
+
+def is_in(pid: int, cgroup: str) -> bool | None:
+    """Whether a process is in a cgroup, given by its path; None if it has ended, or is ending."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
+            if any(line.rstrip("\n").endswith(cgroup) for line in file):
+                return True
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = _stat(pid)  # of who is ending, version 1 tells the root (kernel/cgroup/cgroup.c, proc_cgroup_show)
+    return None if fields is None or fields[0] in (b"Z", b"X") or int(fields[6]) & PF_EXITING else False
 
 
 def open_pidfd(pid: int, start: int | None) -> int | None:
