@@ -16,7 +16,7 @@ from longshore.engine import Engine
 from longshore.logs import LogGap, LogRecord
 
 from .measure import MILLI, memory, tell
-from .sizes import WRITING
+from .sizes import RUNTIMES, WRITING
 
 BOUND = 1 << 20
 COUNTING = ["seq", "1", "1000000000000"]
@@ -76,7 +76,7 @@ async def sizes(box: Container, until: asyncio.Event) -> int:
     return most
 
 
-@pytest.mark.parametrize("runtime", ["crun", "runc"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 async def test_a_bounded_log_loses_nothing_that_it_says_it_keeps(state: Path, runtime: str) -> None:
     async with asyncio.timeout(300), Engine(state=state, runtime=runtime) as engine:
         quiet = await engine.launch("quiet", root="host", args=["sleep", "1000"], owner="remove")
