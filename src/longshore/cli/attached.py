@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -36,7 +35,7 @@ class HungUp(Exception):
 
 def check_terminal(*, interactive: bool, tty: bool) -> None:
     """Refuse `-it` without a terminal, as docker does: the command would wait for keys that nobody can press."""
-    if interactive and tty and not os.isatty(0):
+    if interactive and tty and not terminal.is_terminal(0):
         raise UsageError("standard input is not a terminal", hint="leave -t away: `-i` alone passes the input on")
 
 
@@ -241,7 +240,7 @@ class Conversation:
     async def __aenter__(self) -> Conversation:
         if self._resize is not None:
             self._stack.enter_context(terminal.resizes(self._size_changed))
-            if self._stdin is not None and os.isatty(0):
+            if self._stdin is not None and terminal.is_terminal(0):
                 self._stack.enter_context(terminal.raw(0))
                 self._raw = True
         self._copies = [asyncio.create_task(_copy_out(reader, fd)) for reader, fd in self._outputs]

@@ -55,7 +55,7 @@ def _mode(fd: int) -> tuple[int, int]:
     return handle, mode.value
 
 
-def _is_console(fd: int) -> bool:
+def is_terminal(fd: int) -> bool:
     """NUL, too, calls itself a terminal, and is none."""
     try:
         _mode(fd)
@@ -118,7 +118,7 @@ def watching_size(look: Callable[[], None]) -> Iterator[None]:
 async def typed(fd: int) -> AsyncIterator[bytes]:
     """What can be read from `fd`, as it comes, to its end. By threads: Windows' loop waits for no descriptors."""
     held: list[str] = []
-    if _is_console(fd):
+    if is_terminal(fd):
         while data := await in_thread(lambda: _read(fd, held), "input"):
             yield data
     else:
@@ -155,7 +155,7 @@ _decoders: dict[int, codecs.IncrementalDecoder] = {}
 
 def show(fd: int, data: bytes) -> None:
     """Write to a descriptor that may be a console. There, a character that comes in pieces is shown once whole."""
-    if not _is_console(fd):
+    if not is_terminal(fd):
         write_all(fd, data)
         return
     if fd not in _decoders:

@@ -31,8 +31,6 @@ def before(args: Arguments) -> int | None:
 
 
 async def run(engine: Engine, args: Arguments) -> int:
-    import os
-
     from ..tasks import shielded
     from . import attached, terminal
 
@@ -42,7 +40,7 @@ async def run(engine: Engine, args: Arguments) -> int:
     attached.check_terminal(interactive=args.interactive, tty=args.tty)
     size = terminal.size() if args.tty else None
     spec = settings.spec(args, size=size)
-    if args.tty and args.interactive and os.isatty(0) and not behind.NO_MONITOR:
+    if args.tty and args.interactive and terminal.is_terminal(0) and not behind.NO_MONITOR:
         return await _at_terminal(engine, id, spec, args)
 
     made: list[Container] = []

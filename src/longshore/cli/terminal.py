@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from .parser import UsageError
 
 if sys.platform == "win32":
-    from .console import raw, show, typed, watching_size
+    from .console import is_terminal, raw, show, typed, watching_size
 else:
-    from .unixterminal import raw, show, typed, watching_size
+    from .unixterminal import is_terminal, raw, show, typed, watching_size
 
 DETACH_KEYS = "ctrl-p,ctrl-q"
 
@@ -83,4 +83,4 @@ def resizes(act: Callable[[int, int], None]) -> Iterator[None]:
         yield
 
 
-__all__ = ["KeyWatch", "parse_keys", "raw", "resizes", "show", "size", "typed"]
+__all__ = ["KeyWatch", "is_terminal", "parse_keys", "raw", "resizes", "show", "size", "typed"]

@@ -19,6 +19,7 @@ if sys.platform == "win32":
 import termios
 import tty
 
+is_terminal = os.isatty
 show = write_all
 """Write to a descriptor that may be a terminal."""
 
