@@ -128,7 +128,8 @@ def test_elsewhere_they_are_refused_not_ignored(monkeypatch: pytest.MonkeyPatch,
 
 async def test_they_reach_the_document_that_the_service_gets(tmp_path: Path) -> None:
     made = spec(
-        "--isolation", "hyperv", "--utility-vm", r"C:\vm", "--endpoint", "e1", "-m", "512m", "--", "cmd", "/c", "a b"
+        *("--no-init", "--isolation", "hyperv", "--utility-vm", r"C:\vm", "--endpoint", "e1", "-m", "512m"),
+        *("--", "cmd", "/c", "a b"),
     )
     plan = HcsService(tmp_path).plan("box", made, Place(run=tmp_path, data=tmp_path))
     container: Any = plan.documents["HcsCreateComputeSystem"]
