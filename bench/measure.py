@@ -26,17 +26,22 @@ Unit = Literal["ms", "MB", "MB/s", "/s"]
 class Aim:
     """What a subject is to reach beside its baseline: at most `factor` times it, plus `plus` (in the row's unit).
 
-    With `at_most`, an absolute bound without a baseline. For rates (`MB/s`, `/s`) more is better: at least
-    the baseline divided by `factor`.
+    With `at_most` or `at_least`, an absolute bound without a baseline. For rates (`MB/s`, `/s`) more is better: at
+    least the baseline divided by `factor`.
     """
 
     factor: float = 1.0
     plus: float = 0.0
     at_most: float | None = None
+    at_least: float | None = None
 
     def told(self, unit: Unit) -> str:
         if self.at_most is not None:
             return f"≤ {self.at_most:g} {unit}"
+        if self.at_least is not None:
+            return f"≥ {self.at_least:,.0f} {unit}"
+        if unit in ("MB/s", "/s"):
+            return f"≥ {1 / self.factor:g}×"
         text = f"≤ {self.factor:g}×" if self.factor != 1.0 or not self.plus else "≤ 1×"
         return f"{text} + {self.plus:g} {unit}" if self.plus else text
 
@@ -44,6 +49,8 @@ class Aim:
         """Whether it is reached; None where there is nothing to compare with."""
         if self.at_most is not None:
             return value <= self.at_most
+        if self.at_least is not None:
+            return value >= self.at_least
         if baseline is None:
             return None
         if unit in ("MB/s", "/s"):

@@ -31,12 +31,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import rows_processes
 import rows_scale
+import rows_simulator
 import rows_store
 import rows_streams
 from context import Bench
 from measure import HEADER, RowMaker, RowResult, lines, markdown, measure
 
-ROWS: list[RowMaker] = [*rows_processes.ROWS, *rows_streams.ROWS, *rows_store.ROWS, *rows_scale.ROWS]
+ROWS: list[RowMaker] = [
+    *rows_processes.ROWS,
+    *rows_streams.ROWS,
+    *rows_store.ROWS,
+    *rows_scale.ROWS,
+    *rows_simulator.ROWS,
+]
 
 
 def machine() -> dict[str, Any]:
