@@ -91,6 +91,7 @@ async def create(
             await child.wait()  # the first process forks the monitor and ends at once
             answer = await _read_answer(read)
     except TimeoutError:
+        child.kill()  # what it has forked by now is the caller's to end
         raise ServiceError(
             "conmon create",
             id,
@@ -106,7 +107,7 @@ async def create(
             last_error(place.run / "create.log") or f"the monitor died before it answered (status {child.status})",
             hint="run `longshore doctor`; conmon's reason may be in the system log",
         )
-    if answer.data < 0:
+    if answer.data <= 0:
         raise failure(runtime, id, place, answer.message, command_name)
     return answer.data
 
@@ -114,7 +115,7 @@ async def create(
 def failure(runtime: Runtime, id: str, place: Place, message: str, command_name: str) -> LongshoreError:
     """The runtime's own log says it best; what conmon caught from its stderr is the fallback."""
     text = last_error(place.run / "create.log") or message
-    return explain(runtime.name, "create", text, id, command=command_name)
+    return explain(runtime.name, "create", text, id, command=command_name, log=place.run / "create.log")
 
 
 async def _read_answer(fd: int) -> Answer | None:
@@ -144,7 +145,7 @@ async def _read_answer(fd: int) -> Answer | None:
     try:
         return msgspec.json.decode(text, type=Answer)
     except ValueError:
-        return Answer(data=-1, message=text)
+        return Answer(data=-1, message=f"the monitor answered {text[:200]!r}")
 
 
 async def resize(run: Path, rows: int, columns: int) -> None:

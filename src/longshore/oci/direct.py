@@ -29,9 +29,17 @@ STREAMS_LIMIT = 1.0  # seconds that a runtime may take to end after the exec tha
 def read_pid(pidfile: Path) -> int | None:
     """The number in a pid file; None if there is none yet."""
     try:
-        return int(pidfile.read_text())
-    except (OSError, ValueError):
+        return _pid(pidfile.read_bytes())
+    except OSError:
         return None
+
+
+def _pid(text: bytes) -> int | None:
+    """A pid as a runtime or monitor writes it; None for anything else: -1 would be everybody (kill(2))."""
+    with suppress(ValueError):
+        pid = int(text)
+        return pid if 0 < pid < 1 << 31 else None
+    return None
 
 
 class PidFile:
@@ -86,9 +94,7 @@ class PidFile:
             await ready.wait()  # the pid in one write, or the runtime's end
         finally:
             loop.remove_reader(self._ours)
-        with suppress(ValueError):
-            return int(os.read(self._ours, 64))
-        return None
+        return _pid(os.read(self._ours, 64))
 
     async def _from_file(self, child: Child) -> int | None:
         waiting = asyncio.ensure_future(wait_for_file(self._path))
@@ -118,7 +124,7 @@ async def _undo_start(child: Child, pidfile: PidFile, verb: str, cgroup: Cgroup,
     killed: it removes what it made. One that only waits for the streams of an exec would wait for what that left
     behind."""
     pid = await _bounded(pidfile.wait(child), limit)
-    if pid is not None and not child.ended:
+    if pid is not None and not child.ended and processes.is_in(pid, cgroup.path):
         with suppress(ProcessLookupError):
             if verb == "exec":
                 start = processes.start_time(pid)
@@ -129,6 +135,17 @@ async def _undo_start(child: Child, pidfile: PidFile, verb: str, cgroup: Cgroup,
         if await _bounded(child.wait(), patience) is None and not child.ended:
             child.kill()
             await child.wait()
+
+
+def check_pid(operation: str, container_id: str, pid: int, cgroup: Cgroup) -> None:
+    """ServiceError if what we were told is the pid of a process that is not the container's: it would be killed."""
+    if processes.is_in(pid, cgroup.path) is False:
+        raise ServiceError(
+            operation,
+            container_id,
+            f"it told the pid {pid}, which is no process of the container",
+            hint="run `longshore doctor`; the runtime or monitor may be broken",
+        )
 
 
 async def _bounded(awaitable: Any, limit: float) -> Any:
@@ -183,13 +200,18 @@ async def run_direct(
             try:
                 async with asyncio.timeout(limit):
                     pid = await pidfile.wait(child)
+                    if pid is None:
+                        await child.wait()
             except TimeoutError:
                 raise ServiceError(
-                    f"{runtime.name} {verb}", container_id, f"it did not start the process within {limit:g} s"
+                    f"{runtime.name} {verb}",
+                    container_id,
+                    f"it did not start the process within {limit:g} s",
+                    hint=f"`{runtime.name}` may hang: try it by hand",
                 ) from None
             if pid is None:
-                await child.wait()
                 raise runtime.failure(verb, log, container_id, command=command, status=child.status)
+            check_pid(f"{runtime.name} {verb}", container_id, pid, cgroup)
             process = DirectProcess(
                 container_id,
                 name,

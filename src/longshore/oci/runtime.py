@@ -7,6 +7,7 @@ something was started is known by the pid file, and why not by the JSON log.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -15,9 +16,12 @@ from pathlib import Path
 import msgspec
 
 from ..errors import CommandNotExecutable, CommandNotFound, InvalidSpec, LongshoreError, ServiceError
+from ..files import next_step
 from ..limits import USUAL, Limits
 from ..tasks import shielded
 from .launch import Child, MountStep, spawn
+
+FULL = 32  # free blocks of a file system on which a runtime finds no room
 
 
 class LogLine(msgspec.Struct):
@@ -65,11 +69,18 @@ class Runtime:
             hide_unified=self.hide_unified,
         )
 
-    async def verb(self, log: Path, *arguments: str, container_id: str, limit: float | None = None) -> None:
+    async def verb(
+        self,
+        log: Path,
+        *arguments: str,
+        container_id: str,
+        limit: float | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         """Run a verb to its end. Raises what its log says; ServiceError when it hangs (it is then killed)."""
         limit = self.limits.verb if limit is None else limit
         log.unlink(missing_ok=True)
-        child = await self.start(log, *arguments)
+        child = await self.start(log, *arguments, pass_fds=pass_fds)
         try:
             async with asyncio.timeout(limit):
                 status = await child.wait()
@@ -93,7 +104,7 @@ class Runtime:
         self, verb: str, log: Path, container_id: str, *, command: str | None = None, status: int | None = None
     ) -> LongshoreError:
         """What the log says, as the error that a caller would catch."""
-        return explain(self.name, verb, last_error(log), container_id, command=command, status=status)
+        return explain(self.name, verb, last_error(log), container_id, command=command, status=status, log=log)
 
 
 async def _finish(child: Child, limit: float) -> None:
@@ -121,6 +132,12 @@ def last_error(log: Path) -> str:
     return found
 
 
+def _printable(message: str, length: int = 2000) -> str:
+    """What a program said, on one line that no terminal obeys; it may be rubbish, and megabytes of it."""
+    text = "".join(each if each.isprintable() else " " for each in message[:length].strip())
+    return text if len(message) <= length else f"{text}..."
+
+
 def explain(
     runtime: str,
     verb: str,
@@ -129,9 +146,10 @@ def explain(
     *,
     command: str | None = None,
     status: int | None = None,
+    log: Path | None = None,
 ) -> LongshoreError:
     """Runtimes' own words to our errors; the texts are those of runc 1.1 to 1.3 and crun 1.8 to 1.21."""
-    text = message.strip() or (f"it ended with status {status}" if status is not None else "it said nothing")
+    text = _printable(message) or (f"it ended with status {status}" if status is not None else "it said nothing")
     if command is not None:
         # crun: executable file `x` not found in $PATH; runc: exec: "x": executable file not found in $PATH,
         # exec: "/x": stat /x: no such file or directory, exec /x: no such file or directory
@@ -147,9 +165,21 @@ def explain(
             return CommandNotExecutable(container_id, command, text.rpartition(": ")[2])
     if re.search(r"chdir|cwd", text) and re.search(r"no such file|not a directory|permission", text, re.IGNORECASE):
         return InvalidSpec("cwd", f"the container has no such working directory ({text.rpartition(': ')[2]})")
-    hint = None
+    hint: str | None = f"run `longshore doctor`, or try `{runtime}` by hand"
     if "hybrid mode not supported" in text:
         hint = "choose runc, or let longshore start crun itself"
     elif "memory" in text and re.search(r"too low|cannot set|limit|device or resource busy", text):
         hint = "the memory limit may be too small to start in"
+    elif "No space left" in text or (log is not None and _is_full(log)):
+        hint = next_step(OSError(errno.ENOSPC, ""))  # which a runtime may tell as something else
+    elif re.search(r"temporarily unavailable|pthread_create|new OS thread", text):
+        hint = next_step(OSError(errno.EAGAIN, ""))
     return ServiceError(f"{runtime} {verb}", container_id, text, code=status, hint=hint)
+
+
+def _is_full(log: Path) -> bool:
+    try:
+        found = os.statvfs(log.parent)
+    except OSError:
+        return False
+    return found.f_bavail < FULL

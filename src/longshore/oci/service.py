@@ -22,7 +22,7 @@ from ..tasks import in_thread, shielded, uninterrupted
 from . import conmon, leases, probe, processes
 from .bundle import Bundle, plan_bundle, prepare
 from .cgroup import ROOT, Cgroup
-from .direct import read_pid, run_direct
+from .direct import check_pid, read_pid, run_direct
 from .launch import Helpers
 from .layers import remove_work
 from .runtime import Runtime
@@ -171,9 +171,10 @@ class OciService:
         )
         monitor = read_pid(place.run / "monitor.pid")
         if monitor is None:
-            raise ServiceError("conmon create", id, "the monitor left no pid file")
+            raise ServiceError("conmon create", id, "the monitor left no pid file", hint="run `longshore doctor`")
         token = identify(monitor)
         group = Cgroup(f"{cgroup}/{LEAF}", root=self._cgroups)
+        check_pid("conmon create", id, pid, group)
         process = KeptProcess(
             id,
             "init",
@@ -243,7 +244,7 @@ class OciService:
 
     async def _clear(self, system: OciSystem) -> None:
         await system.close()
-        await in_thread(system.cgroup.kill)
+        await in_thread(system.cgroup.kill, or_here=True)
         await delete_state(system.runtime, system.id, system.place.run / "delete.log")
         system.parent.remove()
         remove_work(system.place.run)
@@ -306,15 +307,17 @@ class OciService:
             groups.append(Cgroup(self.cgroup_path(id, place.lease.id), root=self._cgroups))
         loop = asyncio.get_running_loop()
         limit = min(ABANDON_LIMIT, self._limits.verb)
-        deadline = loop.time() + limit
+        deadline, killed = loop.time() + limit, False
         while True:
             for group in groups:
-                await in_thread(group.kill)
+                await in_thread(group.kill, or_here=True)
             if helpers.gone() if helpers is not None else self._helpers_gone(place):
                 break
             if loop.time() > deadline:
-                self._kill_monitor(id, place)
-                break
+                if killed:
+                    break
+                await in_thread(lambda: self._kill_helpers(id, place), or_here=True)
+                killed, deadline = True, loop.time() + limit
             # what a runtime makes next shows nowhere but in the cgroup: looked at until its makers are gone
             await asyncio.sleep(0.005)
         for base in self._runtime_roots():
@@ -322,19 +325,16 @@ class OciService:
             runtime = Runtime(probe.find(base.name) or base.name, base, hide_unified=hide, limits=self._limits)
             await delete_state(runtime, id, place.run / "delete.log")
         for group in groups:
-            await in_thread(group.remove)
+            await in_thread(group.remove, or_here=True)
         remove_work(place.run)
 
     @staticmethod
-    def _kill_monitor(id: str, place: Place) -> None:
-        """Its runtime hangs: the monitor's death is the runtime's, too (conmon sets PR_SET_PDEATHSIG)."""
+    def _kill_helpers(id: str, place: Place) -> None:
+        """Its runtime hangs: whoever has the lock that only its maker and the helpers inherit is ended."""
         log.warning("container `%s`: its runtime did not end in time, and is killed", id)
-        pid = read_pid(place.run / "monitor.pid")
-        monitor = None if pid is None else processes.open_pidfd(pid, None)
-        if monitor is not None:
+        for pid in leases.holders(place.run / "making.lock"):
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(monitor, signal.SIGKILL)
-            os.close(monitor)
+                os.kill(pid, signal.SIGKILL)
 
     def _runtime_roots(self) -> list[Path]:
         try:

@@ -191,7 +191,7 @@ class OciSystem:
     async def terminate(self) -> None:
         if self.init is not None:
             self.init.send(signal.SIGKILL)
-        await in_thread(self._thaw)  # cgroup v1: a frozen process dies only when it is thawed
+        await in_thread(self._thaw, or_here=True)  # cgroup v1: a frozen process dies only when it is thawed
 
     async def can_receive(self, number: int) -> bool:
         """Whether init can be reached by a signal at all: as pid 1 it gets only what it handles (pid_namespaces(7))."""
@@ -202,8 +202,8 @@ class OciSystem:
 
     async def settle(self, init: Exit, limit: float) -> SystemEnd:
         if isinstance(self.init, KeptProcess):
-            # its own counters are there until `delete`
-            await in_thread(self.cgroup.kill)  # nothing can be left in a pid namespace, but a spec may have none
+            # its own counters stay until `delete`; nothing can be left in a pid namespace, but a spec may have none
+            await in_thread(self.cgroup.kill, or_here=True)
         peak, cpu = self.parent.peak_memory(), self.parent.cpu_time()
         oom = self._oom(init)
         cause = init.cause
@@ -228,7 +228,7 @@ class OciSystem:
         if isinstance(self.init, DirectProcess):
             if not self.init.child.ended:
                 self.init.send(signal.SIGKILL)
-                await in_thread(self._thaw)
+                await in_thread(self._thaw, or_here=True)
                 try:
                     async with asyncio.timeout(self.runtime.limits.verb):
                         await self.init.child.wait()
@@ -236,7 +236,7 @@ class OciSystem:
                     self.init.child.kill()
                     await self.init.child.wait()
             if (self.runtime.root / self.id).exists():  # the runtime was killed: it could not clear up
-                await in_thread(self.cgroup.kill)
+                await in_thread(self.cgroup.kill, or_here=True)
                 await delete_state(self.runtime, self.id, self._log("delete"))
         else:
             await self._delete_kept()
@@ -267,11 +267,11 @@ class OciSystem:
         try:
             await shielded(in_thread(self._freeze))  # a thread that goes on alone could freeze it after we thawed it
         except BaseException:
-            await shielded(in_thread(self._thaw))
+            await shielded(in_thread(self._thaw, or_here=True))
             raise
 
     async def resume(self) -> None:
-        await in_thread(self._thaw)
+        await in_thread(self._thaw, or_here=True)
 
     def _freeze(self) -> None:
         with self.cgroup.freezing_alone():
@@ -327,3 +327,7 @@ async def delete_state(runtime: Runtime, id: str, log: Path) -> None:
             await runtime.verb(log, "delete", id, container_id=id)
         if (runtime.root / id).exists():
             raise
+    if (runtime.root / id).exists():
+        raise ServiceError(
+            f"{runtime.name} delete", id, "it said that it was done, and is not", hint=f"look at {runtime.root / id}"
+        )

@@ -1,0 +1,213 @@
+"""A runtime or a monitor that hangs, dies, prints rubbish or lies: a typed error at the limit, and nothing is left.
+
+The real runtime does the work; a script before it misbehaves at one verb, once it is told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import subprocess
+import textwrap
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from longshore.engine import Engine
+from longshore.errors import ContainerNotFound, LongshoreError
+from longshore.limits import Limits
+from longshore.oci.service import OciService
+
+pytestmark = pytest.mark.real
+
+LIMITS = Limits(create=0.8, start=0.8, verb=0.8, settle=5, end=10)
+
+FAKE_RUNTIME = """\
+#!/bin/bash
+# what to do, and at which verb, is in a file beside this script
+log= pid= verb= previous=
+for word in "$@"; do
+  case $previous in --log) log=$word ;; --pid-file) pid=$word ;; esac
+  case $word in create|start|run|exec|delete|update|kill) [ -n "$verb" ] || verb=$word ;; esac
+  previous=$word
+done
+[ -f MODE ] && read -r at how <MODE && [ "$at" = "$verb" ] || exec REAL "$@"
+rubbish() {{
+  head -c 3000 /dev/urandom >&2
+  printf '{{"level":"error"\\n{{"level":5}}\\n\\xff\\xfe\\n[[[[\\n' >"$log"
+}}
+case $how in
+  hang) exec sleep 1000 ;;
+  killed) kill -KILL $$ ;;
+  nothing) exit 0 ;;
+  rubbish) rubbish; exit 1 ;;
+  rubbish-pid) rubbish; echo rubbish >"$pid"; exec sleep 1000 ;;
+  everybody) echo -1 >"$pid"; exec sleep 1000 ;;
+  stranger) cat STRANGER >"$pid"; exec sleep 1000 ;;
+esac
+"""
+
+FAKE_MONITOR = """\
+#!/bin/bash
+[ -f MODE ] && read -r how <MODE || exec REAL "$@"
+case $how in
+  hang) exec sleep 1000 ;;
+  silent) exit 0 ;;
+  killed) kill -KILL $$ ;;
+  rubbish) head -c 3000 /dev/urandom >&"$_OCI_SYNCPIPE" ;;
+  everybody) echo '{{"data": -1}}' >&"$_OCI_SYNCPIPE" ;;
+  zero) echo '{{"data": 0}}' >&"$_OCI_SYNCPIPE" ;;
+  stranger) echo "{{\\"data\\": $(cat STRANGER)}}" >&"$_OCI_SYNCPIPE" ;;
+  long) head -c 3000000 /dev/zero | tr '\\0' x >&"$_OCI_SYNCPIPE" ;;
+esac
+"""
+
+
+def write_script(path: Path, text: str, real: str) -> Path:
+    for name, value in {"MODE": path.parent / "mode", "REAL": real, "STRANGER": path.parent / "stranger"}.items():
+        text = text.replace(name, str(value))
+    path.write_text(textwrap.dedent(text.replace("{{", "{").replace("}}", "}")))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has nothing to do with any container, and must live."""
+    program = subprocess.Popen(["sleep", "1000"])
+    (tmp_path / "stranger").write_text(f"{program.pid}\n")
+    yield program
+    alive = program.poll() is None
+    program.kill()
+    program.wait()
+    assert alive, "a process of somebody else's was killed"
+
+
+@pytest.fixture
+def no_signals_to_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect here must not end the machine that the tests run on."""
+    real = os.kill
+
+    def kill(pid: int, number: int) -> None:
+        assert pid > 1, f"kill({pid})"
+        real(pid, number)
+
+    monkeypatch.setattr(os, "kill", kill)
+
+
+async def _run(engine: Engine) -> object:
+    return await engine.run("host", ["true"], name="box")
+
+
+async def _create(engine: Engine) -> object:
+    return await engine.create("box", root="host", args=["sleep", "infinity"], owner="remove")
+
+
+async def _start(engine: Engine) -> object:
+    return await (await engine.get("waiting")).start()
+
+
+async def _exec(engine: Engine) -> object:
+    return await (await engine.get("neighbour")).run(["true"])
+
+
+async def _update(engine: Engine) -> object:
+    await (await engine.get("neighbour")).update(pids=50)
+    return None
+
+
+async def _delete(engine: Engine) -> object:
+    await (await engine.get("waiting")).delete(force=True)
+    return None
+
+
+VERBS: dict[str, Callable[[Engine], Awaitable[object]]] = {
+    "run": _run,
+    "create": _create,
+    "start": _start,
+    "exec": _exec,
+    "update": _update,
+    "delete": _delete,
+}
+FINE = {("start", "nothing"), ("update", "nothing"), ("delete", "killed"), ("delete", "rubbish")}
+"""Where a lie is not found out by the call itself, or the rest is done without the runtime."""
+
+CASES = {
+    "crun": [
+        *[(verb, how) for verb in VERBS for how in ("killed", "nothing", "rubbish")],
+        *[(verb, "hang") for verb in ("run", "create", "exec", "delete")],
+        *[(verb, how) for verb in ("run", "exec") for how in ("rubbish-pid", "everybody", "stranger")],
+    ],
+    "runc": [("run", "nothing"), ("exec", "rubbish"), ("run", "stranger"), ("exec", "everybody")],
+}
+
+
+@pytest.mark.usefixtures("stranger", "no_signals_to_groups")
+@pytest.mark.parametrize("runtime", CASES)
+async def test_a_runtime_that_misbehaves_is_told_and_all_else_goes_on(
+    state: Path, tmp_path: Path, runtime: str
+) -> None:
+    found = subprocess.run(["which", runtime], capture_output=True, text=True, check=True).stdout.strip()
+    fake = write_script(tmp_path / runtime, FAKE_RUNTIME, found)
+    wrong: list[str] = []
+    async with asyncio.timeout(200), Engine(state=state, runtime=str(fake), limits=LIMITS) as engine:
+        neighbour = await engine.launch("neighbour", root="host", args=["sleep", "infinity"], owner="remove")
+        for case in CASES[runtime]:
+            await _case(engine, tmp_path / "mode", *case, wrong)
+            if (await neighbour.info()).state != "running":
+                wrong.append(f"{case}: the neighbour is disturbed")
+                break
+    assert not wrong, "\n".join(wrong)
+
+
+async def _case(engine: Engine, mode: Path, verb: str, how: str, wrong: list[str]) -> None:
+    if verb in ("start", "delete"):
+        await engine.create("waiting", root="host", args=["sleep", "infinity"], owner="remove")
+    mode.write_text(f"{verb} {how}\n")
+    try:
+        async with asyncio.timeout(20):
+            await VERBS[verb](engine)
+        if (verb, how) not in FINE:
+            wrong.append(f"{verb} {how}: nobody noticed")
+    except LongshoreError as error:
+        if len(str(error)) > 5000:
+            wrong.append(f"{verb} {how}: {len(str(error))} characters of rubbish")
+    except Exception as error:
+        wrong.append(f"{verb} {how}: {error!r}")
+    mode.unlink()
+    for id in ("box", "waiting"):
+        try:
+            await (await engine.get(id)).delete(force=True)
+        except ContainerNotFound:
+            pass
+        except LongshoreError as error:
+            wrong.append(f"{verb} {how}: {id} cannot be deleted afterwards: {error}")
+
+
+@pytest.mark.usefixtures("stranger")
+async def test_a_monitor_that_never_answers_or_lies_is_told(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = subprocess.run(["which", "conmon"], capture_output=True, text=True, check=True).stdout.strip()
+    fake = write_script(tmp_path / "conmon", FAKE_MONITOR, found)
+    monkeypatch.setattr(OciService, "_monitor", lambda self: str(fake))
+    mode = tmp_path / "mode"
+    wrong = []
+    async with asyncio.timeout(100), Engine(state=state, limits=LIMITS) as engine:
+        for how in ("hang", "silent", "killed", "rubbish", "everybody", "zero", "stranger", "long"):
+            mode.write_text(f"{how}\n")
+            try:
+                async with asyncio.timeout(20):
+                    await _create(engine)
+                wrong.append(f"{how}: nobody noticed")
+            except LongshoreError as error:
+                if len(str(error)) > 5000:
+                    wrong.append(f"{how}: {len(str(error))} characters of rubbish")
+                if not error.hint:
+                    wrong.append(f"{how}: no hint with {str(error)[:200]!r}")
+            assert await engine.list() == [], how
+        mode.unlink()
+        await (await engine.create("box", root="host", args=["true"])).delete()
+    assert not wrong, "\n".join(wrong)
