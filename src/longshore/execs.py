@@ -124,7 +124,8 @@ async def _limit(process: Process, seconds: float) -> None:
 
 async def _watch(core: Core, entry: Entry, uid: str, process: Process, compute: ComputeProcess) -> Exit:
     exit = await compute.wait()
-    if process._cause is not None and exit.cause in (Cause.SIGNALLED, Cause.KILLED) and exit.signal in (9, None):
+    killed = exit.cause in (Cause.SIGNALLED, Cause.KILLED, Cause.OOM) and exit.signal in (9, None)
+    if killed and process._cause is not None:
         exit = msgspec.structs.replace(exit, cause=process._cause)
     exit = await record_process_exit(core, entry, uid, process.name, exit)
     core.processes.discard(process)

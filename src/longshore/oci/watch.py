@@ -230,6 +230,13 @@ class DirectProcess(OciProcess):
         self._verb = verb
         self._command = command
         self._releasing: asyncio.Task[None] | None = None
+        self.kills_before: int | None = None  # for lack of memory in its container, before it was started
+
+    def _signalled(self, number: int, at: datetime, *, inferred: bool = False) -> Exit:
+        exit = super()._signalled(number, at, inferred=inferred)
+        if number == KILL and self.kills_before is not None and (self._cgroup.oom_kills() or 0) > self.kills_before:
+            return msgspec.structs.replace(exit, cause=Cause.OOM)
+        return exit
 
     async def _watch(self) -> Exit:
         if self._verb == "exec":
