@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +139,57 @@ async def test_they_reach_the_document_that_the_service_gets(tmp_path: Path) -> 
     assert (container["HvPartition"], container["HvRuntime"]) == (True, {"ImagePath": r"C:\vm"})
     assert (container["EndpointList"], container["MemoryMaximumInMB"]) == (["e1"], 512)
     assert process["CommandLine"] == 'cmd /c "a b"'
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "windows.md"
+
+
+def commands() -> list[list[str]]:
+    """The command lines that the document shows, as PowerShell takes them apart."""
+    found = []
+    for block in re.findall(r"```powershell\n(.*?)```", DOCUMENT.read_text(), re.DOTALL):
+        for line in block.splitlines():
+            found += [
+                shlex.split(command.replace("\\", "/"))[1:]
+                for command in re.split(r"; | # ", line)
+                if command.startswith("longshore ")
+            ]
+    return found
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_the_command_lines_of_the_document_are_ones(words: list[str]) -> None:
+    common, (name, *rest) = parse_global(words)
+    verb = load(name)
+    if name == "explain":
+        name, *rest = rest
+        verb = load(name)
+    args = parse(verb, rest, common)
+    if name == "run":
+        assert args.command, "every example runs something"
+
+
+def test_the_document_shows_both_isolations_and_a_container_that_stays() -> None:
+    text = [" ".join(words) for words in commands()]
+    assert any("--isolation hyperv" in line for line in text)
+    assert any(line.startswith("run --layer-chain") for line in text)
+    assert any(line.startswith("run -d") for line in text)
+    assert len(text) >= 9
+
+
+async def test_endpoints_are_changed_by_name(tmp_path: Path) -> None:
+    from longshore.engine import Engine
+    from tests.hcs.world import world
+
+    async with world(tmp_path) as it, Engine(it.service, state=tmp_path / "state") as engine:
+        box = await engine.launch("box", it.spec())
+        common, _ = parse_global([])
+        args = parse(load("update"), ["--add-endpoint", "e1", "--remove-endpoint", "e2", "box"], common)
+        run = load("update").run
+        assert run is not None
+        assert await run(engine, args) == 0
+        assert [json.loads(each)["RequestType"] for each in it.documents("HcsModifyComputeSystem")] == ["Add", "Remove"]
+        limited = parse(load("update"), ["-m", "512m", "--add-endpoint", "e3", "box"], common)
+        assert await run(engine, limited) == 125
+        assert it.count("HcsModifyComputeSystem") == 2
+        await box.delete(force=True)
