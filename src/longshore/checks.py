@@ -156,6 +156,15 @@ def check_list(value: Any, field: str, of: str) -> list[Any]:
     return list(value)
 
 
+def check_endpoints(value: Sequence[str], field: str) -> list[str]:
+    """Ids of network endpoints as a list; all are looked at before the first is used."""
+    ids = check_list(value, field, "ids of endpoints")
+    for index, id in enumerate(ids):
+        if not isinstance(id, str) or not id or "\0" in id:
+            raise InvalidSpec(f"{field}[{index}]", f"{id!r} is not the id of an endpoint")
+    return ids
+
+
 def unknown_field(name: str, known: Sequence[str]) -> InvalidSpec:
     """What to say of a keyword that no spec has: what may have been meant, and what there is."""
     import difflib

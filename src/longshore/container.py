@@ -11,6 +11,7 @@ from typing import Any
 
 from . import deleting, execs, finding, lifecycle
 from .arguments import check_bound, check_input, check_seconds, check_streams
+from .checks import check_endpoints
 from .compute import DEVNULL, PIPE, Cause, Exit, ProcessInfo, Stats, Stdio
 from .core import Core, log
 from .entry import Entry
@@ -325,11 +326,15 @@ class Container:
             cpuset=cpuset,
             pids=pids,
         )
+        add = check_endpoints(add_endpoints, "add_endpoints")
+        remove = check_endpoints(remove_endpoints, "remove_endpoints")
         async with self._core.operation():
-            if change or not (add_endpoints or remove_endpoints):
+            if add or remove:
+                await lifecycle.need_endpoints(self._core, self._entry, self._uid)
+            if change or not (add or remove):
                 await lifecycle.update(self._core, self._entry, self._uid, change)
-            if add_endpoints or remove_endpoints:
-                await lifecycle.change_endpoints(self._core, self._entry, self._uid, add_endpoints, remove_endpoints)
+            if add or remove:
+                await lifecycle.change_endpoints(self._core, self._entry, self._uid, add, remove)
 
     async def resize(self, rows: int, columns: int) -> None:
         """Set the size of init's terminal."""

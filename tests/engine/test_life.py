@@ -549,3 +549,13 @@ async def test_a_container_without_a_state_directory_given_is_the_engines_alone(
     async with Engine(simulator) as engine:
         done: Container = await engine.launch("box", args=["exit", "1"])
         assert (await done.wait()).code == 1
+
+
+async def test_endpoints_where_there_are_none_are_refused_before_a_limit_is_changed(
+    engine: Engine, world: World
+) -> None:
+    box = await engine.launch("box", args=FOREVER)
+    with pytest.raises(NotSupported, match="endpoints"):
+        await box.update(memory="64m", add_endpoints=["e1"])
+    assert world.machine.calls["update"] == 0
+    assert (await box.inspect())["spec"]["resources"]["memory"] is None

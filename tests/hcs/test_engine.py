@@ -16,7 +16,7 @@ import pytest
 
 from longshore import Engine, Event
 from longshore.compute import PIPE, Cause
-from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, NotSupported, ProcessExists
+from longshore.errors import ContainerExists, ContainerNotFound, InvalidSpec, InvalidState, NotSupported, ProcessExists
 from longshore.hcs.hresults import HcsError
 from longshore.hcs.service import HcsService
 
@@ -193,6 +193,11 @@ async def test_limits_are_refused_with_the_reason_and_endpoints_are_changed(tmp_
             await box.update(memory="128m", add_endpoints=["e1"])
         assert it.count("HcsModifyComputeSystem") == 0
         await box.update(add_endpoints=["e1"], remove_endpoints=["e2"])
+        assert it.count("HcsModifyComputeSystem") == 2
+        with pytest.raises(InvalidSpec, match=r"remove_endpoints\[1\]: '' is not the id"):
+            await box.update(add_endpoints=["e3"], remove_endpoints=["e4", ""])
+        with pytest.raises(InvalidSpec, match="add_endpoints"):
+            await box.update(add_endpoints="e3")
         assert it.count("HcsModifyComputeSystem") == 2
 
 
