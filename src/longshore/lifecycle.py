@@ -372,16 +372,30 @@ async def _note_limits(entry: Entry, uid: str, change: Resources) -> None:
         entry.write_spec(msgspec.structs.replace(spec, resources=Resources(**limits)))
 
 
+def _connectable(system: ComputeSystem) -> Connectable:
+    if not isinstance(system, Connectable):
+        raise NotSupported("endpoints", "containers of this service have none", hint="see `network`")
+    return system
+
+
+async def need_endpoints(core: Core, entry: Entry, uid: str) -> None:
+    """Refuse a change of endpoints where the platform has none (NotSupported), before anything is changed."""
+
+    async def look(system: ComputeSystem) -> None:
+        _connectable(system)
+
+    await with_system(core, entry, uid, "update", look)
+
+
 async def change_endpoints(core: Core, entry: Entry, uid: str, add: Sequence[str], remove: Sequence[str]) -> None:
     """Give it network endpoints, and take others away. NotSupported where the platform has none."""
 
     async def change(system: ComputeSystem) -> None:
-        if not isinstance(system, Connectable):
-            raise NotSupported("endpoints", "containers of this service have none", hint="see `network`")
+        connectable = _connectable(system)
         for endpoint in add:
-            await system.connect(endpoint)
+            await connectable.connect(endpoint)
         for endpoint in remove:
-            await system.disconnect(endpoint)
+            await connectable.disconnect(endpoint)
 
     await with_system(core, entry, uid, "update", change)
 
