@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import longshore
-from longshore.cli import attach
+from longshore.cli import attach, start
 from longshore.cli.parser import Arguments
 from longshore.engine import Engine
 from longshore.errors import NotSupported
@@ -89,3 +89,23 @@ async def test_attaching_input_where_streams_end_with_their_maker_names_what_can
             await attach.run(other, Arguments(container="web", stdin=True, detach_keys="", sig_proxy=False))
         assert caught.value.hint == "`longshore attach --no-stdin web` shows what it writes"
         await web.delete(force=True)
+
+
+async def test_input_for_what_another_program_made_is_refused_and_its_output_is_shown(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    machine = Machine("hcs")
+    async with (
+        Engine(Simulator(machine=machine), state=tmp_path) as maker,
+        Engine(Simulator(machine=machine), state=tmp_path) as other,
+    ):
+        await maker.create("web", root="rootfs:/srv", args=["cat"], stdin=longshore.PIPE)
+        words = {"containers": ["web"], "attach": True, "detach_keys": "", "sig_proxy": False, "behind": False}
+        with pytest.raises(NotSupported) as caught:
+            await start.run(other, Arguments(interactive=True, **words))
+        assert "`longshore start -a web`" in (caught.value.hint or "")
+        await maker.create("say", root="rootfs:/srv", args=["echo", "hi"])
+        assert await start.run(other, Arguments(interactive=False, **(words | {"containers": ["say"]}))) == 0
+        assert capfd.readouterr().out == "hi\n"
+        for name in ("web", "say"):
+            await (await maker.get(name)).delete(force=True)

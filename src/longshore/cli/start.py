@@ -41,6 +41,7 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 
 async def _attached(engine: Engine, args: Arguments) -> int:
+    from ..errors import NotSupported
     from . import attached, terminal
     from .attach import wants_terminal
 
@@ -48,7 +49,11 @@ async def _attached(engine: Engine, args: Arguments) -> int:
     container = await engine.get(id)
     tty = await wants_terminal(container)
     attached.check_terminal(interactive=args.interactive, tty=tty)
-    attachment = await container.attach(stdin=args.interactive, logs=True)
+    try:
+        attachment = await container.attach(stdin=args.interactive, logs=True)
+    except NotSupported as error:
+        error.hint = f"`longshore start -a {id}` shows what it writes; `longshore run -i` makes one that reads"
+        raise
     try:
         exit = await attached.with_attachment(
             container,
