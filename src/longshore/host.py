@@ -54,6 +54,15 @@ def boot_id() -> str:
         return ""
 
 
+def kernel() -> tuple[str, str]:
+    """The release of this machine's kernel, and the machine's kind: `6.1.0-18-amd64`, `x86_64`."""
+    if sys.platform == "win32":
+        found = sys.getwindowsversion()
+        return f"{found.major}.{found.minor}.{found.build}", os.environ.get("PROCESSOR_ARCHITECTURE", "")
+    found = os.uname()
+    return found.release, found.machine
+
+
 def has_init() -> bool:
     """Whether a small init is installed, which `run` then uses as pid 1."""
     from .files import find_program
