@@ -64,6 +64,17 @@ def test_the_options_of_windows_are_in_the_help_and_in_the_document(longshore) -
         assert part in out
 
 
+def test_doctor_tells_of_each_part(longshore) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = longshore("doctor", "--format", "json")
+    assert code == 0
+    items = json.loads(out)["items"]
+    assert {
+        name: items[name]["supported"] for name in ("windows", "calls", "service", "rights", "run")
+    } == dict.fromkeys(("windows", "calls", "service", "rights", "run"), True)
+    assert items["hyperv"]["supported"] is False  # Wine has none
+    assert "Microsoft-Hyper-V" in items["hyperv"]["hint"]
+
+
 def test_a_terminal_is_asked_for_where_there_is_one(longshore) -> None:  # type: ignore[no-untyped-def]
     code, _, err = longshore("run", "-it", *LAYER, "--", "cmd")
     assert code == 125
