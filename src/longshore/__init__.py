@@ -11,6 +11,7 @@ first used: the import itself loads neither asyncio nor anything of a platform.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import sync as sync
+    from .checkpoints import CheckpointInfo as CheckpointInfo
     from .compute import DEVNULL as DEVNULL
     from .compute import INHERIT as INHERIT
     from .compute import INIT as INIT
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from .container import Process as Process
     from .engine import Engine as Engine
     from .engine import Restored as Restored
+    from .errors import CheckpointExists as CheckpointExists
+    from .errors import CheckpointNotFound as CheckpointNotFound
     from .errors import CommandFailed as CommandFailed
     from .errors import CommandNotExecutable as CommandNotExecutable
     from .errors import CommandNotFound as CommandNotFound
@@ -73,12 +76,13 @@ if TYPE_CHECKING:
     __version__: str
 
 _NAMES = {
+    "checkpoints": "CheckpointInfo",
     "compute": "DEVNULL INHERIT INIT LOG PIPE STDOUT Cause Exit Feature Features NetworkStats Plan ProcessInfo Stats",
     "container": "Attachment Completed Container ContainerInfo Process",
     "engine": "Engine Restored",
-    "errors": "CommandFailed CommandNotExecutable CommandNotFound ContainerExists ContainerNotFound DescriptorLimit"
-    " EngineClosed InvalidSpec InvalidState LongshoreError MonitorLost NotSupported OutputLimit ProcessExists"
-    " ProcessNotFound ServiceError StoreError TimeLimit",
+    "errors": "CheckpointExists CheckpointNotFound CommandFailed CommandNotExecutable CommandNotFound ContainerExists"
+    " ContainerNotFound DescriptorLimit EngineClosed InvalidSpec InvalidState LongshoreError MonitorLost NotSupported"
+    " OutputLimit ProcessExists ProcessNotFound ServiceError StoreError TimeLimit",
     "events": "Event Gap",
     "limits": "HcsLimits Limits",
     "logs": "LogGap LogRecord",
@@ -98,6 +102,9 @@ __all__ = [
     "STDOUT",
     "Attachment",
     "Cause",
+    "CheckpointExists",
+    "CheckpointInfo",
+    "CheckpointNotFound",
     "CommandFailed",
     "CommandNotExecutable",
     "CommandNotFound",

@@ -52,6 +52,7 @@ class Cause(StrEnum):
     MONITOR_LOST = "monitor_lost"
     SYSTEM_GONE = "system_gone"
     NEVER_STARTED = "never_started"
+    CHECKPOINTED = "checkpointed"  # ended by longshore, with a checkpoint to go on from
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
@@ -350,6 +351,33 @@ class Connectable(Protocol):
 
     async def disconnect(self, endpoint: str) -> None:
         """Take an endpoint away from it."""
+        ...
+
+
+@runtime_checkable
+class Checkpointable(Protocol):
+    """A `ComputeService` that can write a kept container to files, and have it go on from them. Not every one can."""
+
+    async def checkpoint(self, system: ComputeSystem, directory: Path, lock_fd: int, *, connections: bool) -> None:
+        """Write the processes of a paused system, and what they wrote to their root, to an empty directory.
+
+        It stays as it was, and paused. `lock_fd` is inherited by the helpers. Failed or cancelled: the caller removes
+        the directory; no helper is at work in it any more.
+        """
+        ...
+
+    async def restore(self, id: str, spec: Spec, stdio: Stdio, place: Place, directory: Path) -> ComputeSystem:
+        """As `create`, but init runs, and goes on from the checkpoint. What the place had of an earlier life is
+        replaced. Failed or cancelled: all undone (`undo_restore`)."""
+        ...
+
+    async def undo_restore(self, id: str, place: Place) -> None:
+        """Undo what a `restore` that failed, or whose caller died, has begun: no process, and the files of the earlier
+        life as they were. Idempotent."""
+        ...
+
+    async def keep_restored(self, place: Place) -> None:
+        """The restored system is on record: what was kept for `undo_restore` goes. Idempotent."""
         ...
 
 

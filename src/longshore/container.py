@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any
 
-from . import deleting, execs, finding, lifecycle
+from . import checkpoints, deleting, execs, finding, lifecycle
 from .arguments import check_bound, check_input, check_seconds, check_streams
+from .checkpoints import CheckpointInfo
 from .checks import check_endpoints
 from .compute import DEVNULL, PIPE, Cause, Exit, ProcessInfo, Stats, Stdio
 from .core import Core, log
@@ -54,13 +56,48 @@ class Container:
         live = self._core.find(self.id, self._uid)
         return None if live is None else live.process
 
-    async def start(self) -> Process:
+    async def start(self, *, checkpoint: str | None = None) -> Process:
         """Run its init; what it writes goes to the log. InvalidState unless it is created.
 
         Failed or cancelled: what was started is ended, and the container is stopped.
+
+        With `checkpoint`, a stopped container goes on from there, as often as one likes: InvalidState unless it is
+        stopped, CheckpointNotFound, NotSupported. This is a next life of it, with an exit of its own; who else holds
+        the earlier one has to `get` it again. Failed or cancelled: it is stopped, as it was.
         """
         async with self._core.operation():
-            return await lifecycle.start(self._core, self._entry, self._uid)
+            if checkpoint is None:
+                return await lifecycle.start(self._core, self._entry, self._uid)
+            uid, process = await checkpoints.start_from(self._core, self._entry, self._uid, checkpoint)
+            self._uid = uid
+            return process
+
+    async def checkpoint(self, name: str, *, leave_running: bool = False, connections: bool = False) -> CheckpointInfo:
+        """Write its processes, and what it wrote to its root, to a checkpoint; then end it, unless left running.
+
+        `connections`: open TCP connections are written, too; without it, a container that has some is refused.
+        NotSupported, with the reason that `doctor` gives, before anything is touched; InvalidState unless it runs, made
+        by `create`, with no exec in it; CheckpointExists. Failed or cancelled: it runs on, and there is no checkpoint.
+        """
+        async with self._core.operation():
+            return await checkpoints.checkpoint(
+                self._core, self._entry, self._uid, name, leave_running=leave_running, connections=connections
+            )
+
+    async def checkpoints(self) -> list[CheckpointInfo]:
+        """Its checkpoints, oldest first."""
+        async with self._core.operation():
+            return await checkpoints.checkpoints(self._core, self._entry, self._uid)
+
+    async def delete_checkpoint(self, name: str) -> None:
+        """Remove one of its checkpoints. CheckpointNotFound."""
+        async with self._core.operation():
+            await checkpoints.delete_checkpoint(self._core, self._entry, self._uid, name)
+
+    async def export_checkpoint(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Write one of its checkpoints to a new file, for `Engine.import_checkpoint`. CheckpointNotFound."""
+        async with self._core.operation():
+            await checkpoints.export_checkpoint(self._core, self._entry, self._uid, name, path)
 
     async def info(self) -> ContainerInfo:
         """What a listing says of it, now."""

@@ -13,6 +13,7 @@ from .entry import Entry, trash_name
 from .errors import ContainerNotFound, InvalidState, StoreError
 from .events import News
 from .finding import adopt, end_of_gone, named_lease, state_of
+from .half_restored import undo_half_restored
 from .lifecycle import kill, wait_for_end
 from .records import Damaged, Record
 from .tasks import shielded
@@ -60,6 +61,7 @@ async def _delete(core: Core, entry: Entry, record: Record, *, force: bool) -> N
         record = entry.read_own(uid)
         if not force:
             await _refuse_if_alive(core, entry, record)
+        await undo_half_restored(core, entry)
         await _end_for_deletion(core, entry, record)
         await entry.remove(uid, claim, partial(_tell_delete, core, entry, record))
     except ContainerNotFound:  # somebody else has deleted it meanwhile

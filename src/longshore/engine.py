@@ -2,7 +2,7 @@
 
     making.py       a container is made, or undone        endings.py      its end: recorded and told, once
     lifecycle.py    start, stop, pause, update            execs.py        further processes
-    deleting.py     the end of all of it
+    deleting.py     the end of all of it                  checkpoints.py  written to files, going on from them
     finding.py      what there is, and what it is now     output.py       logs and attachments
     subscribing.py  events                                restoring.py    after somebody died
 
@@ -19,7 +19,8 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self, Unpack
 
-from . import deleting, finding, host, lifecycle, making, restoring, watching
+from . import checkpoints, deleting, finding, host, lifecycle, making, restoring, watching
+from .archive import MAX_ARCHIVE
 from .arguments import check_bound, check_input, check_input_and_stdin, check_seconds, check_streams
 from .compute import DEVNULL, LOG, PIPE, Cause, ComputeService, Features, Plan, Stdio
 from .container import MAX_OUTPUT, Completed, Container, ContainerInfo, Process
@@ -251,6 +252,25 @@ class Engine:
         async with self._core.operation():
             entry, uid, process = await making.make(self._core, id, spec, owner, stdio, launch=launch)
             return Container(self._core, entry, uid), process
+
+    async def import_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        id: str | None = None,
+        *,
+        owner: Owner = "keep",
+        max_size: int = MAX_ARCHIVE,
+    ) -> Container:
+        """Make a container of an exported checkpoint: stopped, and with that checkpoint, to be started from it.
+
+        `id` is that of the container which was exported, unless given. InvalidSpec for a file that is no such archive,
+        or holds more than `max_size` bytes; ContainerExists, NotSupported. An archive is a program with all the rights
+        that it says it has: import what you trust.
+        """
+        check_bound(max_size)
+        async with self._core.operation():
+            entry, uid, _ = await checkpoints.import_checkpoint(self._core, path, id, owner, max_size)
+            return Container(self._core, entry, uid)
 
     # finding containers
 

@@ -48,6 +48,7 @@ _CLAIMED = {
     "start": "started",
     "pause": "paused",
     "resume": "resumed",
+    "checkpoint": "written to a checkpoint",
     "stop": "stopped",
     "delete": "deleted",
 }
@@ -60,6 +61,7 @@ class Entry:
     def __init__(self, store: Store, id: str, home: Path) -> None:
         self.store = store
         self.id = id
+        self._life = 1  # of the record as it was last read
         self.home = home  # where record, exit record, log and scratch layer are: in `run`, or in `data` if durable
 
     @property
@@ -94,6 +96,7 @@ class Entry:
         names = f"{found.uid}{found.lease or ''}{found.starter or ''}"
         if not found.uid or not names.replace("-", "").isalnum():  # they are parts of paths
             raise Damaged(f"cannot read {path}: it is damaged (an identifier that is none)", hint=BY_FORCE)
+        self._life = found.life
         return found
 
     def read_own(self, uid: str) -> Record:
@@ -168,12 +171,16 @@ class Entry:
     # the exit record
 
     def read_exit(self) -> ExitRecord | None:
-        """How init ended; None while nobody has linked it."""
-        return _read_exit(f"{self.home}/exit.json")
+        """How init ended, in the life that the record was last read of; None while nobody has linked it."""
+        return _read_exit(self._exit_path)
 
     def link_exit(self, exit: ExitRecord) -> bool:
         """Put the exit record in place; False if somebody was first. The caller holds the lock."""
-        return self._link_exit(f"{self.home}/exit.json", exit)
+        return self._link_exit(self._exit_path, exit)
+
+    @property
+    def _exit_path(self) -> str:
+        return f"{self.home}/exit.json" if self._life == 1 else f"{self.home}/exit.{self._life}.json"
 
     def _link_exit(self, path: str, exit: ExitRecord) -> bool:
         with suppress(OSError):

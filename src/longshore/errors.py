@@ -77,6 +77,30 @@ class ProcessExists(LongshoreError):
         self.name = name
 
 
+class CheckpointNotFound(LongshoreError, LookupError):
+    """The container has no checkpoint of this name."""
+
+    def __init__(self, container_id: str, name: str) -> None:
+        super().__init__(
+            f"container `{container_id}` has no checkpoint `{name}`",
+            hint=f"`longshore checkpoints {container_id}` lists those there are",
+        )
+        self.container_id = container_id
+        self.name = name
+
+
+class CheckpointExists(LongshoreError):
+    """The container has a checkpoint of this name already."""
+
+    def __init__(self, container_id: str, name: str) -> None:
+        super().__init__(
+            f"cannot make checkpoint `{name}` of container `{container_id}`: the name is taken",
+            hint="choose another name, or delete the one that has it",
+        )
+        self.container_id = container_id
+        self.name = name
+
+
 class InvalidState(LongshoreError):
     """The container or process is not in a state in which this can be done."""
 

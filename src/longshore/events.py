@@ -24,7 +24,9 @@ SEGMENT_SIZE = 4 << 20  # bytes after which a new segment begins
 SEGMENTS_KEPT = 8
 TAIL = 1 << 12  # bytes in which the last line is looked for first
 
-EventType = Literal["start-container", "pause", "resume", "exit", "exit-process", "restore", "oom", "delete"]
+EventType = Literal[
+    "start-container", "pause", "resume", "exit", "exit-process", "restore", "oom", "checkpoint", "delete"
+]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

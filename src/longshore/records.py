@@ -45,6 +45,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     durable: bool = False  # it lives in `data`: it may outlive its owner
     log_size: int = 64 << 20
     journal: Position = Position()  # nothing of this container stands before
+    life: int = 1  # counts up each time that it goes on from a checkpoint; each has an exit record of its own
     # filled in as it goes
     log_inode: int | None = None
     token: bytes = b""  # what the service needs to open the system; empty: half-made
@@ -56,6 +57,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     exit_told: bool = False
     paused: bool = False  # as it was told
     change: Change | None = None
+    checkpointing: bool = False  # frozen until its checkpoint is whole
     ending: Cause | None = None  # why we kill it, once we do
 
 

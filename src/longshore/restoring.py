@@ -15,6 +15,7 @@ from .errors import ContainerNotFound, InvalidState, LongshoreError
 from .events import News
 from .execs import close_processes, tell_recorded_process
 from .finding import adopt, derive, end_of_gone
+from .half_restored import take_back
 from .lease import dead_leases, owned
 from .lifecycle import wait_for_end
 from .making import undo_half_made
@@ -68,6 +69,7 @@ async def close_lease(core: Core, lease: str) -> None:
 async def _close_owned(core: Core, entry: Entry, lease: str) -> None:
     if await undo_half_made(core, entry, lease):
         return
+    await take_back(core, entry)  # the lease knows of it while it is written to a checkpoint, or restored from one
     record = entry.read()
     if record.lease != lease:
         return

@@ -21,6 +21,7 @@ from . import container as _container
 from . import engine as _engine
 from . import output as _output
 from . import process as _process
+from .archive import MAX_ARCHIVE
 from .blocking import AHEAD, ClosingIterator, EngineTwin, Reader, Twin, Writer
 from .compute import DEVNULL, LOG, PIPE
 from .container import MAX_OUTPUT
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Any, Self
 
+    from .checkpoints import CheckpointInfo
     from .compute import ComputeService, Exit, Features, Plan, ProcessInfo, Stats
     from .container import Completed, ContainerInfo
     from .errors import LongshoreError
@@ -195,12 +197,37 @@ class Container(Twin[_container.Container]):
         """Its first process, where this engine has started it or asked for it; else None: see `process`."""
         return None if self._inner.init is None else Process._of(self._loop, self._inner.init)
 
-    def start(self) -> Process:
+    def start(self, *, checkpoint: str | None = None) -> Process:
         """Run its init; what it writes goes to the log. InvalidState unless it is created.
 
         Failed or cancelled: what was started is ended, and the container is stopped.
+
+        With `checkpoint`, a stopped container goes on from there, as often as one likes: InvalidState unless it is
+        stopped, CheckpointNotFound, NotSupported. This is a next life of it, with an exit of its own; who else holds
+        the earlier one has to `get` it again. Failed or cancelled: it is stopped, as it was.
         """
-        return Process._of(self._loop, self._call(self._inner.start()))
+        return Process._of(self._loop, self._call(self._inner.start(checkpoint=checkpoint)))
+
+    def checkpoint(self, name: str, *, leave_running: bool = False, connections: bool = False) -> CheckpointInfo:
+        """Write its processes, and what it wrote to its root, to a checkpoint; then end it, unless left running.
+
+        `connections`: open TCP connections are written, too; without it, a container that has some is refused.
+        NotSupported, with the reason that `doctor` gives, before anything is touched; InvalidState unless it runs, made
+        by `create`, with no exec in it; CheckpointExists. Failed or cancelled: it runs on, and there is no checkpoint.
+        """
+        return self._call(self._inner.checkpoint(name, leave_running=leave_running, connections=connections))
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """Its checkpoints, oldest first."""
+        return self._call(self._inner.checkpoints())
+
+    def delete_checkpoint(self, name: str) -> None:
+        """Remove one of its checkpoints. CheckpointNotFound."""
+        self._call(self._inner.delete_checkpoint(name))
+
+    def export_checkpoint(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Write one of its checkpoints to a new file, for `Engine.import_checkpoint`. CheckpointNotFound."""
+        self._call(self._inner.export_checkpoint(name, path))
 
     def info(self) -> ContainerInfo:
         """What a listing says of it, now."""
@@ -505,6 +532,19 @@ class Engine(EngineTwin):
                 name=name,
                 **fields,
             )
+        )
+
+    def import_checkpoint(
+        self, path: str | os.PathLike[str], id: str | None = None, *, owner: Owner = "keep", max_size: int = MAX_ARCHIVE
+    ) -> Container:
+        """Make a container of an exported checkpoint: stopped, and with that checkpoint, to be started from it.
+
+        `id` is that of the container which was exported, unless given. InvalidSpec for a file that is no such archive,
+        or holds more than `max_size` bytes; ContainerExists, NotSupported. An archive is a program with all the rights
+        that it says it has: import what you trust.
+        """
+        return Container._of(
+            self._loop, self._call(self._inner.import_checkpoint(path, id, owner=owner, max_size=max_size))
         )
 
     def get(self, id: str) -> Container:

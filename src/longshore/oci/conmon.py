@@ -31,9 +31,19 @@ class Answer(msgspec.Struct):
 
 
 def command(
-    conmon: str, runtime: Runtime, id: str, bundle: Path, place: Place, *, terminal: bool, stdin: bool, log_size: int
+    conmon: str,
+    runtime: Runtime,
+    id: str,
+    bundle: Path,
+    place: Place,
+    *,
+    terminal: bool,
+    stdin: bool,
+    log_size: int,
+    images: Path | None = None,
+    options: Sequence[str] = (),
 ) -> list[str]:
-    """conmon's command line for `runtime create`."""
+    """conmon's command line for `runtime create`; or for `runtime restore` from `images`, with `options` of that."""
     run = place.run
     argv = [conmon, "--api-version", "1", "--cid", id, "--cuuid", f"{id}-{run.parent.parent.name}"]
     argv += ["--runtime", runtime.path, "--bundle", str(bundle), "--full-attach"]
@@ -46,6 +56,8 @@ def command(
         argv += ["--terminal", "--leave-stdin-open"]
     if stdin or terminal:
         argv += ["--stdin"]
+    if images is not None:
+        argv += ["--restore", str(images), *(f"--runtime-opt={option}" for option in options)]
     return argv
 
 

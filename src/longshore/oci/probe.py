@@ -259,7 +259,7 @@ async def probe(wanted: str | None, *, cache: Path) -> Features:
         None if init else "apt-get install catatonit",
     )
     _add_kernel(add, runs, why)
-    _add_checkpoint(add, chosen)
+    await _add_checkpoint(add, chosen)
     add(
         "rootless",
         False,
@@ -296,7 +296,7 @@ def _add_kernel(add: Any, runs: bool, why: str) -> None:
     add("seccomp", Path("/proc/sys/kernel/seccomp").exists(), f"profile: {profile}")
 
 
-def _add_checkpoint(add: Any, chosen: Tried | None) -> None:
+async def _add_checkpoint(add: Any, chosen: Tried | None) -> None:
     criu = find("criu")
     if chosen is None:
         add("checkpoint", False, "no runtime works here")
@@ -305,4 +305,50 @@ def _add_checkpoint(add: Any, chosen: Tried | None) -> None:
     elif criu is None:
         add("checkpoint", False, "criu is not installed", "apt-get install criu")
     else:
-        add("checkpoint", False, "longshore has no checkpoints yet")
+        works, reason, hint = await _try_criu(criu, chosen)
+        add("checkpoint", works, reason, hint)
+
+
+async def _try_criu(criu: str, chosen: Tried) -> tuple[bool, str, str | None]:
+    """Whether CRIU works with this kernel, and with this runtime."""
+    checked, said = await _check(criu)
+    if not checked:
+        why = next((line.strip() for line in said.splitlines() if "Error" in line), said.strip()[-200:])
+        return False, f"`criu check` fails on this kernel: {why}", "a newer criu may know this kernel"
+    if os.path.basename(chosen.path).startswith("crun"):
+        if not await _loads("libcriu.so.2"):
+            return False, "crun needs libcriu.so.2, which is not installed", "apt-get install libcriu2"
+    elif find("iptables-restore") is None:
+        return False, "CRIU locks networks by iptables, which is not installed", "apt-get install iptables"
+    return True, f"criu {_version_of((await _ask(criu, '--version')).lower()) or 'of an unknown version'}", None
+
+
+async def _check(criu: str) -> tuple[bool, str]:
+    """What `criu check` says."""
+    from ..tasks import in_thread
+
+    def check() -> tuple[bool, str]:
+        import subprocess
+
+        try:
+            done = subprocess.run([criu, "check"], capture_output=True, timeout=TRY_LIMIT, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return False, str(error)
+        return done.returncode == 0, (done.stdout + done.stderr).decode("utf-8", "replace")
+
+    return await in_thread(check)
+
+
+async def _loads(library: str) -> bool:
+    from ..tasks import in_thread
+
+    def load() -> bool:
+        import ctypes
+
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            return False
+        return True
+
+    return await in_thread(load)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import msgspec
 
-from ..compute import LOG, Features, Lease, Place, Plan, State, Stdio, SystemGone
+from ..compute import LOG, ComputeSystem, Features, Lease, Place, Plan, State, Stdio, SystemGone
 from ..errors import NotSupported, ServiceError
 from ..files import try_hold
 from ..limits import USUAL, Limits
 from ..spec import Spec
 from ..tasks import in_thread, shielded, uninterrupted
-from . import conmon, leases, probe, processes
+from . import checkpoint, conmon, leases, probe, processes
 from .bundle import Bundle, plan_bundle, prepare
 from .cgroup import ROOT, Cgroup
 from .direct import check_pid, read_pid, run_direct
@@ -121,11 +121,14 @@ class OciService:
     def _run_arguments(id: str, place: Place) -> list[str]:
         return ["--bundle", str(place.run / "bundle"), id]
 
-    async def _prepare(self, id: str, spec: Spec, place: Place) -> tuple[Runtime, Bundle, str]:
-        runtime = await self.runtime()
+    async def _prepare(
+        self, id: str, spec: Spec, place: Place, *, runtime: Runtime | None = None
+    ) -> tuple[Runtime, Bundle, str]:
+        again = runtime is not None  # it goes on from a checkpoint
+        runtime = runtime or await self.runtime()
         runtime.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         cgroup = self.cgroup_path(id, place.lease.id if place.lease else None)
-        making = in_thread(lambda: prepare(place, id, spec, cgroup_path=f"{cgroup}/{LEAF}"))
+        making = in_thread(lambda: prepare(place, id, spec, cgroup_path=f"{cgroup}/{LEAF}", again=again))
         bundle = await uninterrupted(making)  # whoever undoes this must not meet it still at work
         return runtime, bundle, cgroup
 
@@ -203,6 +206,66 @@ class OciService:
             stdin=stdin,
             monitor=token,
         )
+
+    async def checkpoint(self, system: ComputeSystem, directory: Path, lock_fd: int, *, connections: bool) -> None:
+        assert isinstance(system, OciSystem)
+        await checkpoint.write(system, directory, lock_fd, connections=connections)
+
+    async def restore(self, id: str, spec: Spec, stdio: Stdio, place: Place, directory: Path) -> OciSystem:
+        notes = checkpoint.read_notes(directory)
+        own = await self.runtime()
+        if own.name != notes.runtime:
+            found = await probe.choose_runtime(notes.runtime, cache=self.data / "probe.json")
+            own = self._known(found.path)
+        with Helpers() as helpers:
+            try:
+                return await self._restore(id, spec, stdio, place, directory, own, helpers)
+            except BaseException as error:
+                helpers.let_go()
+                await shielded(self._abandon(id, place, helpers))
+                explained: BaseException = error
+                if isinstance(error, ServiceError):
+                    log_path = place.run / "bundle" / "restore.log"
+                    explained = checkpoint.explain(own.name, "restore", id, error, log_path)
+                await shielded(in_thread(lambda: checkpoint.put_back(place)))
+                if explained is error:
+                    raise
+                raise explained from error
+
+    async def _restore(
+        self, id: str, spec: Spec, stdio: Stdio, place: Place, directory: Path, known: Runtime, helpers: Helpers
+    ) -> OciSystem:
+        monitor_path = self._monitor()
+        await uninterrupted(in_thread(lambda: checkpoint.set_aside(place)))
+        await uninterrupted(in_thread(lambda: checkpoint.unpack(directory, place)))
+        runtime, bundle, cgroup = await self._prepare(id, spec, place, runtime=known)
+        for name in ("exits", "persist"):
+            (place.run / name).mkdir(mode=0o700)
+        connections = checkpoint.read_notes(directory).connections
+        stdin = stdio.stdin not in (-3, LOG)
+        argv = conmon.command(
+            monitor_path,
+            runtime,
+            id,
+            bundle.path,
+            place,
+            terminal=spec.terminal,
+            stdin=stdin,
+            log_size=spec.log_size,
+            images=directory / checkpoint.IMAGES,
+            options=await checkpoint.options_for(runtime, bundle.config, connections=connections),
+        )
+        system = await self._create(id, spec, place, runtime, bundle, cgroup, argv, helpers, stdin=stdin)
+        if (stdin or spec.terminal) and system.init is not None:
+            system.init.streams.stdin = await conmon.connect_stdin(place.run)
+        return system
+
+    async def undo_restore(self, id: str, place: Place) -> None:
+        await self._abandon(id, place, None)
+        await in_thread(lambda: checkpoint.put_back(place))
+
+    async def keep_restored(self, place: Place) -> None:
+        await in_thread(lambda: checkpoint.forget_before(place))
 
     async def launch(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> tuple[OciSystem, OciProcess]:
         if LOG in (stdio.stdout, stdio.stderr):
