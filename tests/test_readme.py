@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -53,3 +54,19 @@ def test_architecture_names_modules_that_are_there() -> None:
     package = ROOT / "src" / "longshore"
     missing = [name for name in named if not (package / name).exists() and not list(package.rglob(name))]
     assert missing == []
+
+
+def test_architecture_names_methods_that_are_there() -> None:
+    """The path of an exit code, above all: hop by hop it can be followed."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"`([A-Z]\w+)\.(\w+)`", text))
+    assert {("Notifications", "_told"), ("HcsProcess", "_end"), ("HcsSystem", "settle")} <= named
+    defined = {
+        (node.name, part.name)
+        for path in (ROOT / "src" / "longshore").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        for part in node.body
+        if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    assert named - defined == set()
