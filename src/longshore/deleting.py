@@ -8,7 +8,7 @@ from functools import partial
 
 from .compute import State
 from .core import Core, Live
-from .endings import record_never_started
+from .endings import record_never_started, tell_recorded
 from .entry import Entry, trash_name
 from .errors import ContainerNotFound, InvalidState, StoreError
 from .events import News
@@ -87,6 +87,7 @@ async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:
         live = await adopt(core, entry, record)
     except InvalidState:  # nothing is left of it
         await end_of_gone(core, entry, record.uid)
+        await tell_recorded(core, entry, entry.read_own(record.uid))
         # but for what outlives a boot (layers, on Windows), and what a token that is damaged does not find
         await core.service.abandon(entry.id, entry.place(named_lease(record)))
         return
@@ -99,6 +100,8 @@ async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:
             await live.system.terminate()
     elif live.watcher is not None:
         await asyncio.wait((live.watcher,), timeout=core.limits.settle)
+    else:  # whoever recorded its end may have died before telling it
+        await tell_recorded(core, entry, record)
     await live.system.delete()
 
 

@@ -193,6 +193,22 @@ async def test_an_end_that_was_recorded_but_not_told_is_told_by_the_finder(world
         assert await types(other) == ["start-container", "oom", "exit"]
 
 
+async def test_an_end_that_was_recorded_but_not_told_is_told_before_its_deletion(world: World) -> None:
+    engine = world.engine()
+    await engine.launch("box", args=FOREVER)
+    await world.die(engine)
+    init = world.systems["box"].init
+    assert init is not None
+    init.deliver(9)
+    await asyncio.sleep(0.01)
+    record = ExitRecord(version=1, exit=Exit(code=6, at=now()))
+    home = world.state / "lib" / "containers" / "box"
+    (home / "exit.json").write_bytes(msgspec.json.encode(record))
+    async with world.engine() as other:
+        await (await other.get("box")).delete(force=True)
+        assert await types(other) == ["start-container", "exit", "delete"]
+
+
 async def test_an_end_that_was_told_but_not_marked_so_is_not_told_again(world: World) -> None:
     engine = world.engine()
     box = await engine.launch("box", args=["exit", "6"])

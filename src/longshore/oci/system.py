@@ -333,7 +333,12 @@ async def delete_state(runtime: Runtime, id: str, log: Path) -> None:
     if not (runtime.root / id).exists():
         return
     try:
-        await runtime.verb(log, "delete", "--force", id, container_id=id)
+        try:
+            await runtime.verb(log, "delete", "--force", id, container_id=id)
+        except ServiceError as error:
+            if error.code is None or error.code >= 0:
+                raise
+            await runtime.verb(log, "delete", "--force", id, container_id=id)  # somebody had killed it
     except ServiceError:
         if not (runtime.root / id).exists():
             return
