@@ -14,7 +14,7 @@ from .entry import Entry
 from .errors import ContainerNotFound, InvalidState, LongshoreError
 from .events import News
 from .execs import close_processes, tell_recorded_process
-from .finding import adopt, derive, end_of_gone
+from .finding import adopt, derive, end_of_gone, state_of
 from .half_restored import take_back
 from .lease import dead_leases, owned
 from .lifecycle import wait_for_end
@@ -59,7 +59,10 @@ async def close_lease(core: Core, lease: str) -> None:
         try:
             names = entry.processes()
             if names:
-                await close_processes(core, entry, entry.read().uid, lease)
+                record = entry.read()
+                await close_processes(core, entry, record.uid, lease)
+                if record.token:
+                    await state_of(core, record)  # if its owner died while it killed an exec, this thaws it
         except ContainerNotFound:
             continue
         except LongshoreError as error:

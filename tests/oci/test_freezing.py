@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+from pathlib import Path
 
 import pytest
 
 from longshore.compute import DEVNULL
 from longshore.engine import Engine
+from longshore.oci import processes
+from longshore.oci.cgroup import Cgroup
 
 pytestmark = pytest.mark.real
 
@@ -48,3 +53,56 @@ async def test_an_exec_is_killed_with_what_it_started_and_lost(engine: Engine) -
     async with asyncio.timeout(10):
         while len(await box.top()) > 1:
             await asyncio.sleep(0.01)
+
+
+class DiesFrozen(Cgroup):
+    """Whoever looks what is in it is killed at that moment: it is frozen then."""
+
+    def pids(self) -> list[int]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return []
+
+
+class DiesThawed(Cgroup):
+    """Whoever thaws it is killed right after."""
+
+    def thaw(self) -> None:
+        super().thaw()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def be_killed_while_killing(pid: int, group: Cgroup) -> None:
+    child = os.fork()
+    if child == 0:
+        processes.kill_tree(pid, processes.start_time(pid), group)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def group_of(pid: int) -> str:
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    return next(path for line in lines if (path := line.split(":", 2)[2]).endswith("/box"))
+
+
+async def test_who_is_killed_while_it_kills_an_exec_leaves_no_container_paused(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
+    process = await box.exec(["sleep", "100"], stdout=DEVNULL, stderr=DEVNULL)
+    be_killed_while_killing(process.pid, DiesFrozen(group_of(process.pid)))
+    assert Cgroup(group_of(process.pid)).frozen()
+    assert (await box.info()).state == "running"
+    assert not Cgroup(group_of(process.pid)).frozen()
+    assert (await box.run(["echo", "hi"], timeout=30)).stdout == b"hi\n"
+
+
+async def test_who_is_killed_while_it_kills_in_a_paused_container_leaves_it_paused(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
+    process = await box.exec(["sleep", "100"], stdout=DEVNULL, stderr=DEVNULL)
+    group = Cgroup(group_of(process.pid))
+    await box.pause()
+    be_killed_while_killing(process.pid, DiesFrozen(group.path))
+    assert (await box.info()).state == "paused"
+    be_killed_while_killing(process.pid, DiesThawed(group.path))
+    group.mend()
+    assert (await box.info()).state == "paused"
+    await box.resume()
+    assert (await box.info()).state == "running"

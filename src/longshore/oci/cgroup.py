@@ -26,6 +26,7 @@ KILL_LIMIT = 30.0  # seconds; a process in uninterruptible sleep may take its ti
 FREEZE_LIMIT = 10.0
 THAW_AFTER = 20  # looks at a version 1 group that does not freeze
 REMOVE_LIMIT = 2.0
+MARK = "trusted.longshore.killing"  # an attribute of the group's directory: it goes with it, and leaves no file
 PIDS_MOST = 1 << 22  # PID_MAX_LIMIT
 UNLIMITED = 1 << 60  # version 1 writes "no limit" as a number near the largest
 
@@ -155,11 +156,7 @@ class Cgroup:
 
         A flock(2) on the group's own directory: it leaves no file, and ends with whoever has it.
         """
-        freezer = self._freezer()
-        try:
-            fd = -1 if freezer is None else os.open(freezer[0].parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:  # it ends just now
-            fd = -1
+        fd = self._open_freezer()
         if fd < 0:
             yield
             return
@@ -169,6 +166,69 @@ class Cgroup:
         finally:
             fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile has the descriptor, too
             os.close(fd)
+
+    def _open_freezer(self) -> int:
+        freezer = self._freezer()
+        try:
+            return -1 if freezer is None else os.open(freezer[0].parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # it ends just now
+            return -1
+
+    @contextmanager
+    def freezing_for_a_moment(self, *, paused: bool) -> Iterator[None]:
+        """Freeze or thaw it for a moment, within `freezing_alone`; `paused` is what it was, and is to be after that.
+
+        Noted on the group itself: whoever comes after a program that was killed meanwhile brings it back to that.
+        """
+        freezer = self._freezer()
+        with suppress(OSError):  # a kernel that cannot note it: then nobody can mend it
+            if freezer is not None:
+                os.setxattr(freezer[0].parent, MARK, b"paused" if paused else b"running")
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if freezer is not None:
+                    os.removexattr(freezer[0].parent, MARK)
+
+    def paused(self) -> bool:
+        """Whether it is frozen because somebody asked for that: not for a moment, by who kills a process in it."""
+        if not self.frozen():
+            return False
+        fd = self._open_freezer()
+        if fd < 0:
+            return False
+        try:
+            mark = _mark(fd)
+            if mark is None:
+                return True
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return mark == b"paused"
+            try:
+                self._mend(fd)
+                return self.frozen()
+            finally:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+        finally:
+            os.close(fd)
+
+    def mend(self) -> None:
+        """Bring it back to what it was, if somebody was killed while it was frozen or thawed for a moment. Blocks."""
+        with self.freezing_alone():
+            pass
+
+    def _mend(self, fd: int) -> None:
+        mark = _mark(fd)
+        if mark is None:
+            return
+        with suppress(OSError):
+            if mark == b"paused":
+                self.freeze()
+            else:
+                self.thaw()
+            os.removexattr(fd, MARK)
 
     def freeze(self, limit: float = FREEZE_LIMIT) -> None:
         """Stop all in it; complete when it returns. Blocks. Raises TimeoutError, and thaws, after `limit` seconds."""
@@ -345,6 +405,13 @@ class Cgroup:
             if len(words) == 3 and words[1] in totals:
                 totals[words[1]] += int(words[2])
         return totals["Read"], totals["Write"]
+
+
+def _mark(fd: int) -> bytes | None:
+    try:
+        return os.getxattr(fd, MARK)
+    except OSError:
+        return None
 
 
 def _pids_limit(directory: Path) -> int | None:

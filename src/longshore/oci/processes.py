@@ -228,20 +228,21 @@ def kill_tree(root: int, start: int | None, cgroup: Cgroup) -> None:
         if not alive(root, start):
             return
         was_frozen = cgroup.frozen()
-        if not was_frozen:
-            cgroup.freeze()
         killed: list[int] = []
-        try:
-            for pid in tree(root, cgroup.pids()):
-                with suppress(ProcessLookupError):
-                    killed.append(os.pidfd_open(pid))
-                    os.kill(pid, signal.SIGKILL)
-        finally:
-            cgroup.thaw()
-            if was_frozen:
-                _wait_and_freeze(killed, cgroup)
-            for fd in killed:
-                os.close(fd)
+        with cgroup.freezing_for_a_moment(paused=was_frozen):
+            if not was_frozen:
+                cgroup.freeze()
+            try:
+                for pid in tree(root, cgroup.pids()):
+                    with suppress(ProcessLookupError):
+                        killed.append(os.pidfd_open(pid))
+                        os.kill(pid, signal.SIGKILL)
+            finally:
+                cgroup.thaw()
+                if was_frozen:
+                    _wait_and_freeze(killed, cgroup)
+                for fd in killed:
+                    os.close(fd)
 
 
 def let_die(pid: int, start: int | None, cgroup: Cgroup) -> None:
@@ -256,8 +257,9 @@ def let_die(pid: int, start: int | None, cgroup: Cgroup) -> None:
                 os.close(fd)
             return
         try:
-            cgroup.thaw()
-            _wait_and_freeze([fd], cgroup)
+            with cgroup.freezing_for_a_moment(paused=True):
+                cgroup.thaw()
+                _wait_and_freeze([fd], cgroup)
         finally:
             os.close(fd)
 

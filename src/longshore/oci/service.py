@@ -357,8 +357,8 @@ class OciService:
             return State.STOPPED
         if not processes.alive(known.init.pid, known.init.start):
             return State.STOPPED
-        frozen = Cgroup(f"{known.cgroup}/{LEAF}", root=self._cgroups).frozen()
-        return State.PAUSED if frozen else State.RUNNING
+        paused = Cgroup(f"{known.cgroup}/{LEAF}", root=self._cgroups).paused()
+        return State.PAUSED if paused else State.RUNNING
 
     async def abandon(self, id: str, place: Place) -> None:
         """Undo a container whose maker failed or died: its helpers may still be at work."""

@@ -298,7 +298,7 @@ class OciSystem:
             self.cgroup.thaw()
 
     async def paused(self) -> bool:
-        return self.cgroup.frozen()
+        return self.cgroup.paused()
 
     async def stats(self) -> Stats:
         return self.cgroup.stats(pid=self.init.pid if self.init is not None else None)
