@@ -23,6 +23,7 @@ from .records import Damaged, Owner, Record
 T = TypeVar("T")
 
 LATE_LIMIT = 0.25  # seconds that a listing waits for an end that is just being found out
+ENDING_PAUSE = 0.05  # seconds between two looks at what failed, and may be ending
 UNTOLD_LIMIT = 2.0  # seconds in which a service must tell of an end that it shows
 
 
@@ -354,7 +355,10 @@ async def with_system(
     try:
         return await call(live.system)
     except (ServiceError, OSError, LookupError) as error:
-        # it may have ended between the look and the deed
+        # it may have ended between the look and the deed; or be about to: while the kernel ends what init leaves
+        # behind, nobody can join it any more, and init is not dead yet
+        if await state_of(core, record) is not State.STOPPED:
+            await asyncio.sleep(ENDING_PAUSE)
         if await state_of(core, record) is State.STOPPED:
             raise InvalidState(operation, entry.id, "stopped") from error
         if isinstance(error, OSError) and not isinstance(error, LongshoreError):

@@ -18,6 +18,8 @@ from pathlib import Path
 from longshore.engine import Engine
 from longshore.errors import LongshoreError
 from longshore.events import Event
+from longshore.lease import is_alive
+from longshore.store import Store
 
 from ..leftovers import leftovers, processes
 from .books import Wrong, check_the_books
@@ -218,6 +220,11 @@ class Round:
 
     async def _books(self) -> None:
         deadline = time.monotonic() + KEEPER_LIMIT
+        store = Store.at(self.state)
+        while any(is_alive(store, lease) for lease in store.names(store.leases)) and time.monotonic() < deadline:
+            # a keeper is at work; or what the owner was just starting has not become another program yet, and has the
+            # owner's locks until then
+            await asyncio.sleep(0.005)
         while keepers := [line for line in processes(self.state) if "keeper.sh" in line]:
             if time.monotonic() > deadline:
                 raise Wrong(f"a keeper is still at work: {keepers}")
