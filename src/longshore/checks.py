@@ -137,7 +137,11 @@ def check_environment(value: Mapping[str, str] | Iterable[str], field: str) -> d
     if not isinstance(value, Iterable):
         raise InvalidSpec(field, f"must be a mapping, not {type(value).__name__}")
     if not isinstance(value, Mapping):
-        pairs = [item.partition("=") for item in value]
+        given = list(value)
+        for index, item in enumerate(given):
+            if not isinstance(item, str):
+                raise InvalidSpec(f"{field}[{index}]", f"must be text as NAME=value, not {type(item).__name__}")
+        pairs = [item.partition("=") for item in given]
         value = {name: text for name, _, text in pairs}
     for name, text in value.items():
         if not isinstance(name, str) or not name or "=" in name[1:] or "\0" in name:

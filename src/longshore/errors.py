@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from .engine import Completed
 
 
+def _visible(text: str) -> str:
+    """A text on one line that no terminal obeys: names and words of others stand in messages."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 class LongshoreError(Exception):
     """Base of every error that longshore raises on purpose.
 
@@ -18,8 +25,8 @@ class LongshoreError(Exception):
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(_visible(message))
+        self.hint = hint = None if hint is None else _visible(hint)
         if hint is not None:
             self.add_note(f"hint: {hint}")
 

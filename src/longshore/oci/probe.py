@@ -35,6 +35,7 @@ VERSION = 1  # of what is tried
 HOLES = {
     "runc": [
         ("1.1.12", "CVE-2024-21626 (a descriptor of the host leaks into containers)"),
+        ("1.1.14", "CVE-2024-45310 (containers that share a root can have empty folders made outside of it)"),
         ("1.2.8", "CVE-2025-31133, CVE-2025-52565, CVE-2025-52881 (masked paths can be raced)"),
     ],
     "crun": [("1.27", "CVE-2026-30892 (`exec --user` may take a wrong user)")],

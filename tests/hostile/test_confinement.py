@@ -1,0 +1,175 @@
+"""From inside the default container, as an attacker would: attack.py tries it all, and prints what worked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from longshore.engine import Engine
+from longshore.errors import InvalidSpec, LongshoreError
+from longshore.oci.probe import holes
+from longshore.spec import Mount
+
+pytestmark = pytest.mark.real
+
+ATTACK = (Path(__file__).parent / "attack.py").read_text()
+
+
+@pytest.mark.parametrize("user", ["nobody", "root"])
+async def test_nothing_that_an_attacker_tries_works(engine: Engine, user: str) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"\0longshore-test-{os.getpid()}")  # of the machine: not to be seen in the container
+    with listener:
+        done = await engine.run("host", ["python3", "-I", "-S", "-c", ATTACK], user=user, timeout=20)
+    assert done.exit_code == 0, done.error_text
+    assert json.loads(done.text) == []
+
+
+async def test_nothing_works_in_a_kept_container_and_in_an_exec_either(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
+    for user in ("nobody", "root"):
+        done = await box.run(["python3", "-I", "-S", "-c", ATTACK], user=user, timeout=20)
+        assert done.exit_code == 0, done.error_text
+        assert json.loads(done.text) == []
+
+
+def rootfs(base: Path) -> Path:
+    """A root file system that somebody else filled: a shell, and nothing else."""
+    root = base / "root"
+    for name in ("proc", "dev", "sys", "tmp"):
+        (root / name).mkdir(parents=True)
+    return root
+
+
+MACHINE = [Mount(source=f"/{name}", target=f"/{name}", read_only=True) for name in ("usr", "bin", "lib", "lib64")]
+
+
+@pytest.mark.parametrize(
+    "link", ["/", "..", "../../../..", "/proc/self/root", "/tmp", "/nonexistent", "loop", "/proc/self/cwd"]
+)
+async def test_a_link_in_the_root_leads_no_mount_out_of_it(engine: Engine, tmp_path: Path, link: str) -> None:
+    root = rootfs(tmp_path)
+    (root / "loop").symlink_to("loop")
+    (root / "target").symlink_to(link)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mark").write_text("x")
+    before = mounts()
+    target = f"/target/longshore-test-{os.getpid()}"
+    mounted = [*MACHINE, Mount(source=str(tmp_path / "data"), target=target)]
+    try:
+        await engine.run(f"rootfs:{root}", ["/bin/true"], mounts=mounted)
+    except LongshoreError:
+        pass
+    assert not os.path.lexists(f"/longshore-test-{os.getpid()}"), "made on the machine"
+    assert not os.path.lexists(f"/tmp/longshore-test-{os.getpid()}"), "made on the machine"
+    assert not (tmp_path / f"longshore-test-{os.getpid()}").exists(), "made beside the root"
+    assert mounts() == before
+
+
+def mounts() -> list[str]:
+    return Path("/proc/self/mountinfo").read_text().splitlines()
+
+
+@pytest.mark.parametrize("what", ["passwd", "group", "bin", "etc"])
+async def test_a_link_in_the_root_shows_nothing_of_the_machine(engine: Engine, tmp_path: Path, what: str) -> None:
+    """Users are looked up, and the command is looked for, in the root itself."""
+    root = rootfs(tmp_path)
+    (tmp_path / "secret").write_text("sesame:x:0:0::/:/bin/sh\n")
+    if what in ("passwd", "group"):
+        (root / "etc").mkdir()
+        (root / "etc" / what).symlink_to(tmp_path / "secret")
+    else:
+        (root / what).symlink_to(f"/proc/self/root/{what}")
+    with pytest.raises(LongshoreError):
+        await engine.run(f"rootfs:{root}", ["/bin/true"], user="sesame" if what == "passwd" else None)
+
+
+async def test_a_neighbour_that_swaps_files_under_a_mount_while_it_is_set_up(engine: Engine, tmp_path: Path) -> None:
+    """A container that shares the root with the next one turns the mount's target into a link, again and again."""
+    root = rootfs(tmp_path)
+    (root / "work").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mark").write_text("x")
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    swap = (
+        "import os\nos.chdir('/work')\nprint('ready', flush=True)\n"
+        "while True:\n"
+        "  try:\n"
+        f"    os.symlink('../../{secret.name}', 't'); os.unlink('t')\n"
+        f"    os.symlink('{secret}', 't'); os.unlink('t')\n"
+        "    os.mkdir('t'); os.rmdir('t')\n"
+        "  except OSError: pass\n"
+    )
+    swapper = await engine.launch(
+        "swapper", root=f"rootfs:{root}", args=["/usr/bin/python3", "-S", "-c", swap], mounts=MACHINE, owner="remove"
+    )
+    async for record in swapper.logs(follow=True):
+        if b"ready" in getattr(record, "data", b""):
+            break
+    before = mounts()
+    mounted = [*MACHINE, Mount(source=str(tmp_path / "data"), target="/work/t/inner")]
+    outcomes = set()
+    for _ in range(20):
+        try:
+            done = await engine.run(f"rootfs:{root}", ["/bin/ls", "/work/t/inner"], mounts=mounted)
+            outcomes.add("ran")
+            assert done.stdout in (b"mark\n", b""), done.stdout
+        except LongshoreError:
+            outcomes.add("refused")
+    made = list(secret.iterdir())
+    name = os.path.basename((await engine._core.service.runtime()).path)  # type: ignore[attr-defined]
+    known = holes(name, (await engine.version())[name])
+    if any("CVE-2024-45310" in hole for hole in known):  # `doctor` tells it, and docs/security.md
+        assert all(path.is_dir() and not list(path.iterdir()) for path in made), "more than the hole that is known"
+    else:
+        assert made == [], "made outside the root"
+    assert mounts() == before
+    assert outcomes <= {"ran", "refused"}
+    await swapper.delete(force=True)
+
+
+async def test_a_device_of_the_machine_in_a_given_root_cannot_be_opened(engine: Engine, tmp_path: Path) -> None:
+    root = rootfs(tmp_path)
+    for name, kind, number in (("disk", stat.S_IFBLK, (254, 0)), ("memory", stat.S_IFCHR, (1, 1))):
+        os.mknod(root / name, kind | 0o666, os.makedev(*number))
+    done = await engine.run(f"rootfs:{root}", ["/bin/cat", "/disk", "/memory"], user="0", mounts=MACHINE)
+    assert done.stdout == b""
+    assert done.exit_code != 0
+
+
+async def test_a_setuid_program_of_a_given_root_gains_nothing(engine: Engine, tmp_path: Path) -> None:
+    root = rootfs(tmp_path)
+    (root / "id").write_bytes(Path("/usr/bin/id").read_bytes())
+    (root / "id").chmod(0o4755)
+    done = await engine.run(f"rootfs:{root}", ["/id", "-u"], user="65534:65534", mounts=MACHINE)
+    assert done.text == "65534\n", done.error_text
+
+
+@pytest.mark.parametrize("id", ["../x", "..", "/etc", "a/../../b", "x\0y", "-rf", "\n", "."])
+async def test_an_id_is_no_path(engine: Engine, state: Path, id: str) -> None:
+    before = sorted(state.rglob("*"))
+    for call in (
+        engine.create(id, root="host", args=["true"]),
+        engine.run("host", ["true"], name=id),
+        engine.get(id),
+    ):
+        with pytest.raises(InvalidSpec):
+            await call
+    assert sorted(state.rglob("*")) == before
+
+
+async def test_what_an_exec_can_reach_by_proc_of_init_is_its_own(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=["sleep", "infinity"], user="root", owner="remove")
+    script = "ls /proc/1/root/ /proc/1/root/../ /proc/1/cwd/ | sort -u; cat /proc/1/root/etc/shadow"
+    done = await box.run(["sh", "-c", script], user="root")
+    assert b"etc" in done.stdout
+    assert b"root:" not in done.stdout.replace(b"/root:", b"")
+    async with asyncio.timeout(10):
+        await box.delete(force=True)
