@@ -86,12 +86,15 @@ def find_program(name: str, path: str | None = None) -> str | None:
     return None
 
 
+SMALL = 1 << 13  # bytes that hold nearly every record: memory for more takes longer to get than to read into
+
+
 def read_whole(path: PathLike) -> bytes:
     """The content of a small file."""
     fd = open_file(path, os.O_RDONLY)
     try:
-        data = os.read(fd, 1 << 16)
-        if len(data) == 1 << 16:
+        data = os.read(fd, SMALL)
+        if len(data) == SMALL:
             while more := os.read(fd, 1 << 20):
                 data += more
         return data
