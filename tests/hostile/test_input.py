@@ -27,7 +27,7 @@ from longshore.spec import Mount, ProcessSpec, Spec, parse_signal, parse_size
 
 from .strategies import ANYTHING, DOCUMENT, GOOD_SPEC, JSON, PATH, SPEC, TEXT
 
-EXAMPLES = int(os.environ.get("LONGSHORE_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("LONGSHORE_EXAMPLES", "100"))
 usual = settings(
     max_examples=EXAMPLES,
     deadline=None,
