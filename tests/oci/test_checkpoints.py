@@ -74,7 +74,7 @@ async def test_a_counting_process_goes_on_from_where_it_was(able: Engine) -> Non
     told = [(event.type, event.uid) async for event in able.events(since=0, follow=False)]  # type: ignore[union-attr]
     first, second = told[0][1], told[-1][1]
     assert [kind for kind, uid in told if uid == first] == ["start-container", "checkpoint", "exit"]
-    assert [kind for kind, uid in told if uid == second != first] == ["start-container", "exit"]
+    assert [kind for kind, uid in told if uid == second != first] == ["start-container", "exit-process", "exit"]
     await box.delete()
 
 

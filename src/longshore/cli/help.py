@@ -10,6 +10,7 @@ GROUPS = (
     ("Run", ("run", "create", "start", "exec", "attach")),
     ("Watch", ("ps", "logs", "events", "stats", "top", "pids", "inspect", "wait")),
     ("Change", ("stop", "kill", "signal", "pause", "resume", "resize", "update", "rm")),
+    ("Checkpoints", ("checkpoint", "checkpoints", "import")),
     ("This machine", ("doctor", "explain", "restore", "version", "completion", "help")),
 )
 

@@ -85,7 +85,7 @@ def state_text(info: ContainerInfo) -> str:
         return "never started"
     if exit.code is None:
         return f"stopped ({exit.cause})"
-    why = f", {exit.cause}" if exit.cause in ("oom", "time_limit") else ""
+    why = f", {exit.cause}" if exit.cause in ("oom", "time_limit", "checkpointed") else ""
     return f"stopped ({exit.code}{why})"
 
 

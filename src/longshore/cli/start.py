@@ -24,13 +24,15 @@ async def run(engine: Engine, args: Arguments) -> int:
     from .running import for_each
 
     if args.attach or args.interactive:
+        if args.checkpoint is not None:
+            raise UsageError("--checkpoint cannot be with -a or -i", hint="start it, then `longshore attach`")
         if len(args.containers) != 1:
             raise UsageError("one can attach to one container at a time")
         return await _attached(engine, args)
 
     async def start(id: str) -> None:
         container = await engine.get(id)
-        await container.start()
+        await container.start(checkpoint=args.checkpoint)
         if args.behind:
             behind.tell(id)
             await container.wait()
@@ -81,6 +83,7 @@ VERB = Verb(
         Option("--detach-keys", kind="value", metavar="KEYS", default="ctrl-p,ctrl-q",
                help="keys that leave it running (default: ctrl-p,ctrl-q)"),
         Option("--sig-proxy", default=True, help="pass signals on to the command (default: yes; --sig-proxy=false)"),
+        Option("--checkpoint", kind="value", metavar="NAME", help="have a stopped one go on from this checkpoint"),
         behind.OPTION,
     ],
     before=before,
