@@ -411,7 +411,7 @@ class Client:
             pid = hcs.next_pid() if rule.pid is None else rule.pid
             process = ScriptedProcess(system, pid, document)
             if hcs.crew is not None:
-                failure = hcs.crew.start(process)
+                failure: int = hcs.crew.start(process)
                 if failure:
                     entry["hr"] = failure
                     return failure
@@ -533,7 +533,8 @@ class Client:
             default = (
                 f'{{"ProcessId":{process.pid},"Exited":{exited},"ExitCode":{process.exit_code},"LastWaitResult":0}}'
             )
-            self._properties(*more, default, properties)
+            entry, rule = more
+            self._properties(entry, rule, default, properties)
         return hr
 
     def HcsModifyProcess(self, value: int, settings: str, result: Any) -> int:

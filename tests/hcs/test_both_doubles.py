@@ -23,10 +23,10 @@ class Double:
         if os.name == "nt":
             from .wine_double import Machine
 
-            machine = Machine()
+            machine: Any = Machine()
             self.exit: Callable[[int, int], None] = machine.process_exit
-            self.notify_process = machine.notify_process
-            self.notify_system = machine.notify_system
+            self.notify_process: Callable[..., None] = machine.notify_process
+            self.notify_system: Callable[..., None] = machine.notify_system
             self.errors: Callable[[], list[Any]] = lambda: machine.errors
         else:
             from .scripted import Hcs

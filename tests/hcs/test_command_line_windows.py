@@ -22,7 +22,7 @@ if not hasattr(ctypes, "windll"):
 
 def windows_argv(line: str) -> list[str]:
     """What shell32 makes of a command line."""
-    split = ctypes.WinDLL("shell32").CommandLineToArgvW
+    split = ctypes.WinDLL("shell32").CommandLineToArgvW  # type: ignore[attr-defined]
     split.argtypes = [ctypes.c_wchar_p, ctypes.POINTER(ctypes.c_int)]
     split.restype = ctypes.POINTER(ctypes.c_wchar_p)
     count = ctypes.c_int()
@@ -30,7 +30,7 @@ def windows_argv(line: str) -> list[str]:
     try:
         return [str(found[index]) for index in range(count.value)]
     finally:
-        free: Any = ctypes.WinDLL("kernel32").LocalFree
+        free: Any = ctypes.WinDLL("kernel32").LocalFree  # type: ignore[attr-defined]
         free.argtypes = [ctypes.c_void_p]
         free(found)
 

@@ -26,7 +26,7 @@ END = ["UnprepareLayer", "DeactivateLayer", "DestroyLayer"]
 
 
 def layered(*, hyperv: bool = False, scratch: str | None = None, **options: Any) -> Spec:
-    isolation = {"hyperv": HyperV()} if hyperv else {}
+    isolation: dict[str, Any] = {"hyperv": HyperV()} if hyperv else {}
     chosen = WindowsOptions(**isolation, **options) if isolation or options else None
     return Spec.of(args=["cmd"], layers=Layers(parents=PARENTS, scratch=scratch), windows=chosen)
 

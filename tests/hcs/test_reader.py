@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -50,10 +51,11 @@ async def test_who_stops_waiting_just_when_it_comes_loses_nothing() -> None:
 
 
 async def test_the_end_and_a_failure_wake_who_waits() -> None:
-    for act, expected in (
+    acts: list[tuple[Callable[[PromptReader], None], object]] = [
         (lambda reader: reader.feed_eof(), b""),
         (lambda reader: reader.set_exception(OSError("gone")), OSError),
-    ):
+    ]
+    for act, expected in acts:
         reader = PromptReader()
         waiting = asyncio.ensure_future(reader.read(100))
         await turn()

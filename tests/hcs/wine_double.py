@@ -96,7 +96,7 @@ def _rule(rule: Rule) -> Iterator[str]:
 @cache
 def library() -> Any:
     """The double, loaded once."""
-    dll = ctypes.WinDLL(str(BUILT / "vmcompute.dll"))
+    dll = ctypes.WinDLL(str(BUILT / "vmcompute.dll"))  # type: ignore[attr-defined]
     dll.DoubleReset.argtypes = [c_char_p]
     dll.DoubleClient.argtypes = dll.DoubleDie.argtypes = [c_int]
     dll.DoubleFree.argtypes = [c_void_p]

@@ -37,7 +37,7 @@ def script(**functions: list[dict[str, Any]]) -> Service:
 
 def windows(*, hyperv: bool = False, **fields: Any) -> WindowsOptions:
     """Options over layers that somebody else has prepared."""
-    isolation = {"hyperv": HyperV()} if hyperv else {}
+    isolation: dict[str, Any] = {"hyperv": HyperV()} if hyperv else {}
     return WindowsOptions(layer_paths=[BASE], layer_folder=r"C:\layers\box", **isolation, **fields)
 
 

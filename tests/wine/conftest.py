@@ -80,8 +80,8 @@ async def service(tmp_path: Path) -> AsyncIterator[Callable[[Any], Any]]:
     def make(machine: Any, **more: Any) -> HcsService:
         run = tmp_path / "run"
         run.mkdir(exist_ok=True)
-        more = {"exists": lambda path: True, "cpus": 4} | more
-        made.append(HcsService(run, vmcompute=machine.client().binding, pipes=WindowsPipes(), **more))
+        usual: dict[str, Any] = {"exists": lambda path: True, "cpus": 4}
+        made.append(HcsService(run, vmcompute=machine.client().binding, pipes=WindowsPipes(), **(usual | more)))
         return made[-1]
 
     yield make

@@ -36,7 +36,7 @@ class _Memory(ctypes.Structure):
 
 def handles() -> int:
     """How many handles this process has (GetProcessHandleCount says 0 under Wine)."""
-    query: Any = ctypes.WinDLL("ntdll").NtQuerySystemInformation
+    query: Any = ctypes.WinDLL("ntdll").NtQuerySystemInformation  # type: ignore[attr-defined]
     query.argtypes, query.restype = [c_uint32, c_void_p, c_uint32, c_void_p], c_uint32
     size = 1 << 20
     while True:
@@ -55,7 +55,7 @@ def handles() -> int:
 def memory() -> int:
     """Bytes that this process has committed."""
     found = _Memory(size=ctypes.sizeof(_Memory))
-    ask: Any = ctypes.WinDLL("psapi").GetProcessMemoryInfo
+    ask: Any = ctypes.WinDLL("psapi").GetProcessMemoryInfo  # type: ignore[attr-defined]
     ask.argtypes = [c_void_p, c_void_p, c_uint32]
     assert ask(c_void_p(-1), ctypes.byref(found), found.size)
     return int(found.pagefile)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from longshore import Engine
+from longshore import Engine, LogRecord
 from longshore.compute import Place, Stdio
 from longshore.hcs.service import HcsService
 
@@ -109,6 +109,7 @@ async def test_two_hundred_systems_at_once_each_with_its_own_end(machine: Any, s
         async def life(number: int) -> tuple[int | None, bytes]:
             box = await engine.launch(f"box-{number}", spec("inmate", "trap", str(number % 100)))
             async for record in box.logs(follow=True):
+                assert isinstance(record, LogRecord)
                 said = record.data
                 break
             started.append(number)

@@ -26,7 +26,7 @@ async def test_eight_threads_call_back_at_once(machine: Any) -> None:
     together = threading.Barrier(8)
     told: list[int] = []
 
-    @NotificationCallback
+    @NotificationCallback  # type: ignore[untyped-decorator]
     def callback(type: int, context: int, status: int, data: int) -> None:
         together.wait(10)  # all eight are in here, or it breaks
         told.append(context)
@@ -49,7 +49,7 @@ async def test_unregistering_waits_for_a_callback_that_is_under_way(machine: Any
     inside, go_on = threading.Event(), threading.Event()
     order: list[str] = []
 
-    @NotificationCallback
+    @NotificationCallback  # type: ignore[untyped-decorator]
     def callback(type: int, context: int, status: int, data: int) -> None:
         if type == UNKNOWN:
             inside.set()
