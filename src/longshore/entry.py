@@ -111,6 +111,7 @@ class Entry:
         path = f"{self.home}/record.json"
         try:
             write_new(path, _ENCODER.encode(record))
+            self._life = record.life
         except GONE:
             raise ContainerNotFound(self.id) from None
         except OSError as error:
