@@ -7,14 +7,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from .errors import NotSupported
-from .limits import USUAL, Limits
 
 if TYPE_CHECKING:
     from .compute import ComputeService
+    from .limits import Limits
     from .store import Store
 
 
-def service(store: Store, runtime: str | None, limits: Limits = USUAL) -> ComputeService:
+def service(store: Store, runtime: str | None, limits: Limits) -> ComputeService:
     """The service of this machine. NotSupported where there is none."""
     if sys.platform == "linux":
         from .oci.service import OciService
