@@ -28,6 +28,7 @@ from .victims import Kill, Nursery, RuntimeKiller, in_thread_kill, inits, kill, 
 
 VICTIMS = ["owner", "owner", "owner and keeper", "keeper", "monitor", "monitor", "runtime", "runtime", "init"]
 LONGEST = 0.7  # seconds that drivers are at work before the first is killed
+BEGIN_LIMIT = 10.0  # seconds
 VERBS = ["create", "start", "exec", "delete", "run"]
 KEEPER_LIMIT = 60.0  # seconds: this machine may be busy
 
@@ -153,6 +154,10 @@ class Round:
 
     async def _kill(self, watcher: Watcher | None) -> None:
         choose = self.choose
+        if choose.random() < 0.8:  # else they are killed while they begin
+            begin = time.monotonic()
+            while not self.told.has("did", "make") and time.monotonic() - begin < BEGIN_LIMIT:
+                await asyncio.sleep(0.005)
         if self.victim == "runtime":
             count = choose.randrange(1, 5)
             verbs = {choose.choice(VERBS), choose.choice(VERBS)}

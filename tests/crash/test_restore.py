@@ -1,0 +1,155 @@
+"""What the next program finds after the death of the one before: each clause of it by itself, on real containers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from longshore.compute import Cause
+from longshore.engine import Engine
+from longshore.events import Event
+from longshore.oci.system import SystemToken
+from longshore.oci.watch import ProcessToken
+from longshore.store import Store
+
+from ..conftest import wait_for_nothing_left
+from .victims import kill
+
+pytestmark = pytest.mark.real
+
+PROGRAM = """
+import asyncio, os, sys
+from longshore.engine import Engine
+async def main():
+    async with Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:
+        {body}
+asyncio.run(main())
+"""
+
+
+def owner(state: Path, runtime: str, body: str) -> subprocess.Popen[str]:
+    """A program that runs `body` on an engine, and prints when it is ready."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(body=body), str(state), runtime],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def next_line(program: subprocess.Popen[str]) -> str:
+    assert program.stdout is not None
+    return program.stdout.readline().strip()
+
+
+def end(program: subprocess.Popen[str]) -> None:
+    kill(program.pid)
+    program.communicate()
+
+
+async def events(engine: Engine, since: int) -> list[Event]:
+    return [event async for event in engine.events(since=since, follow=False) if isinstance(event, Event)]
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+async def test_what_a_killed_owner_kept_is_found_worked_in_attached_to_and_waited_for(
+    state: Path, runtime: str
+) -> None:
+    program = owner(
+        state,
+        runtime,
+        """
+        script = "trap 'echo bye; exit 9' TERM; echo hello; while :; do sleep 0.05; done"
+        await engine.launch("runs", root="host", args=["sh", "-c", script])
+        await engine.launch("ends", root="host", args=["sh", "-c", "sleep 0.3; exit 5"])
+        print("ready", flush=True)
+        await asyncio.sleep(1000)
+        """,
+    )
+    assert next_line(program) == "ready"
+    end(program)
+    async with asyncio.timeout(90), Engine(state=state, runtime=runtime) as engine:
+        cursor = (await events(engine, 0))[-1].seq
+        box = await engine.get("runs")
+        assert (await box.run(["echo", "hi"])).stdout == b"hi\n"
+        async with await box.attach(logs=True) as attachment:
+            assert await attachment.stdout.readline() == b"hello\n"
+            exit = await box.stop(grace=30)
+            assert await attachment.stdout.read() == b"bye\n"
+        assert (exit.code, exit.cause) == (9, Cause.EXITED)
+        ended = await (await engine.get("ends")).wait()
+        assert (ended.code, ended.cause) == (5, Cause.EXITED)
+        assert ended.at is not None
+        assert ended.started_at is not None
+        assert 0.2 < (ended.at - ended.started_at).total_seconds() < 60
+        told = await events(engine, cursor)
+        assert [event.seq for event in told] == list(range(cursor + 1, cursor + 1 + len(told)))
+        exits = sorted(
+            (event.container, event.exit.code)
+            for event in await events(engine, 0)
+            if event.exit is not None and event.type == "exit"
+        )
+        assert exits == [("ends", 5), ("runs", 9)]
+        for name in ("runs", "ends"):
+            await (await engine.get(name)).delete()
+    assert wait_for_nothing_left(state) == []
+
+
+async def test_a_forked_child_that_lives_on_does_not_keep_the_lease_alive(state: Path) -> None:
+    program = owner(
+        state,
+        "crun",
+        """
+        await engine.launch("mine", root="host", args=["sleep", "1000"], owner="remove")
+        pid = os.fork()
+        if pid == 0:
+            os.close(1)
+            os.execvp("sleep", ["sleep", "60"])
+        print(pid, flush=True)
+        await asyncio.sleep(1000)
+        """,
+    )
+    child = int(next_line(program))
+    try:
+        end(program)
+        assert wait_for_nothing_left(state, 60) == []
+        os.kill(child, 0)  # it lives, and that was not what ended the lease
+    finally:
+        kill(child)
+
+
+async def test_a_process_that_got_the_pid_of_an_init_is_not_taken_for_it(state: Path) -> None:
+    stranger = subprocess.Popen(["sleep", "1000"])
+    try:
+        async with asyncio.timeout(60), Engine(state=state, runtime="crun") as engine:
+            box = await engine.launch("box", root="host", args=["sleep", "1000"])
+            await box.kill()
+            store = Store.at(state)
+            store.open()
+            entry = store.entry("box")
+            record = entry.read()
+            await box.wait()
+        # as if nobody had recorded its end, and its pids were others' by now
+        (entry.home / "exit.json").unlink()
+        for left in (state / "run" / "containers" / "box" / "exits").iterdir():
+            left.unlink()
+        token = msgspec.json.decode(record.token, type=SystemToken)
+        token.init = token.monitor = ProcessToken(stranger.pid, 1)
+        record.token, record.process = msgspec.json.encode(token), msgspec.json.encode(token.init)
+        entry.write(record)
+        async with asyncio.timeout(60), Engine(state=state, runtime="crun") as engine:
+            box = await engine.get("box")
+            exit = await box.wait()
+            assert (exit.code, exit.cause) == (None, Cause.MONITOR_LOST)
+            await box.kill()
+            await box.delete(force=True)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
