@@ -12,7 +12,7 @@ import pytest
 
 from longshore.compute import PIPE
 from longshore.engine import Engine
-from longshore.errors import InvalidSpec
+from longshore.errors import CommandNotFound, InvalidSpec
 from longshore.spec import Spec
 
 pytestmark = pytest.mark.real
@@ -125,3 +125,18 @@ async def test_a_container_whose_output_nobody_reads_can_be_killed_and_what_it_s
     assert len(rest) > 1 << 20
     assert set(rest) == set(b"y\n")
     await box.delete()
+
+
+async def test_a_runtime_that_cannot_clear_up_does_not_hide_the_code(state: Path, tmp_path: Path) -> None:
+    wrapper = tmp_path / "runc"
+    wrapper.write_text(
+        '#!/bin/sh\n/usr/sbin/runc "$@"\ncode=$?\n'
+        """echo '{"level":"error","msg":"unlinkat /run/x: operation not permitted"}' >>"$4"\nexit $code\n"""
+    )
+    wrapper.chmod(0o755)
+    async with asyncio.timeout(60), Engine(state=state, runtime=str(wrapper)) as engine:
+        assert (await engine.run("host", ["sh", "-c", "exit 3"])).exit_code == 3
+        box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
+        assert (await box.run(["sh", "-c", "exit 4"])).exit_code == 4
+        with pytest.raises(CommandNotFound):
+            await engine.run("host", ["/nothing/there"])

@@ -9,6 +9,8 @@ import pytest
 
 from longshore.compute import DEVNULL
 from longshore.engine import Engine
+from longshore.oci import direct, processes
+from longshore.oci.watch import ProcessToken
 
 pytestmark = pytest.mark.real
 
@@ -29,3 +31,19 @@ async def test_a_start_that_is_cancelled_at_any_moment_ends_with_all_that_it_sta
         async with asyncio.timeout(10):
             while len(await box.top()) > 1:
                 await asyncio.sleep(0.01)  # what was killed may take a moment to be gone
+
+
+async def test_a_grandchild_that_writes_on_does_not_hold_the_wait_for_what_was_gone_at_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
+
+    def look_late(pid: int, *, wrapped: bool = False) -> ProcessToken:
+        while processes.start_time(pid) is not None and processes.alive(pid, processes.start_time(pid)):
+            time.sleep(0.001)
+        return ProcessToken(pid, None, wrapped)
+
+    monkeypatch.setattr(direct, "identify", look_late)
+    process = await box.exec(["sh", "-c", "yes & exit 3"])  # nobody reads it
+    async with asyncio.timeout(30):
+        assert (await process.wait()).code == 3

@@ -23,6 +23,9 @@ from .launch import Child, MountStep, spawn
 
 FULL = 32  # free blocks of a file system on which a runtime finds no room
 
+# runc's run.go and exec.go; before 1.1 the place in its source came first
+FAILED_TO_START = re.compile(r"(runc )?(run|exec) failed|container_linux|\S+\.go:\d+")
+
 
 class LogLine(msgspec.Struct):
     """One line of `--log-format json`."""
@@ -99,6 +102,14 @@ class Runtime:
             raise
         if status != 0:
             raise self.failure(arguments[0], log, container_id, status=status)
+
+    def failed_to_start(self, log: Path) -> bool:
+        """Whether the log of a `run` or `exec` that ended with an error number says that the process never ran.
+
+        runc also logs what went wrong when it cleared up after the process; it then passes on the process's number.
+        """
+        error = last_error(log)
+        return bool(error) and (self.name != "runc" or FAILED_TO_START.match(error) is not None)
 
     def failure(
         self, verb: str, log: Path, container_id: str, *, command: str | None = None, status: int | None = None

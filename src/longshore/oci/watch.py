@@ -7,6 +7,7 @@ a kept container, and, where another program started it, by pid and start time a
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 from contextlib import suppress
@@ -21,11 +22,12 @@ from ..tasks import in_thread
 from . import conmon, processes
 from .cgroup import Cgroup
 from .launch import Child
-from .runtime import Runtime, last_error
+from .runtime import Runtime
 from .stdio import Wiring, set_terminal_size
 
 BEGIN_LIMIT = 1.0  # seconds that the runtime's own code may take to become the user's program
 MONITOR_LIMIT = 10.0  # seconds that a monitor may take to write the status after init has ended
+GRANDCHILD_LIMIT = 2.0  # seconds
 LINGER_PAUSE = 0.05  # seconds between two looks at a runtime that outlives its process
 KILL = int(signal.SIGKILL)
 REAP_LIMIT = 2.0  # seconds until a dead process's new parent has reaped it (pid 1 may take its time)
@@ -256,7 +258,7 @@ class DirectProcess(OciProcess):
             self._end_streams()
             return self._unknown(at) if raw is None else self.from_status(raw, at)
         self._end_streams()
-        if status != 0 and last_error(self._log):
+        if status != 0 and self._runtime.failed_to_start(self._log):
             self.failure = self._runtime.failure(
                 self._verb, self._log, self.container_id, command=self._command, status=status
             )
@@ -303,7 +305,9 @@ class DirectProcess(OciProcess):
             at = now()
             if (await asyncio.wait((ending,), timeout=LINGER_PAUSE))[0]:
                 return None
-            self._releasing = asyncio.create_task(self._release_runtime(), name=f"end of the runtime of {self.name}")
+            limit = GRANDCHILD_LIMIT if pidfd is None else math.inf
+            releasing = self._release_runtime(limit)
+            self._releasing = asyncio.create_task(releasing, name=f"end of the runtime of {self.name}")
             raw = None if pidfd is None else await reaped_status(pidfd)  # busy with copying, it reaps when it can
             if raw is not None:
                 return self.from_status(raw, at)
@@ -315,14 +319,20 @@ class DirectProcess(OciProcess):
                     task.cancel()
                     await asyncio.gather(task, return_exceptions=True)
 
-    async def _release_runtime(self) -> None:
-        """Have a runtime end that only waits for a grandchild to close its streams, once it has copied everything."""
+    async def _release_runtime(self, limit: float) -> None:
+        """Have a runtime end that only waits for a grandchild to close its streams, once it has copied everything.
+
+        A grandchild that writes on and on is cut off after `limit` seconds: where only the runtime can tell how the
+        process ended, which it does when it ends.
+        """
+        deadline = asyncio.get_running_loop().time() + limit
         ours = [reader.inode for reader in self._wiring.readers]
         for reader in self._wiring.readers:
             reader.fill()  # what nobody asks for must not hold the runtime
         while not self.child.ended:
             # nobody tells that another program's pipe is empty: it is looked at, and only in this rare case
-            if await in_thread(lambda: processes.has_passed_on_everything(self.child.pid, ours)):
+            late = asyncio.get_running_loop().time() > deadline
+            if late or await in_thread(lambda: processes.has_passed_on_everything(self.child.pid, ours)):
                 for reader in self._wiring.readers:
                     reader.close()  # all is read; with nobody to write to, the next byte ends the copying
                 if ours and self._wiring.piped:
