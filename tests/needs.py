@@ -14,6 +14,7 @@ import pytest
 HAS = {
     "fork": hasattr(os, "fork"),
     "signals": hasattr(signal, "SIGALRM"),  # that interrupt what is under way in a program
+    "checkpoints": sys.platform == "linux",  # by CRIU; Windows' containers have none
     "counted renames": sys.platform == "linux",
     "a mark on a file": os.name == "posix",  # Windows' file numbers are never given again; Wine's are those below it
 }

@@ -16,6 +16,10 @@ from longshore.errors import InvalidSpec
 from longshore.oci import diff
 from longshore.spec import Spec
 
+from ..needs import needs
+
+pytestmark = needs("checkpoints")
+
 
 def checkpoint(folder: Path) -> Path:
     """The files of a checkpoint, as a service writes them."""
