@@ -40,6 +40,7 @@ async def bury(core: Core) -> None:
             try:
                 await core.service.end_lease(lease, core.store.leases / lease)
                 await close_lease(core, lease)
+                await core.service.end_lease(lease, core.store.leases / lease)  # what was still busy the first time
                 remove_though_open(core.store.leases / lease, core.store.run_trash)
             except LongshoreError as error:
                 log.warning("lease %s could not be ended: %s", lease, error)

@@ -39,6 +39,7 @@ class Driver:
         self.choose = random.Random(seed)
         self.name = name
         self.number = 0
+        self.about = ""  # the container that the present operation is about
         self.boxes: list[tuple[Container, Program]] = []
 
     async def work(self) -> None:
@@ -67,6 +68,7 @@ class Driver:
         weights = [weight for weight, _ in operations]
         while True:
             self.number += 1
+            self.about = ""
             operation = self.launch if not self.boxes else self.choose.choices(operations, weights)[0][1]
             try:
                 await operation()
@@ -128,7 +130,9 @@ class Driver:
     def _box(self) -> tuple[Container, Program]:
         if not self.boxes:
             raise ContainerNotFound("none yet")
-        return self.choose.choice(self.boxes)
+        box, program = self.choose.choice(self.boxes)
+        self.about = box.id
+        return box, program
 
     async def exec(self) -> None:
         box, _ = self._box()
@@ -237,6 +241,7 @@ class Driver:
         infos = await self.engine.list(states=["running", "created", "stopped", "paused"])
         if infos:
             info = self.choose.choice(infos)
+            self.about = info.id
             box = await self.engine.get(info.id)
             what = self.choose.choice(["run", "signal", "delete", "look", "logs"])
             if what == "run":
