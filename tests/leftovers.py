@@ -62,7 +62,8 @@ def files(state: Path) -> Iterator[str]:
             yield from (f"file {path}" for path in (state / where).iterdir())
     with suppress(FileNotFoundError):
         for runtime in (state / "run" / "runtime").iterdir():
-            yield from (f"runtime state {path}" for path in runtime.iterdir())
+            # crun 1.9 and newer keep compiled seccomp profiles in `.cache`, by content, until the boot ends
+            yield from (f"runtime state {path}" for path in runtime.iterdir() if path.name != ".cache")
     for path, _, names in os.walk(state):
         yield from (f"temporary file {path}/{name}" for name in names if name.startswith(".") and "/diff/" not in path)
 

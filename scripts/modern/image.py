@@ -153,8 +153,7 @@ def _make(root: Path, done: Path, log: Path) -> None:
         _run(["mmdebstrap", *kind, f"--include={packages}", SUITE, str(root)], words)
         target = root / "usr" / "local" / "lib" / f"python{PYTHON}" / "dist-packages"
         wheels = ["--only-binary=:all:", f"--python-version={PYTHON}"]
-        for platform in ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "any"):
-            wheels.append(f"--platform={platform}")
+        wheels += [f"--platform={each}" for each in ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "any")]
         _run([sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target), *wheels, *WHEELS], words)
         for path, (text, mode) in FILES.items():
             file = root / path

@@ -162,6 +162,7 @@ class Cgroup:
             return
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
+            self._mend(fd)
             yield
         finally:
             fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile has the descriptor, too
@@ -288,6 +289,21 @@ class Cgroup:
         if directory is None:
             return None
         return _number(directory / ("memory.peak" if self._unified else "memory.max_usage_in_bytes"))
+
+    def swap_beside(self, memory: int) -> int:
+        """Memory and swap together (-1: no limit) beside another limit of memory: what it has of both, if that will do.
+
+        Where there was no swap, or no limit of memory, there is no swap beyond the new one.
+        """
+        directory = self.directory("memory") or Path("/nonexistent")
+        if self._unified:
+            old, swap = _number(directory / "memory.max"), _number(directory / "memory.swap.max")
+            both = None if old is None or swap is None else old + swap
+        else:
+            old, both = (_number(directory / f"memory.{name}limit_in_bytes") for name in ("", "memsw."))
+        if old is None or old > UNLIMITED or both == old:
+            return memory
+        return -1 if both is None or both > UNLIMITED else max(memory, both)
 
     def cpu_time(self) -> float | None:
         """Seconds of processor time, its children included."""

@@ -310,6 +310,9 @@ class OciSystem:
     async def update(self, change: Resources) -> None:
         if not change:
             return
+        if change.memory is not None and change.memory_swap is None:
+            total = self.cgroup.swap_beside(int(change.memory))
+            change = msgspec.structs.replace(change, memory_swap=total)
         document = translate.resources_update(change)
         name = f"update.{os.urandom(4).hex()}"  # another program may change it at this moment
         path, log = self.place.run / f"{name}.json", self._log(name)
