@@ -20,7 +20,7 @@ from longshore.simulator import Machine
 from ..engine.world import PROGRAMS, World
 from .stores import KINDS, files, one_case, populate
 
-CASES = int(os.environ.get("LONGSHORE_CASES", "150"))
+CASES = int(os.environ.get("LONGSHORE_CASES", "100"))
 GROUPS = 10
 
 

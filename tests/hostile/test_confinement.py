@@ -116,7 +116,7 @@ async def test_a_neighbour_that_swaps_files_under_a_mount_while_it_is_set_up(eng
     before = mounts()
     mounted = [*MACHINE, Mount(source=str(tmp_path / "data"), target="/work/t/inner")]
     outcomes = set()
-    for _ in range(20):
+    for _ in range(8):
         try:
             done = await engine.run(f"rootfs:{root}", ["/bin/ls", "/work/t/inner"], mounts=mounted)
             outcomes.add("ran")
