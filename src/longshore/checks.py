@@ -113,6 +113,15 @@ def parse_size(value: str | int, field: str) -> int:
     return value
 
 
+def check_text(value: str, field: str) -> None:
+    """That a text can be written down at all: lone surrogates, as of file names that are no UTF-8, cannot."""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidSpec(field, f"{value[:80]!r} cannot be written as UTF-8") from None
+
+
 def check_arguments(value: Sequence[str], field: str) -> list[str]:
     """A command as a list: a plain string is refused, because nobody agrees on how to split one."""
     if isinstance(value, (str, bytes)):
@@ -126,6 +135,7 @@ def check_arguments(value: Sequence[str], field: str) -> list[str]:
             raise InvalidSpec(f"{field}[{index}]", f"must be text, not {type(text).__name__}")
         if "\0" in text:
             raise InvalidSpec(f"{field}[{index}]", "holds a NUL character")
+        check_text(text, f"{field}[{index}]")
         arguments.append(text)
     return arguments
 
@@ -150,6 +160,8 @@ def check_environment(value: Mapping[str, str] | Iterable[str], field: str) -> d
             raise InvalidSpec(f"{field}[{name}]", f"must be text, not {type(text).__name__}")
         if "\0" in text:
             raise InvalidSpec(f"{field}[{name}]", "holds a NUL character")
+        check_text(name, field)
+        check_text(text, f"{field}[{name}]")
     return dict(value)
 
 
@@ -206,6 +218,7 @@ def check_path(value: str, field: str, *, absolute: bool = True) -> str:
     """A path of either platform, absolute unless said otherwise."""
     if not value or "\0" in value:
         raise InvalidSpec(field, "is empty or holds a NUL character")
+    check_text(value, field)
     if absolute and not (value.startswith("/") or re.match(r"[A-Za-z]:[\\/]|\\\\", value)):
         raise InvalidSpec(field, f"{value!r} is not an absolute path")
     return value

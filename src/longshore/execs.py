@@ -194,6 +194,7 @@ async def close_processes(core: Core, entry: Entry, uid: str, lease: str) -> Non
 
 async def process(core: Core, entry: Entry, uid: str, name: str) -> Process:
     """A process by its name, also one that another program started."""
+    check_id(name, "name")
     record = await current(core, entry, uid)
     if name == INIT:
         return await _init(core, entry, uid)

@@ -25,6 +25,7 @@ from .checks import (
     check_network,
     check_path,
     check_size,
+    check_text,
     check_type,
     command_of,
     parse_signal,
@@ -323,6 +324,7 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             check_path(self.cwd, "cwd")
         if self.user is not None and (not self.user or re.search(r"[\0\n]", self.user)):
             raise InvalidSpec("user", f"{self.user!r} is not a name or uid[:gid]")
+        check_text(self.user or "", "user")
         check_size(self.size)
 
     @property
@@ -528,7 +530,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             made = {name: values[name] if name == "oci" else msgspec.to_builtins(values[name]) for name in values}
             if spec is not None:
                 made = msgspec.to_builtins(spec) | made
-            return msgspec.convert(made, cls)
+            found = msgspec.convert(made, cls)
+            for name in cls.__struct_fields__:
+                _check_writable(name, getattr(found, name))
+            return found
         except msgspec.ValidationError as error:
             raise _translated(error) from None
         except InvalidSpec:
@@ -541,6 +546,14 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise InvalidSpec("oci", f"must be a mapping, not {type(document).__name__}")
         fields["oci"] = document
         return cls.of(**fields)
+
+
+def _check_writable(field: str, value: Any) -> None:
+    """That a field can be written down: of text within it, each check of its own sees only a part."""
+    try:
+        msgspec.json.encode(value)
+    except (UnicodeEncodeError, RecursionError, OverflowError, TypeError) as error:
+        raise InvalidSpec(field, f"cannot be written down as JSON ({error})") from None
 
 
 def _translated(error: msgspec.ValidationError) -> InvalidSpec:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from longshore import cli
 from longshore.compute import Place
 from longshore.engine import Engine
-from longshore.errors import LongshoreError
+from longshore.errors import InvalidSpec, LongshoreError
 from longshore.simulator import Simulator
 from longshore.spec import Mount, ProcessSpec, Spec, parse_signal, parse_size
 
@@ -130,6 +130,32 @@ async def _live(state: Path, id: str, name: str, labels: dict[str, str], args: l
                 await box.process(name)
             await box.inspect()
             await box.delete(force=True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"env": {"\ud800": ""}},
+        {"env": {"A": "\udc80"}},
+        {"args": ["\ud800"]},
+        {"labels": {"a": "\ud800"}},
+        {"cwd": "/\ud800"},
+        {"oci": {"x": "\ud800"}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_text_that_cannot_be_written_down_is_refused_by_its_field(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        Spec.of(**({"args": ["true"]} | fields))
+    assert caught.value.field.startswith(next(iter(fields)))
+
+
+@pytest.mark.parametrize("name", ["\0", "../work", "a/b", "", "\ud800"])
+async def test_the_name_of_a_process_is_no_path(tmp_path: Path, name: str) -> None:
+    async with Engine(Simulator(), state=tmp_path) as engine:
+        box = await engine.launch("box", args=["sleep", "forever"], owner="remove")
+        with pytest.raises(InvalidSpec):
+            await box.process(name)
 
 
 VERBS = st.sampled_from([verb for verb in cli.VERBS if verb not in ("run", "events", "doctor", "restore", "attach")])
