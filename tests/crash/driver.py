@@ -7,6 +7,7 @@ everything again), whose pid is printed.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import io
 import os
 import random
@@ -316,6 +317,7 @@ def nursery() -> None:
             code = 1
             try:
                 os.setsid()
+                ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nobody else would end it
                 asyncio.run(drive(state, runtime, int(seed), Path(path)))
                 code = 0
             except BaseException:
