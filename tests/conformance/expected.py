@@ -168,6 +168,8 @@ def _changes(vector: Vector, index: int, recorded: str) -> Iterator[tuple[str, s
         yield "service-lost", {recorded, NO_CONTAINER, DISCONNECTED}
     if step.op == "signal" and step.sig == 9 and rules.is_remembered(vector, index):
         yield "remembered", {OK, NO_CONTAINER}
+    if rules.has_ended(vector, index):
+        yield "remembered", {recorded, WRONG_STATE, *([OK] if step.op == "signalprocess" else [])}
     if not rules.is_legal(vector.container_of(step)):
         yield "refused-values", {REFUSED, recorded}
     if rules.is_merged(vector, index):

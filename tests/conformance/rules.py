@@ -7,6 +7,7 @@ below say where each of them applies. What follows from it is in `expected.py` (
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,13 @@ RULES = (
         "documents outcomes calls",
         "a value that the document cannot hold, or that means nothing, is InvalidSpec before the service is asked",
         "the original wrapped it around, cut it off, or left the limit out: the container ran without it",
+    ),
+    Rule(
+        "modern-names",
+        "documents",
+        "a volume's name is sent without a backslash at its end, and a mount of a named pipe as a mapped pipe",
+        "later specifications have the backslash, which HCS does not want; a pipe is no folder, and cannot be mapped as"
+        " one",
     ),
     Rule(
         "no-layers",
@@ -88,8 +96,8 @@ RULES = (
     Rule(
         "remembered",
         "outcomes",
-        "a container that has stopped is known until it is deleted: killing it again is success, the rest says that it"
-        " is stopped",
+        "a container or process that has stopped is known until the container is deleted: killing it again is success,"
+        " the rest says that it is stopped",
         "the original forgot it at its exit",
     ),
     Rule(
@@ -183,6 +191,28 @@ def _refusals(spec: Mapping[str, Any], options: Sequence[Option]) -> Iterator[tu
     yield from process_refusals(spec.get("process") or {})
 
 
+def in_modern_names(document: str) -> str:
+    """Rule `modern-names`: the document of a container as longshore would write it."""
+    document = re.sub(r'("VolumePath":"[^"]*\})\\\\"', r'\1"', document)
+    if '"HostPath":"\\\\\\\\.\\\\pipe\\\\' not in document:
+        return document
+    members = json.loads(document)
+    found: dict[str, Any] = {}
+    for name, value in members.items():
+        found[name] = value
+        if name == "MappedDirectories":
+            pipes = [mount for mount in value if mount["HostPath"].startswith(PIPE)]
+            found[name] = [mount for mount in value if mount not in pipes]
+            found["MappedPipes"] = [
+                {"HostPath": each["HostPath"], "ContainerPipeName": each["ContainerPath"].removeprefix(PIPE)}
+                for each in pipes
+            ]
+    return json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+
+
+PIPE = "\\\\.\\pipe\\"
+
+
 def process_refusals(process: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
     """Rule `refused-values` for one process."""
     args = process.get("args") or []
@@ -263,6 +293,7 @@ def made_before(vector: Vector, index: int, op: str) -> list[int]:
         and other.panic is None
         and not other.hung
         and not is_refused(vector, earlier)
+        and not is_wrong_state(vector, earlier)
         and _until(vector, earlier) < begin
     ]
 
@@ -299,6 +330,15 @@ def is_remembered(vector: Vector, index: int) -> bool:
     step = vector.operations[index]
     made = bool(made_before(vector, index, "create"))
     return made and not _is_alive(vector, vector.container_of(step), "", _at(vector, index))
+
+
+def has_ended(vector: Vector, index: int) -> bool:
+    """Rule `remembered`: the operation is about a further process that was made, and its exit told, before."""
+    step = vector.operations[index]
+    if step.op not in ("signalprocess", "resize") or step.name in (None, "init"):
+        return False
+    made = [other for other in made_before(vector, index, "addprocess") if vector.operations[other].name == step.name]
+    return bool(made) and not _is_alive(vector, vector.container_of(step), step.name or "", _at(vector, index))
 
 
 def is_of_a_live_name(vector: Vector, index: int) -> bool:

@@ -36,6 +36,8 @@ ALL_PIPES = Stdio(stdin=PIPE, stdout=PIPE, stderr=PIPE)
 QUIET = 0.05  # seconds in which nothing has happened: the double's own delays lie 20 ms apart
 LATE = 60.0  # the end of a process whose system has exited is told by the script, or is not to be seen here
 HUNG = 20.0  # seconds after which an operation has not come back
+BEHIND = 2.0  # seconds by which an operation beside others may be behind the recording
+MAKING = ("HcsCreateComputeSystem", "HcsCreateProcess", "HcsRegisterProcessCallback")
 FINEST = timedelta(microseconds=1)  # the service tells tenths of that
 INLINE = 1 << 16  # streams of more bytes are recorded by their hash
 
@@ -127,6 +129,7 @@ class _Player:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.pids: dict[str, list[int]] = {}
         self.calls_told = 0
+        self.acted = 0  # how often the service has acted by itself
         self.handlers: set[asyncio.Task[None]] = set()
 
     # the order of things
@@ -171,6 +174,7 @@ class _Player:
                 await self.tasks[step.label or ""]
             case "service":
                 assert step.do is not None
+                await self._caught_up()
                 with suppress(LookupError):  # of what was refused there is nothing that could act
                     self.double.act(step.do, self.vector.create.container)
             case "start_reading":
@@ -178,6 +182,22 @@ class _Player:
                     self.attachments[step.name or "init"].read()
             case _:  # gc, drop: of the original's run time
                 pass
+
+    async def _caught_up(self) -> None:
+        """Until what runs beside has made as many systems and processes as it had in the recording, by now.
+
+        On a slow machine it may be behind; what was refused will not come, so that this has an end.
+        """
+        self.acted += 1
+        places = [place for place, entry in enumerate(self.vector.timeline) if "service" in entry]
+        if all(task.done() for task in self.tasks.values()) or len(places) < self.acted:
+            return
+        before = self.vector.timeline[: places[self.acted - 1]]
+        wanted = sum(entry.get("function") in MAKING for entry in before)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEHIND):
+                while sum(call.function in MAKING for call in self.double.calls()) < wanted:
+                    await asyncio.sleep(0.005)
 
     async def settle(self) -> None:
         """Until the service has nothing left to deliver, and nothing has happened for a while.
@@ -200,7 +220,7 @@ class _Player:
         outcome = Outcome()
         self.seen.outcomes[index] = outcome
         try:
-            async with asyncio.timeout(HUNG if step.ms is None else step.ms / 1000) as limit:
+            async with asyncio.timeout(step.ms / 1000 if step.ms else HUNG) as limit:
                 outcome.result = await self._do(step)
         except TimeoutError as error:
             if limit.expired():

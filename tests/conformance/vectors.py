@@ -23,8 +23,8 @@ UNKNOWN_EXIT_CODE = 0xFFFFFFFF
 """How the recordings show an exit code that could not be read; longshore says None."""
 
 
-class _Member(msgspec.Struct, frozen=True, rename="camel"):
-    """One object of a file: members in camelCase. Members without a field here are passed over."""
+class _Member(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """One object of a file: members in camelCase. A member without a field here is an error: it says something."""
 
 
 def number(value: int | str) -> int:
@@ -44,7 +44,7 @@ def guid_of(name: str) -> str:
 # what a runner sets up
 
 
-class Timeouts(msgspec.Struct, frozen=True):
+class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Time limits shortened for a run, in milliseconds; None is the original's own: 4 minutes, and 5 for the rest."""
 
     default_ms: int | None = None
@@ -63,7 +63,7 @@ class Host(_Member, kw_only=True, frozen=True):
     timeouts: Timeouts = Timeouts()
 
 
-class Notification(msgspec.Struct, frozen=True):
+class Notification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A notification that the service sends after a call."""
 
     type: str
@@ -79,7 +79,7 @@ class Kill(_Member, frozen=True):
     after_ms: int = field(default=0, name="after_ms")
 
 
-class ProcessExit(msgspec.Struct, frozen=True):
+class ProcessExit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a scripted process ends: after a while, or `on` the word that closes its stdin."""
 
     code: int = 0
@@ -230,6 +230,7 @@ class Call(_Member, kw_only=True, frozen=True):
     pipes: list[str] | None = None
     name: str | None = None
     guid: str | None = None
+    identity: str | None = None
 
     @property
     def hresult(self) -> int:
@@ -299,11 +300,30 @@ class Log(_Member, frozen=True):
     message: str
 
 
+IDENTICAL = "identical"
+
+
 class Stability(_Member, kw_only=True, frozen=True):
     """What varied over the recorded runs: per member, groups of indices within which any order is right."""
 
+    runs: int = 0
+    calls: str = IDENTICAL
+    events: str = IDENTICAL
+    attached: str = IDENTICAL
+    streams: str = IDENTICAL
+    stdin: str = IDENTICAL
+    open_at_end: str = IDENTICAL
+    results: str = IDENTICAL
+    reentries: str = IDENTICAL
+    timeline: str = IDENTICAL
+    logs: str = IDENTICAL
+    differences: Any = None
     unordered: dict[str, list[list[int]]] = {}
     unordered_by_design: dict[str, list[list[int]]] = {}
+
+    def varies(self, member: str) -> bool:
+        """Whether the recorded runs came to different things: then no one of them is the right one."""
+        return str(getattr(self, member)) == "varies"
 
     def groups(self, member: str) -> list[list[int]]:
         """The groups of indices of `member` (calls, events, …) whose order is free."""
@@ -358,8 +378,8 @@ class Vector(_Member, kw_only=True, frozen=True):
         return found
 
     def container_of(self, step: Operation) -> str:
-        """The container that an operation is about."""
-        return self.create.container if step.container is None else step.container
+        """The container that an operation is about; the recorder took an empty id for none, too."""
+        return step.container or self.create.container
 
 
 def directory() -> Path:
