@@ -41,7 +41,7 @@ class Lines:
         for line in whole:
             text = line.decode(errors="replace").strip()
             self.lines.append((time.monotonic(), text))
-            if text == "begun":
+            if text.startswith("did "):  # from here on there is something to lose
                 self.begun.set()
 
 
