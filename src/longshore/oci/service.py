@@ -436,7 +436,7 @@ class OciService:
     async def leftovers(self, owner: str) -> list[str]:
         found: set[str] = set()
         for base in self._runtime_roots():
-            found.update(path.name for path in base.iterdir() if path.is_dir())
+            found.update(path.name for path in base.iterdir() if path.is_dir() and path.name != ".cache")  # crun 1.9's
         return sorted(found)
 
     async def version(self) -> Mapping[str, str]:
