@@ -127,7 +127,7 @@ class Books:
                 self.say("no exec is possible in it:", info, repr(error))
 
     async def _ended(self, box: Container, info: ContainerInfo) -> bool:
-        """Whether it had an end of its own meanwhile, or is just about to; or was told to end, and has begun to: it cannot
+        """Whether it had an end of its own meanwhile, or is about to; or was told to end, and has begun to: it cannot
         before the kernel has found a parent for every process that was brought into it."""
         if self.told.has("try", "kill", id=info.id) or self.killed("init", info.id):
             return True
