@@ -5,7 +5,7 @@ A message is one line that makes sense alone in a log: what was tried, on what, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .engine import Completed
@@ -29,6 +29,18 @@ class LongshoreError(Exception):
         self.hint = hint = None if hint is None else _visible(hint)
         if hint is not None:
             self.add_note(f"hint: {hint}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is pickled as a call with its message, and no class here is made by its message. A pool of
+        # processes is broken by an error that its worker can send and the parent cannot read.
+        return _as_it_was, (type(self), self.args, self.__dict__.copy())
+
+
+def _as_it_was(kind: type[LongshoreError], args: tuple[Any, ...], facts: dict[str, Any]) -> LongshoreError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
 
 
 class InvalidSpec(LongshoreError, ValueError):
