@@ -45,12 +45,20 @@ def _check_stream(name: str, value: Any) -> None:
         raise InvalidSpec(
             name,
             f"must be {_NOT_THE_LOG}, not {type(value).__name__}",
-            hint="of an open file, give `file.fileno()`" if hasattr(value, "fileno") else None,
+            hint=_stream_hint(name, value),
         )
     special = {"stdin": (PIPE, DEVNULL, INHERIT), "stdout": (PIPE, DEVNULL, INHERIT, LOG)}
     if value < 0 and value not in special.get(name, (PIPE, DEVNULL, INHERIT, LOG, STDOUT)):
         hint = "only `stderr` can go where `stdout` goes" if value == STDOUT else None
         raise InvalidSpec(name, f"{value} is neither {_NOT_THE_LOG}", hint=hint)
+
+
+def _stream_hint(name: str, value: Any) -> str | None:
+    if hasattr(value, "fileno"):
+        return "of an open file, give `file.fileno()`"
+    if name == "stdin" and isinstance(value, (bytes, str)):
+        return "what the command shall read is given as bytes: `run(input=...)`, or `communicate(...)` with stdin=PIPE"
+    return None
 
 
 def check_seconds(value: float | None, name: str = "timeout") -> float | None:

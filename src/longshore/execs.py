@@ -16,7 +16,7 @@ from .endings import begin_watching, follow
 from .entry import Entry
 from .errors import ContainerNotFound, InvalidState, LongshoreError, ProcessExists, ProcessNotFound, StoreError
 from .events import News
-from .finding import adopt, current, derive, with_system
+from .finding import TO_HAVE_IT_RUN, adopt, current, derive, with_system
 from .lifecycle import kill
 from .process import Process
 from .records import VERSION, ExitRecord, ProcessRecord
@@ -59,8 +59,7 @@ async def _exec(
     record = await current(core, entry, uid)
     info = await derive(core, entry, record)
     if info.state != "running":
-        hint = "resume it first" if info.state == "paused" else None
-        raise InvalidState("exec in", entry.id, info.state, hint=hint)
+        raise InvalidState("exec in", entry.id, info.state, hint=TO_HAVE_IT_RUN.get(info.state))
     lease = core.hold_lease()
     lease.has_execs()
     directory = await _reserve(core, entry, uid, chosen, lease.id)

@@ -25,6 +25,11 @@ T = TypeVar("T")
 LATE_LIMIT = 0.25  # seconds that a listing waits for an end that is just being found out
 ENDING_PAUSE = 0.05  # seconds between two looks at what failed, and may be ending
 UNTOLD_LIMIT = 2.0  # seconds in which a service must tell of an end that it shows
+TO_HAVE_IT_RUN = {  # the next step of who wanted a running container, by the state that it is in
+    "created": "start it first",
+    "paused": "resume it first",
+    "stopped": "create another one: an init runs once",
+}
 
 
 class ContainerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -350,7 +355,7 @@ async def with_system(
     record = await current(core, entry, uid)
     info = await derive(core, entry, record)
     if info.state not in (states or ("running", "paused")):
-        raise InvalidState(operation, entry.id, info.state)
+        raise InvalidState(operation, entry.id, info.state, hint=TO_HAVE_IT_RUN.get(info.state))
     live = await adopt(core, entry, record)
     try:
         return await call(live.system)
@@ -360,7 +365,7 @@ async def with_system(
         if await state_of(core, record) is not State.STOPPED:
             await asyncio.sleep(ENDING_PAUSE)
         if await state_of(core, record) is State.STOPPED:
-            raise InvalidState(operation, entry.id, "stopped") from error
+            raise InvalidState(operation, entry.id, "stopped", hint=TO_HAVE_IT_RUN["stopped"]) from error
         if isinstance(error, OSError) and not isinstance(error, LongshoreError):
             raise ServiceError(operation, entry.id, str(error), hint=next_step(error)) from error
         raise

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import get_args
 
 import pytest
 
 from longshore.cli import ALIASES, VERBS, load
 from longshore.cli.help import GROUPS, overview, verb_help
 from longshore.cli.parser import HelpWanted, parse, parse_global
+from longshore.events import EventType
 
 from .command import ARGV, Longshore
 
@@ -81,3 +83,8 @@ def test_help_tells_what_is_written_to_whose_and_where() -> None:
     ):
         assert words in run
     assert "No container is made." in verb_help(load("explain"))
+
+
+def test_help_of_events_names_every_type_of_event() -> None:
+    words = set(re.findall(r"[a-z-]+", verb_help(load("events"))))
+    assert set(get_args(EventType)) <= words

@@ -81,6 +81,8 @@ async def test_there_is_no_log_for_what_runs_for_its_caller(engine: Engine) -> N
     await refused(box.exec(["true"], stderr=LOG), "stderr")
     error = await refused(box.exec(["true"], stdout=open(os.devnull)), "stdout")  # type: ignore[arg-type]  # noqa: SIM115
     assert error.hint == "of an open file, give `file.fileno()`"
+    error = await refused(engine.run("host", ["cat"], stdin=b"hello"), "stdin")  # type: ignore[arg-type]
+    assert "input=" in (error.hint or "")
 
 
 # limits, input
@@ -294,3 +296,17 @@ async def test_in_what_does_not_run_nothing_further_is_run(engine: Engine) -> No
     created = await engine.create("created", args=FOREVER)
     with pytest.raises(InvalidState):
         await created.run(["true"])
+
+
+async def test_who_needs_a_running_container_is_told_how_to_come_by_one(engine: Engine) -> None:
+    box = await engine.create("box", args=FOREVER)
+    for call in (box.exec(["true"]), box.stats()):
+        with pytest.raises(InvalidState, match="created") as caught:
+            await call
+        assert caught.value.hint == "start it first"
+    await box.start()
+    await box.stop(grace=0)
+    for call in (box.exec(["true"]), box.stats()):
+        with pytest.raises(InvalidState, match="stopped") as caught:
+            await call
+        assert caught.value.hint == "create another one: an init runs once"

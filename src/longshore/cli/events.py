@@ -72,8 +72,9 @@ VERB = Verb(
     ],
     run=run,
     text="""\
-Types: start-container, pause, resume, exit, exit-process, restore, oom, delete. The first
-column is the number of the event: give it to --since to go on from there; none is lost.""",
+Types: start-container, pause, resume, exit, exit-process, restore, oom, checkpoint, delete.
+The first column is the number of the event: give it to --since to go on from there; none
+is lost.""",
     examples=[
         ("longshore events", "from now on; ctrl-c ends it"),
         ("longshore events --since 0 --no-follow --container web", "the whole life of `web`"),

@@ -154,6 +154,8 @@ def check_folder(path: str, field: str) -> None:
     try:
         found = Path(path).stat()
     except OSError as error:
-        raise InvalidSpec(field, f"cannot use {path}: {(error.strerror or str(error)).lower()}") from None
+        raise InvalidSpec(
+            field, f"cannot use {path}: {(error.strerror or str(error)).lower()}", hint="name a folder of this machine"
+        ) from None
     if not stat.S_ISDIR(found.st_mode):
         raise InvalidSpec(field, f"{path} is not a folder")

@@ -302,7 +302,12 @@ async def _add_checkpoint(add: Any, chosen: Tried | None) -> None:
     if chosen is None:
         add("checkpoint", False, "no runtime works here")
     elif not re.search(r"^\s*checkpoint\b", chosen.commands, re.MULTILINE):
-        add("checkpoint", False, f"this {os.path.basename(chosen.path)} was built without it", "use runc")
+        add(
+            "checkpoint",
+            False,
+            f"this {os.path.basename(chosen.path)} was built without it",
+            "use runc: Engine(runtime='runc'), or `--runtime runc`",
+        )
     elif criu is None:
         add("checkpoint", False, "criu is not installed", "apt-get install criu")
     else:
