@@ -156,3 +156,12 @@ async def told(engine: Engine, kind: str) -> list[Exit | None]:
     """What the journal has of one kind of event."""
     events = [event async for event in engine.events(since=0, follow=False)]
     return [event.exit for event in events if isinstance(event, Event) and event.type == kind]
+
+
+async def test_what_the_simulator_cannot_make_happen_is_refused_by_name(simulator: Simulator, engine: Engine) -> None:
+    await engine.launch("box", root="host", args=["sleep", "60"])
+    with pytest.raises(ValueError, match="no container `bix`; it has `box`"):
+        simulator.crash("bix")
+    with pytest.raises(TypeError, match="an exception only"):
+        simulator.fail_at("start", "no memory")  # type: ignore[arg-type]
+    assert (await engine.run("host", ["say"])).exit_code == 7

@@ -124,14 +124,20 @@ class Machine:
 
     # what tests make happen
 
+    def _system(self, id: str) -> System:
+        if id not in self.systems:
+            there = ", ".join(f"`{each}`" for each in sorted(self.systems)) or "none"
+            raise ValueError(f"the simulator has no container `{id}`; it has {there}")
+        return self.systems[id]
+
     def crash(self, id: str) -> None:
         """The system ends by itself, without anybody's asking: killed from outside, or an HCS system that crashes."""
-        system = self.systems[id]
+        system = self._system(id)
         system.kill(signalled(KILL) if self.temperament == "oci" else Exit(code=None, cause=Cause.SYSTEM_GONE))
 
     def kill_monitor(self, id: str) -> None:
         """The monitor of a kept container dies: its log ends there, and nobody will know how init ended."""
-        system = self.systems[id]
+        system = self._system(id)
         if not system.kept:
             raise ValueError(f"container `{id}` has no monitor")
         system.monitor_lost = True
@@ -144,7 +150,7 @@ class Machine:
         """The kernel kills init for lack of memory."""
         if self.temperament != "oci":
             raise ValueError("only the OCI-like machine kills for lack of memory")
-        system = self.systems[id]
+        system = self._system(id)
         system.oom = True
         assert system.init is not None
         system.init.die(signalled(KILL))

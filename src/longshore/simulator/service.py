@@ -142,6 +142,8 @@ class Simulator:
         which something can fail, run the same code again and again, each time with one more in `after`.
         """
         made = error() if isinstance(error, type) else error
+        if not isinstance(made, BaseException):
+            raise TypeError(f"`{step}` can fail with an exception only, not {made!r:.100}")
         self.machine.faults.fail(_known(step), made, times, after)
 
     def delay(self, step: str, until: float | asyncio.Event, *, times: int = 1, after: int = 0) -> None:
