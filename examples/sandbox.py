@@ -26,6 +26,9 @@ async def evaluate(code: str) -> longshore.Completed:
 
 
 def main() -> int:
+    if len(sys.argv) != 2:
+        print("usage: sandbox.py CODE", file=sys.stderr)
+        return 2
     try:
         done = asyncio.run(evaluate(sys.argv[1]))
     except longshore.TimeLimit as error:

@@ -29,6 +29,7 @@ def test_the_sandbox_tells_what_became_of_the_code(state: Path) -> None:
     assert run(state, "sandbox.py", "raise SystemExit(9)").returncode == 9
     late = run(state, "sandbox.py", "print('so far', flush=True)\nwhile True: pass")
     assert (late.returncode, "so far" in late.stderr) == (124, True)
+    assert run(state, "sandbox.py").stderr == "usage: sandbox.py CODE\n"
 
 
 def test_the_ci_runner_reports_each_job(state: Path) -> None:
