@@ -100,7 +100,14 @@ async def test_input_for_what_another_program_made_is_refused_and_its_output_is_
         Engine(Simulator(machine=machine), state=tmp_path) as other,
     ):
         await maker.create("web", root="rootfs:/srv", args=["cat"], stdin=longshore.PIPE)
-        words = {"containers": ["web"], "attach": True, "detach_keys": "", "sig_proxy": False, "behind": False}
+        words = {
+            "containers": ["web"],
+            "attach": True,
+            "checkpoint": None,
+            "detach_keys": "",
+            "sig_proxy": False,
+            "behind": False,
+        }
         with pytest.raises(NotSupported) as caught:
             await start.run(other, Arguments(interactive=True, **words))
         assert "`longshore start -a web`" in (caught.value.hint or "")

@@ -617,7 +617,9 @@ async def test_exec_of_what_cannot_run_is_told(station: Station, command: str, e
     async with launched(station, FOREVER) as (system, _):
         with pytest.raises(error, match=command):
             await exec_and_wait(station, system, [command])
-        assert len(await system.processes()) == 1
+        async with asyncio.timeout(20):
+            while len(await system.processes()) > 1:  # a runtime's own child dies in its own time
+                await asyncio.sleep(0.01)
 
 
 async def exec_and_wait(station: Station, system: ComputeSystem, args: list[str]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -53,7 +54,8 @@ async def test_what_is_said_after_the_runtime_was_killed_is_heard(engine: Engine
 
 async def document(engine: Engine) -> dict[str, object]:
     plan = await engine.plan(root="host", args=["true"])
-    found: dict[str, object] = msgspec.json.decode(msgspec.json.encode(plan.documents["config.json"]))
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(plan.documents["config.json"]))
+    found["mounts"] = [each for each in found["mounts"] if "/run/views/" not in each["source"]]  # of the host root
     return found
 
 
