@@ -56,6 +56,9 @@ _ELSEWHERE: Mapping[str, str] = {
     "security_opt": "`security`: Security(...)",
     "seccomp": "`security`: Security(seccomp=...)",
     "userns": "`security`: Security(userns=...)",
+    "capture_output": "`stdout`, `stderr`: `run` collects both unless they say otherwise",
+    "text": "`text` of what `run` returns",
+    "shell": "`args`: ['sh', '-c', ...]",
     "name": "the id, which is the first argument of `create` and `launch`",
     "detach": "`launch`: what it starts stays",
     "remove": "`owner`: 'remove', of `create` and `launch`; what `run` makes goes in any case",
@@ -181,11 +184,15 @@ def check_endpoints(value: Sequence[str], field: str) -> list[str]:
     return ids
 
 
+_OF_CALLS = ("check", "input", "max_output", "owner", "stderr", "stdin", "stdout", "timeout")  # beside the spec's
+
+
 def unknown_field(name: str, known: Sequence[str]) -> InvalidSpec:
     """What to say of a keyword that no spec has: what may have been meant, and what there is."""
     import difflib
 
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)
+    named = [*known, *(each for each in _OF_CALLS if each != name.lower())]
+    near = difflib.get_close_matches(name.lower(), named, n=1, cutoff=0.7)
     meant = _ELSEWHERE.get(name.lower()) or (f"`{near[0]}`" if near else None)
     hint = f"the fields are {', '.join(known)}"
     return InvalidSpec(name, "is not a field of a spec", hint=f"did you mean {meant}? {hint}" if meant else hint)
@@ -205,7 +212,7 @@ def check_type(value: Any, field: str, types: type | tuple[type, ...], what: str
 
 def unknown_root(root: str) -> InvalidSpec:
     """What to say of a root that is none."""
-    if root.startswith(("/", "./", "../")):
+    if root.startswith(("/", "./", "../")) and root.strip("/"):
         return InvalidSpec("root", f"{root!r} is not known", hint=f"for a root file system write rootfs:{root}")
     return InvalidSpec(
         "root",

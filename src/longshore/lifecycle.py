@@ -29,7 +29,7 @@ from .errors import (
     TimeLimit,
 )
 from .events import News, Position
-from .finding import adopt, current, derive, end_of_gone, with_system
+from .finding import TO_HAVE_IT_RUN, adopt, current, derive, end_of_gone, with_system
 from .output import keep_output
 from .process import Process
 from .records import Change, Record
@@ -309,7 +309,8 @@ async def _change(core: Core, entry: Entry, uid: str, type: str, state: str) -> 
     try:
         info = await derive(core, entry, record)
         if info.state != state:
-            raise InvalidState(type, entry.id, info.state)
+            hint = TO_HAVE_IT_RUN.get(info.state) if state == "running" else None
+            raise InvalidState(type, entry.id, info.state, hint=hint)
         change = Change("pause" if type == "pause" else "resume", core.store.journal.end())
 
         def begun(record: Record) -> None:

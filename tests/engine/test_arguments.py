@@ -134,6 +134,10 @@ async def test_input_is_bytes(engine: Engine) -> None:
         ({"mem_limit": 5}, "mem_limit", "did you mean `memory`?"),
         ({"command": "x"}, "command", "did you mean `args`"),
         ({"privileged": True}, "privileged", "Security(cap_add="),
+        ({"time_out": 5}, "time_out", "did you mean `timeout`?"),
+        ({"maxoutput": 5}, "maxoutput", "did you mean `max_output`?"),
+        ({"capture_output": True}, "capture_output", "`run` collects both"),
+        ({"shell": True}, "shell", "['sh', '-c', ...]"),
         ({"zzzzz": 1}, "zzzzz", "the fields are root, args, env"),
     ],
 )
@@ -154,6 +158,7 @@ async def test_a_root_that_is_an_image_is_told_what_roots_there_are(engine: Engi
     error = await refused(engine.run("alpine", ["true"]), "root")
     assert error.hint == "there are no images yet: a root is host, host:full, rootfs:/path, or folders as layers"
     assert (await refused(engine.run("/srv/x", ["true"]), "root")).hint == "for a root file system write rootfs:/srv/x"
+    assert "host:full" in ((await refused(engine.run("/", ["true"]), "root")).hint or "")
 
 
 async def test_a_spec_that_is_none_and_an_owner_that_is_none_are_refused(engine: Engine) -> None:
@@ -306,7 +311,7 @@ async def test_who_needs_a_running_container_is_told_how_to_come_by_one(engine: 
         assert caught.value.hint == "start it first"
     await box.start()
     await box.stop(grace=0)
-    for call in (box.exec(["true"]), box.stats()):
+    for call in (box.exec(["true"]), box.stats(), box.pause()):
         with pytest.raises(InvalidState, match="stopped") as caught:
             await call
         assert caught.value.hint == "create another one: an init runs once"
