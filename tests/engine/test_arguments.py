@@ -8,6 +8,7 @@ import os
 import pydoc
 import re
 import traceback
+from collections.abc import Coroutine
 from pathlib import PurePosixPath
 from typing import Any, get_type_hints
 
@@ -305,13 +306,14 @@ async def test_in_what_does_not_run_nothing_further_is_run(engine: Engine) -> No
 
 async def test_who_needs_a_running_container_is_told_how_to_come_by_one(engine: Engine) -> None:
     box = await engine.create("box", args=FOREVER)
-    for call in (box.exec(["true"]), box.stats()):
+    for early in (box.exec(["true"]), box.stats()):
         with pytest.raises(InvalidState, match="created") as caught:
-            await call
+            await early
         assert caught.value.hint == "start it first"
     await box.start()
     await box.stop(grace=0)
-    for call in (box.exec(["true"]), box.stats(), box.pause()):
+    calls: list[Coroutine[Any, Any, object]] = [box.exec(["true"]), box.stats(), box.pause()]
+    for call in calls:
         with pytest.raises(InvalidState, match="stopped") as caught:
             await call
         assert caught.value.hint == "create another one: an init runs once"
