@@ -26,7 +26,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 16 << 20  # bytes
 MEMBERS_LIMIT = 100_000
-_NAME = re.compile(r"images/[A-Za-z0-9][A-Za-z0-9._-]{0,200}|scratch[A-Za-z0-9._%-]{0,200}\.tar|service\.json")
+_NAME = r"images/[A-Za-z0-9][A-Za-z0-9._-]{0,200}|scratch[A-Za-z0-9._%-]{0,200}\.tar|service\.json"
 CHUNK = 1 << 20
 MAX_ARCHIVE = 64 << 30  # bytes
 
@@ -95,7 +95,7 @@ def export(directory: Path, target: Path) -> None:
 def _files(directory: Path) -> Iterator[Path]:
     yield directory / MANIFEST
     for path in sorted([*directory.iterdir(), *(directory / "images").iterdir()]):
-        if path.is_file() and not path.is_symlink() and _NAME.fullmatch(str(path.relative_to(directory))):
+        if path.is_file() and not path.is_symlink() and re.fullmatch(_NAME, str(path.relative_to(directory))):
             yield path
 
 
@@ -151,7 +151,7 @@ def unpack(source: Path, directory: Path, *, limit: int) -> Manifest:
                 left -= member.size + 512
                 if left < 0 or number > MEMBERS_LIMIT:
                     raise InvalidSpec("archive", f"{source} holds more than {limit} bytes", hint="raise `max_size`")
-                if not member.isreg() or member.issparse() or not _NAME.fullmatch(member.name):
+                if not member.isreg() or member.issparse() or not re.fullmatch(_NAME, member.name):
                     raise InvalidSpec("archive", f"{source} holds {member.name[:200]!r}, which is none of its files")
                 _copy(tar, member, directory / member.name, source)
             (directory / MANIFEST).write_bytes(msgspec.json.encode(manifest))

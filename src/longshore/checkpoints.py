@@ -36,7 +36,7 @@ from .errors import (
 from .events import News
 from .files import read_whole, store_error, write_mark, write_new
 from .finding import adopt, current, derive, named_lease
-from .half_restored import MARK, undo_checkpoint, undo_half_restored
+from .half_restored import FOLDER, MARK, undo_checkpoint, undo_half_restored
 from .lifecycle import begin, kill, wait_for_end
 from .log_trail import mark_first
 from .making import clear_half_made
@@ -46,8 +46,7 @@ from .spec import check_id
 from .tasks import in_thread, shielded, uninterrupted
 from .trees import remove_tree
 
-FOLDER = "checkpoints"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +69,7 @@ async def _able(core: Core) -> Checkpointable:
 
 
 def _check_name(name: str) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not re.fullmatch(_NAME, name):
         raise InvalidSpec("name", f"{name!r} cannot be the name of a checkpoint", hint="letters, digits, and _ . -")
     return name
 
@@ -200,7 +199,7 @@ async def checkpoints(core: Core, entry: Entry, uid: str) -> list[CheckpointInfo
     await current(core, entry, uid)
     found = []
     for name in core.store.names(entry.home / FOLDER):
-        if _NAME.fullmatch(name):
+        if re.fullmatch(_NAME, name):
             try:
                 found.append(_info(entry, name, _read(entry, name)))
             except (CheckpointNotFound, InvalidSpec, OSError) as error:

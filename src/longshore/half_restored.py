@@ -13,13 +13,14 @@ from .finding import adopt, named_lease, state_of
 from .records import Damaged, Record
 from .trees import remove_tree
 
+FOLDER = "checkpoints"  # in the home
 MARK = "restoring"  # in the home: the uid of the life that is being made
 
 
 async def undo_checkpoint(core: Core, entry: Entry, uid: str) -> None:
     """Let a container go on that is frozen for a checkpoint, and remove what is not whole. The caller has the claim."""
     record = entry.read_own(uid)
-    for path in (entry.home / "checkpoints").glob(".*"):
+    for path in (entry.home / FOLDER).glob(".*"):
         with suppress(StoreError):
             remove_tree(path)
     if not record.paused and await state_of(core, record) is State.PAUSED:

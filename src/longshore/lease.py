@@ -101,8 +101,6 @@ class OwnerLease:
         command = self._service.keeper(self, self.directory)
         if command is None:
             return
-        if sys.platform == "win32":
-            raise AssertionError("no service of Windows has a keeper: its leases are handles")
         read, write = os.pipe()
         try:
             self._keeper = subprocess.Popen(
@@ -121,7 +119,7 @@ class OwnerLease:
         finally:
             os.close(read)
         self._pipe = write
-        self._keeper_fd = os.pidfd_open(self._keeper.pid)
+        self._keeper_fd = os.pidfd_open(self._keeper.pid)  # type: ignore[attr-defined,unused-ignore]  # Linux alone has keepers
         assert self._loop is not None
         self._loop.add_reader(self._keeper_fd, self._keeper_died)
 

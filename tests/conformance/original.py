@@ -24,10 +24,11 @@ from typing import Any
 import msgspec
 
 from longshore.hcs.vmcompute import Guid, NotificationCallback, ProcessInformation
-from tests.hcs.scripted import TYPES, Hcs, type_number
+from tests.hcs.scripted import TYPES, Hcs
 
 from . import asked
-from .vectors import PENDING, Operation, Option, Vector, number
+from .scripted_double import act
+from .vectors import PENDING, Operation, Option, Vector
 
 HCS_NAMES = {value: name for name, value in TYPES.items()}
 SYSTEM_TYPES = (0x1, 0x2, 0x3, 0x4, 0x5, 0x1000000)
@@ -315,24 +316,8 @@ class Original:
                 return
 
     def _act(self, step: Operation) -> None:
-        action, hcs = step.do, self.hcs
-        assert action is not None
-        if action.action == "notify_system":
-            system = hcs.systems[action.system or self.vector.create.container]
-            hcs.notify_system(system, type_number(action.type or ""), number(action.status))
-            return
-        process = hcs.process(action.process or 0)
-        match action.action:
-            case "process_exit":
-                hcs.process_exit(process, action.exit_code, status=number(action.status), silent=action.silent)
-            case "notify_process":
-                hcs.notify_process(process, type_number(action.type or ""), number(action.status))
-            case "write":
-                hcs.write(process, action.stream or "stdout", action.data.encode())
-            case "end":
-                hcs.end(process, action.stream or "stdout")
-            case unknown:
-                raise ValueError(unknown)
+        assert step.do is not None
+        act(self.hcs, step.do, self.vector.create.container)
 
     # vmcompute, as hcsshim called it
 

@@ -14,6 +14,26 @@ from tests.hcs.scripted import Hcs, type_number
 from .vectors import Call, Open, ServiceAction, Stdin, Vector, number
 
 
+def act(hcs: Hcs, action: ServiceAction, container: str) -> None:
+    """The service acts by itself; on `container`, where the step names none."""
+    if action.action == "notify_system":
+        system = hcs.systems[action.system or container]
+        hcs.notify_system(system, type_number(action.type or ""), number(action.status))
+        return
+    process = hcs.process(action.process or 0)
+    match action.action:
+        case "process_exit":
+            hcs.process_exit(process, action.exit_code, status=number(action.status), silent=action.silent)
+        case "notify_process":
+            hcs.notify_process(process, type_number(action.type or ""), number(action.status))
+        case "write":
+            hcs.write(process, action.stream or "stdout", action.data.encode())
+        case "end":
+            hcs.end(process, action.stream or "stdout")
+        case unknown:
+            raise ValueError(f"the service cannot {unknown}")
+
+
 class ScriptedDouble:
     """One machine with one client."""
 
@@ -24,23 +44,7 @@ class ScriptedDouble:
         self.pipes = PosixPipes()
 
     def act(self, action: ServiceAction, container: str) -> None:
-        hcs = self.hcs
-        if action.action == "notify_system":
-            system = hcs.systems[action.system or container]
-            hcs.notify_system(system, type_number(action.type or ""), number(action.status))
-            return
-        process = hcs.process(action.process or 0)
-        match action.action:
-            case "process_exit":
-                hcs.process_exit(process, action.exit_code, status=number(action.status), silent=action.silent)
-            case "notify_process":
-                hcs.notify_process(process, type_number(action.type or ""), number(action.status))
-            case "write":
-                hcs.write(process, action.stream or "stdout", action.data.encode())
-            case "end":
-                hcs.end(process, action.stream or "stdout")
-            case unknown:
-                raise ValueError(f"the service cannot {unknown}")
+        act(self.hcs, action, container)
 
     def finish(self) -> None:
         self.hcs.finish()

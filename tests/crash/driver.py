@@ -86,26 +86,22 @@ class Driver:
     def _program(self) -> Program:
         return KINDS[self.choose.choice(list(KINDS))](self.choose)
 
-    async def launch(self) -> None:
+    async def _make(self, make: Callable[..., Awaitable[Container]], *, started: bool) -> tuple[Container, Program]:
         program, id, owner = self._program(), self._new_id(), self._owner()
-        self.notes.write("try", "make", id=id, owner=owner, started=True, ends=program.ends)
-        box = await self.engine.launch(
-            id, root="host", args=program.args, labels=program.labels, owner=owner, init=program.init
-        )
-        self.notes.write("did", "make", id=id, owner=owner, started=True)
-        self.boxes.append((box, program))
+        self.notes.write("try", "make", id=id, owner=owner, started=started, ends=program.ends)
+        box = await make(id, root="host", args=program.args, labels=program.labels, owner=owner, init=program.init)
+        self.notes.write("did", "make", id=id, owner=owner, started=started)
+        return box, program
+
+    async def launch(self) -> None:
+        self.boxes.append(await self._make(self.engine.launch, started=True))
 
     async def create(self) -> None:
-        program, id, owner = self._program(), self._new_id(), self._owner()
-        self.notes.write("try", "make", id=id, owner=owner, started=False, ends=program.ends)
-        box = await self.engine.create(
-            id, root="host", args=program.args, labels=program.labels, owner=owner, init=program.init
-        )
-        self.notes.write("did", "make", id=id, owner=owner, started=False)
+        box, program = await self._make(self.engine.create, started=False)
         if self.choose.random() < 0.7:
-            self.notes.write("try", "start", id=id)
+            self.notes.write("try", "start", id=box.id)
             await box.start()
-            self.notes.write("did", "start", id=id)
+            self.notes.write("did", "start", id=box.id)
             self.boxes.append((box, program))
 
     def _new_id(self) -> str:

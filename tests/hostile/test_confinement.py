@@ -93,13 +93,13 @@ async def test_a_link_in_the_root_shows_nothing_of_the_machine(engine: Engine, t
 async def test_a_neighbour_that_swaps_files_under_a_mount_while_it_is_set_up(engine: Engine, tmp_path: Path) -> None:
     """A container that shares the root with the next one turns the mount's target into a link, again and again."""
     root = rootfs(tmp_path)
-    (root / "work").mkdir()
+    (root / "shared").mkdir()
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mark").write_text("x")
     secret = tmp_path / "secret"
     secret.mkdir()
     swap = (
-        "import os\nos.chdir('/work')\nprint('ready', flush=True)\n"
+        "import os\nos.chdir('/shared')\nprint('ready', flush=True)\n"
         "while True:\n"
         "  try:\n"
         f"    os.symlink('../../{secret.name}', 't'); os.unlink('t')\n"
@@ -114,11 +114,11 @@ async def test_a_neighbour_that_swaps_files_under_a_mount_while_it_is_set_up(eng
         if b"ready" in getattr(record, "data", b""):
             break
     before = mounts()
-    mounted = [*MACHINE, Mount(source=str(tmp_path / "data"), target="/work/t/inner")]
+    mounted = [*MACHINE, Mount(source=str(tmp_path / "data"), target="/shared/t/inner")]
     outcomes = set()
     for _ in range(8):
         try:
-            done = await engine.run(f"rootfs:{root}", ["/bin/ls", "/work/t/inner"], mounts=mounted)
+            done = await engine.run(f"rootfs:{root}", ["/bin/ls", "/shared/t/inner"], mounts=mounted)
             outcomes.add("ran")
             assert done.stdout in (b"mark\n", b""), done.stdout
         except LongshoreError:

@@ -24,7 +24,7 @@ from .launch import Child, MountStep, spawn
 FULL = 32  # free blocks of a file system on which a runtime finds no room
 
 # runc's run.go and exec.go; before 1.1 the place in its source came first
-FAILED_TO_START = re.compile(r"(runc )?(run|exec) failed|container_linux|\S+\.go:\d+")
+FAILED_TO_START = r"(runc )?(run|exec) failed|container_linux|\S+\.go:\d+"
 
 
 class LogLine(msgspec.Struct):
@@ -109,7 +109,7 @@ class Runtime:
         runc also logs what went wrong when it cleared up after the process; it then passes on the process's number.
         """
         error = last_error(log)
-        return bool(error) and (self.name != "runc" or FAILED_TO_START.match(error) is not None)
+        return bool(error) and (self.name != "runc" or re.match(FAILED_TO_START, error) is not None)
 
     def failure(
         self, verb: str, log: Path, container_id: str, *, command: str | None = None, status: int | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..compute import LOG, ComputeSystem, Features, Lease, Place, Plan, State, Stdio, SystemGone
+from ..compute import DEVNULL, LOG, ComputeSystem, Features, Lease, Place, Plan, State, Stdio, SystemGone
 from ..errors import NotSupported, ServiceError
 from ..files import try_hold
 from ..limits import USUAL, Limits
@@ -133,24 +133,11 @@ class OciService:
         return runtime, bundle, cgroup
 
     async def create(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> OciSystem:
-        monitor_path = self._monitor()
-        runtime, bundle, cgroup = await self._prepare(id, spec, place)
-        for name in ("exits", "persist"):
-            (place.run / name).mkdir(mode=0o700)
-        stdin = stdio.stdin not in (-3, LOG)
-        argv = conmon.command(
-            monitor_path,
-            runtime,
-            id,
-            bundle.path,
-            place,
-            terminal=spec.terminal,
-            stdin=stdin,
-            log_size=spec.log_size,
-        )
+        self._monitor()  # NotSupported before anything is made
+        prepared = await self._prepare(id, spec, place)
         with Helpers() as helpers:
             try:
-                return await self._create(id, spec, place, runtime, bundle, cgroup, argv, helpers, stdin=stdin)
+                return await self._create(id, spec, stdio, place, prepared, helpers)
             except BaseException:
                 helpers.let_go()
                 await shielded(self._abandon(id, place, helpers))
@@ -160,15 +147,31 @@ class OciService:
         self,
         id: str,
         spec: Spec,
+        stdio: Stdio,
         place: Place,
-        runtime: Runtime,
-        bundle: Bundle,
-        cgroup: str,
-        argv: list[str],
+        prepared: tuple[Runtime, Bundle, str],
         helpers: Helpers,
         *,
-        stdin: bool,
+        images: Path | None = None,
+        options: Sequence[str] = (),
     ) -> OciSystem:
+        """Have the monitor create the container, or restore it from `images`."""
+        runtime, bundle, cgroup = prepared
+        for name in ("exits", "persist"):
+            (place.run / name).mkdir(mode=0o700)
+        stdin = stdio.stdin not in (DEVNULL, LOG)
+        argv = conmon.command(
+            self._monitor(),
+            runtime,
+            id,
+            bundle.path,
+            place,
+            terminal=spec.terminal,
+            stdin=stdin,
+            log_size=spec.log_size,
+            images=images,
+            options=options,
+        )
         pid = await conmon.create(
             argv, runtime, id, place, command_name=spec.command[0], steps=bundle.steps, alive=helpers.theirs
         )
@@ -235,29 +238,15 @@ class OciService:
     async def _restore(
         self, id: str, spec: Spec, stdio: Stdio, place: Place, directory: Path, known: Runtime, helpers: Helpers
     ) -> OciSystem:
-        monitor_path = self._monitor()
+        self._monitor()  # NotSupported before anything is touched
         await uninterrupted(in_thread(lambda: checkpoint.set_aside(place)))
         await uninterrupted(in_thread(lambda: checkpoint.unpack(directory, place)))
-        runtime, bundle, cgroup = await self._prepare(id, spec, place, runtime=known)
-        for name in ("exits", "persist"):
-            (place.run / name).mkdir(mode=0o700)
+        prepared = await self._prepare(id, spec, place, runtime=known)
         connections = checkpoint.read_notes(directory).connections
-        stdin = stdio.stdin not in (-3, LOG)
-        argv = conmon.command(
-            monitor_path,
-            runtime,
-            id,
-            bundle.path,
-            place,
-            terminal=spec.terminal,
-            stdin=stdin,
-            log_size=spec.log_size,
-            images=directory / checkpoint.IMAGES,
-            options=await checkpoint.options_for(runtime, bundle.config, connections=connections),
-        )
-        system = await self._create(id, spec, place, runtime, bundle, cgroup, argv, helpers, stdin=stdin)
-        if (stdin or spec.terminal) and system.init is not None:
-            system.init.streams.stdin = await conmon.connect_stdin(place.run)
+        options = await checkpoint.options_for(known, prepared[1].config, connections=connections)
+        images = directory / checkpoint.IMAGES
+        system = await self._create(id, spec, stdio, place, prepared, helpers, images=images, options=options)
+        await system.connect_stdin()
         return system
 
     async def undo_restore(self, id: str, place: Place) -> None:

@@ -98,12 +98,16 @@ class OciSystem:
     def _log(self, verb: str) -> Path:
         return self.place.run / f"{verb}.log"
 
+    async def connect_stdin(self) -> None:
+        """Init's input, where it has one: the monitor's attach socket."""
+        if self.init is not None and (self._stdin or self._terminal):
+            self.init.streams.stdin = await conmon.connect_stdin(self.place.run)
+
     async def start(self) -> OciProcess:
         init = self.init
         assert init is not None
         try:
-            if self._stdin or self._terminal:
-                init.streams.stdin = await conmon.connect_stdin(self.place.run)
+            await self.connect_stdin()
             init.started_at = now()  # before: it may end before the runtime has
             await self.runtime.verb(self._log("start"), "start", self.id, container_id=self.id)
         except BaseException:
