@@ -268,23 +268,30 @@ class DirectProcess(OciProcess):
             raw = processes.wait_status(self._pidfd)  # the runtime has reaped it: known at once, or never
         return self.from_code(status, at) if raw is None else self.from_status(raw, at)
 
+    async def _gone_before_its_runtime(self) -> datetime | None:
+        """When the process ended, if its runtime has not ended with it, nor a moment later; else None."""
+        ending = asyncio.ensure_future(self.child.wait())
+        watched = [ending]
+        if self._pidfd is not None:  # else it was gone before anybody could look
+            watched.append(asyncio.ensure_future(ended(self._pidfd)))
+        try:
+            if self._pidfd is not None:
+                await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            at = now()
+            done, _ = await asyncio.wait((ending,), timeout=LINGER_PAUSE)
+            return None if done else at
+        finally:
+            for task in watched:
+                task.cancel()
+            await asyncio.gather(*watched, return_exceptions=True)
+
     async def _end_the_rest(self) -> None:
         """Have what init leaves behind end with it, as the kernel does where it has a pid namespace of its own. Without
         one, crun waits for the last process of the container."""
-        if self._pidfd is None:
-            return
-        ending = asyncio.ensure_future(self.child.wait())
-        gone = asyncio.ensure_future(ended(self._pidfd))
-        try:
-            await asyncio.wait((ending, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not (await asyncio.wait((ending,), timeout=LINGER_PAUSE))[0]:
-                await in_thread(self._cgroup.kill)
-                for reader in self._wiring.readers:
-                    reader.fill_to_the_end()  # runc has more to pass on: a reader that has stopped must not hold it
-        finally:
-            for task in (ending, gone):
-                task.cancel()
-            await asyncio.gather(ending, gone, return_exceptions=True)
+        if await self._gone_before_its_runtime() is not None:
+            await in_thread(self._cgroup.kill)
+            for reader in self._wiring.readers:
+                reader.fill_to_the_end()  # runc has more to pass on: a reader that has stopped must not hold it
 
     def _end_streams(self) -> None:
         for reader in self._wiring.readers:
@@ -296,28 +303,18 @@ class DirectProcess(OciProcess):
         runc copies the streams of an exec and waits for their end (its tty.go): a grandchild that holds them, or a
         reader that has stopped, would hold us, too.
         """
-        pidfd = self._pidfd
-        ending = asyncio.ensure_future(self.child.wait())
-        gone = None if pidfd is None else asyncio.ensure_future(ended(pidfd))
-        try:
-            if gone is not None:
-                await asyncio.wait((ending, gone), return_when=asyncio.FIRST_COMPLETED)
-            at = now()
-            if (await asyncio.wait((ending,), timeout=LINGER_PAUSE))[0]:
-                return None
-            limit = GRANDCHILD_LIMIT if pidfd is None else math.inf
-            releasing = self._release_runtime(limit)
-            self._releasing = asyncio.create_task(releasing, name=f"end of the runtime of {self.name}")
-            raw = None if pidfd is None else await reaped_status(pidfd)  # busy with copying, it reaps when it can
-            if raw is not None:
-                return self.from_status(raw, at)
-            await self._releasing
+        at = await self._gone_before_its_runtime()
+        if at is None:
             return None
-        finally:
-            for task in (ending, gone):
-                if task is not None:
-                    task.cancel()
-                    await asyncio.gather(task, return_exceptions=True)
+        pidfd = self._pidfd
+        limit = GRANDCHILD_LIMIT if pidfd is None else math.inf
+        releasing = self._release_runtime(limit)
+        self._releasing = asyncio.create_task(releasing, name=f"end of the runtime of {self.name}")
+        raw = None if pidfd is None else await reaped_status(pidfd)  # busy with copying, it reaps when it can
+        if raw is not None:
+            return self.from_status(raw, at)
+        await self._releasing
+        return None
 
     async def _release_runtime(self, limit: float) -> None:
         """Have a runtime end that only waits for a grandchild to close its streams, once it has copied everything.
