@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -213,3 +215,20 @@ async def test_a_store_cannot_be_mounted(engine: Engine, state: Path) -> None:
     with pytest.raises(InvalidSpec) as error:
         await engine.run("host", ["true"], mounts=[Mount(source=str(state / "run"), target="/x")])
     assert error.value.field == "mounts[0].source"
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+@pytest.mark.parametrize("options", [[], ["--userns", "0:100000:65536"]], ids=["plain", "userns"])
+def test_what_is_mounted_below_a_shown_folder_is_seen_in_it(state: Path, runtime: str, options: list[str]) -> None:
+    inner = 'mount -t tmpfs tmpfs /usr/share/doc && echo seen >/usr/share/doc/mark && exec "$0" -m longshore.cli "$@"'
+    words = ["run", *options, "host", "--", "sh", "-c", "cat /usr/share/doc/mark; ls /usr/bin | head -1"]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", inner, sys.executable, *words],
+        env=os.environ | {"LONGSHORE_ROOT": str(state), "LONGSHORE_RUNTIME": runtime},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split()[0] == "seen"
+    assert len(done.stdout.split()) > 1

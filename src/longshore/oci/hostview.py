@@ -27,7 +27,7 @@ from ..store import boot_id
 from ..trees import remove_tree
 from .hidden import Hidden, MountPoint, is_folder
 from .inroot import READ_LIMIT, Folder
-from .layers import MS_RDONLY, Overlay, Step
+from .layers import MS_BIND, MS_RDONLY, Overlay, Step
 
 VERSION = "1"  # of what a skeleton is made of
 ASIDE = "host"  # beside the skeletons: where the overlay of the machine is mounted, in each container's own namespace
@@ -341,11 +341,10 @@ def shown_folders() -> list[str]:
 
 def mounts(
     rootfs: str, scratch: str, skeleton: Skeleton, hidden: Hidden, points: Sequence[MountPoint], *, flags: int
-) -> tuple[list[Overlay | Step], dict[str, str]]:
-    """The mounts of the view, in order; and the folders of the machine's overlay that are bound, by their places.
+) -> list[Overlay | Step]:
+    """The mounts of the view, in order. What is written goes to folders whose paths begin with `scratch`.
 
-    What is written goes to folders whose paths begin with `scratch`. `flags` are those of mount(2). The root itself is
-    made read-only by the runtime, once it has its mount points.
+    `flags` are those of mount(2). The root itself is made read-only by the runtime, once it has its mount points.
     """
     shown = shown_folders()
     mounted = {point.path for point in points}
@@ -354,11 +353,13 @@ def mounts(
     found: list[Overlay | Step] = [
         Overlay(target=rootfs, lowers=[skeleton.root], scratch=scratch, flags=flags & ~MS_RDONLY)
     ]
-    binds: dict[str, str] = {}
     if bound:
         secret = [f"{folder}/{path}" for folder in bound for path in hidden.below(folder)]
         found.append(Overlay(target=aside, lowers=["/"], scratch=f"{scratch}-host", flags=flags, hidden=secret))
-        binds = {path: f"{aside}{path}" for path in (*bound, *skeleton.bound(points))}
+        found += [
+            Step(source=f"{aside}{path}", target=f"{rootfs}{path}", fstype="", flags=MS_BIND)
+            for path in (*bound, *skeleton.bound(points))
+        ]
     found += [
         Overlay(
             target=f"{rootfs}{folder}",
@@ -370,7 +371,7 @@ def mounts(
         for folder in with_mounts(shown, points, hidden)
         if folder not in bound
     ]
-    return found, binds
+    return found
 
 
 def scratch_name(folder: str) -> str:

@@ -147,15 +147,17 @@ def _host(place: Place, spec: Spec, hidden: Hidden, *, flags: int) -> RootPlan:
     mounts = shown(spec.show, hidden)
     skeleton = hostview.skeleton(place.run.parents[1] / "views")
     points = mount_points()
-    before, bound = hostview.mounts(rootfs, str(place.data / "scratch"), skeleton, hidden, points, flags=flags)
-    binds = []
-    if spec.security.userns is not None:  # its runtime could not reach them
-        before += [Step(source=path, target=f"{rootfs}{at}", fstype="", flags=MS_BIND) for at, path in bound.items()]
-    else:
+    before = hostview.mounts(rootfs, str(place.data / "scratch"), skeleton, hidden, points, flags=flags)
+    binds: list[MountEntry] = []
+    if spec.security.userns is None:  # else its runtime could not reach them
         options = ["bind", "private", "nodev"]
         options += ["nosuid"] if flags & MS_NOSUID else []
         options += ["ro"] if flags & MS_RDONLY else []
-        binds = [MountEntry(destination=at, type="bind", source=path, options=options) for at, path in bound.items()]
+        for item in [item for item in before if isinstance(item, Step)]:
+            if not any(other.target.startswith(f"{item.target}/") for other in before):  # that comes after it
+                before.remove(item)
+                at = item.target.removeprefix(rootfs)
+                binds.append(MountEntry(destination=at, type="bind", source=item.source, options=options))
     return RootPlan(
         kind="host",
         hidden=hidden,
