@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from .measure import MILLI, descriptors, memory, milliseconds, tell
 from .sizes import ALIVE
 
 LISTING = 0.050  # seconds, for as many as there are
-PROGRAM = "trap 'exit {code}' TERM; echo {name}; sleep 10000 & wait"
+PROGRAM = "trap 'exit {code}' TERM; sleep 10000 & echo {name}; wait"
 USED = 20  # of them get an exec, all at once
 PATIENT = Limits(create=600, start=600, verb=300, settle=300, end=600)  # hundreds wait for a few processors
 
@@ -57,6 +58,9 @@ async def test_a_crowd_lives_and_ends_each_with_its_own_code_output_and_events(s
         )
         assert min(processor) <= LISTING, "it waits for nothing: on a machine that is free it takes no longer"
 
+        for box in boxes:
+            await until_it_speaks(box)
+
         begin = time.perf_counter()
         measured = await asyncio.gather(*(box.stats() for box in boxes))
         tell(f"measured, all of them: {(time.perf_counter() - begin) * MILLI:.0f} ms")
@@ -85,6 +89,11 @@ async def test_a_crowd_lives_and_ends_each_with_its_own_code_output_and_events(s
 async def launch(engine: Engine, name: str) -> Container:
     program = PROGRAM.format(code=code_of(name), name=name)
     return await engine.launch(name, root="host", args=["sh", "-c", program], owner="remove")
+
+
+async def until_it_speaks(box: Container) -> None:
+    async with aclosing(box.logs(follow=True)) as records:
+        await anext(records)
 
 
 async def say(box: Container) -> tuple[str, str]:
