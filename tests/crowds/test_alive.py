@@ -33,7 +33,9 @@ async def test_a_crowd_lives_and_ends_each_with_its_own_code_output_and_events(s
     number = ALIVE[runtime]
     names = [f"box-{count}" for count in range(number)]
     async with asyncio.timeout(900), Engine(state=state, runtime=runtime, limits=PATIENT) as engine:
-        await engine.run("host", ["true"])
+        first = await launch(engine, "first-0")  # what an engine has once it was used
+        await until_it_speaks(first)
+        await first.delete(force=True)
         empty, closed = memory(), descriptors()
 
         begin = time.perf_counter()
