@@ -58,9 +58,9 @@ UNUSED = (  # units that a machine of a few minutes has no use for: half of its 
 )
 RUNNER = r"""#!/bin/bash
 # Runs what the second disk brings, as a service of systemd, and switches the machine off.
-udevadm wait --timeout=60 /dev/virtio-ports/output /dev/virtio-ports/status /dev/nvme0n2 || exit
+udevadm wait --timeout=60 /dev/virtio-ports/output /dev/virtio-ports/status /dev/vda || exit
 exec </dev/null >/dev/virtio-ports/output 2>&1
-mkdir -p /longshore && tar -x -C /longshore -f /dev/nvme0n2 || exit
+mkdir -p /longshore && tar -x -C /longshore -f /dev/vda || exit
 cd /longshore
 export HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
 /bin/bash .command

@@ -68,7 +68,8 @@ class Machine:
             *("-device", "nvme,id=disks,serial=longshore"),
             *("-drive", f"{root},if=none,id=root", "-device", "nvme-ns,drive=root,nsid=1"),
             *("-drive", f"file={self._work / 'brought.tar'},format=raw,readonly=on,if=none,id=brought"),
-            *("-device", "nvme-ns,drive=brought,nsid=2", "-device", "virtio-serial", "-device", "virtio-rng-pci"),
+            # Not of NVMe as well: the kernel names those in any order, and the other one may be the root.
+            *("-device", "virtio-blk-pci,drive=brought", "-device", "virtio-serial", "-device", "virtio-rng-pci"),
             *("-chardev", "stdio,id=output,signal=off", "-device", "virtserialport,chardev=output,name=output"),
             *("-chardev", f"file,id=status,path={self._work / 'status'}"),
             *("-device", "virtserialport,chardev=status,name=status"),

@@ -24,6 +24,7 @@ from typing import Any
 from machine import Machine
 
 BOOT_LIMIT = 400.0
+BOOTS = 3
 SAFE = 40.0  # seconds after which even what nobody synced is on the disk (vm.dirty_expire_centisecs and a commit)
 COMMAND = "python3 scripts/modern/books.py && exec python3 scripts/modern/load.py {seed}"
 
@@ -82,6 +83,27 @@ def compare(
     return wrong, lost
 
 
+def one_cut(disk: Path, seed: int, number: int, longest: float) -> tuple[Lines, str, float]:
+    """Boot, have it look and work, pull the plug: what it told, what its console said, and when the plug was pulled.
+
+    A machine that says nothing at all never came to the disk's longshore (QEMU's emulation panics now and then on the
+    way up): it is started again.
+    """
+    chance = random.Random(f"{seed}.{number}")
+    for _ in range(BOOTS):
+        lines = Lines()
+        with Machine(COMMAND.format(seed=seed * 1000 + number), disk=disk, output=lines.take) as machine:
+            if lines.begun.wait(BOOT_LIMIT):
+                time.sleep(chance.uniform(0.5, longest) * chance.random())
+            at = time.monotonic()
+            machine.cut()
+            console = machine.console()
+        if lines.lines:
+            break
+        print(f"cut {number}: no word of the machine: {console[-300:]}", flush=True)
+    return lines, console, at
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/powercuts", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -102,16 +124,8 @@ def main(argv: list[str]) -> int:
         for number in range(asked.cuts + 1):
             if asked.until and time.strftime("%H:%M") >= asked.until:
                 break
-            chance = random.Random(f"{seed}.{number}")
-            lines = Lines()
-            command = COMMAND.format(seed=seed * 1000 + number)
-            with Machine(command, disk=Path(folder) / "disk.raw", output=lines.take) as machine:
-                begun = lines.begun.wait(BOOT_LIMIT)
-                if begun:
-                    time.sleep(chance.uniform(0.5, asked.longest) * chance.random())
-                at = time.monotonic()
-                machine.cut()
-                console = machine.console()
+            lines, console, at = one_cut(Path(folder) / "disk.raw", seed, number, asked.longest)
+            begun = lines.begun.is_set()
             books = [json.loads(line[6:]) for _, line in lines.lines if line.startswith("books ")]
             if not books:
                 print(f"cut {number}: the machine came to no books", console[-2000:], lines.lines[-20:], flush=True)
