@@ -28,7 +28,11 @@ def empty_files() -> list[str]:
     """Files that the loss of power left without content, or with none but zeros."""
     found = []
     for path in DATA.rglob("*"):
-        ours = path.is_file() and "scratch" not in path.parts and path.name not in ("log", "lock")
+        ours = (
+            path.is_file()
+            and not any(part.startswith("scratch") for part in path.parts)
+            and path.name not in ("log", "lock")
+        )
         if ours and not path.read_bytes().strip(b"\0"):
             found.append(str(path.relative_to(DATA)))
     return found

@@ -34,7 +34,7 @@ from .errors import (
     NotSupported,
 )
 from .events import News
-from .files import read_whole, store_error, write_mark, write_new
+from .files import read_whole, store_error, sync, sync_tree, write_mark, write_new
 from .finding import adopt, current, derive, named_lease
 from .half_restored import FOLDER, MARK, undo_checkpoint, undo_half_restored
 from .lifecycle import begin, kill, wait_for_end
@@ -178,7 +178,11 @@ async def _write(
     )
     try:
         write_new(making / MANIFEST, msgspec.json.encode(manifest))
+        await uninterrupted(
+            in_thread(lambda: sync_tree(making), or_here=True)
+        )  # a loss of power leaves it whole, or not there
         os.rename(making, final)
+        await shielded(in_thread(lambda: sync(final.parent, entry.home), or_here=True))
     except OSError as error:
         raise store_error(f"write {final}", error) from error
     core.store.journal.append(entry.id, live.uid, News("checkpoint"))
@@ -395,6 +399,7 @@ async def import_checkpoint(
         record.starting_at = record.started_at = manifest.created_at
         record.token = b"imported"  # no service knows it; from here on it exists
         entry.write(record)
+        await shielded(in_thread(lambda: sync_tree(entry.home), or_here=True))
     except BaseException:
         with suppress(LongshoreError, Damaged, ContainerNotFound):
             await shielded(entry.remove(record.uid, claim, lambda: None))

@@ -304,6 +304,10 @@ class ComputeSystem(Protocol):
         """End it at once, also when paused or never started; asked, not waited for. Already stopped is success."""
         ...
 
+    def is_ending(self) -> bool:
+        """Whether its end has begun, though nobody has seen it yet: what fails in it now fails for that."""
+        ...
+
     async def settle(self, init: Exit, limit: float) -> SystemEnd:
         """Once, after init ended: nothing runs in it any more, counters are read, the exit record is completed."""
         ...

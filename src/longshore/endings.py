@@ -162,7 +162,9 @@ async def record_exit(
                 record.paused, record.change = False, None
                 if record.kept or not ours:  # what runs for us is deleted next; who finds it instead looks back
                     entry.write(record)
-            return found.exit
+        if fresh:
+            await entry.on_disk(entry.exit_name)
+        return found.exit
     except ContainerNotFound:  # deleted under us: whoever did that has told its end
         return told_exit(core, uid, since) or end.exit
     except (StoreError, OSError) as error:

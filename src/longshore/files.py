@@ -23,6 +23,7 @@ if os.name == "nt":
         replace,
         replace_open,
         try_lock,
+        unlock,
     )
 else:
     from .unixfiles import (
@@ -34,6 +35,7 @@ else:
         replace,
         replace_open,
         try_lock,
+        unlock,
     )
 
 
@@ -154,6 +156,26 @@ def link_once(path: PathLike, data: bytes) -> bool:
     return True
 
 
+def sync(*paths: PathLike) -> None:
+    """Have files, and what directories list, on the disk, so that a loss of power takes nothing of them. It blocks.
+
+    What cannot be synced is left as it is: Windows opens no directories, some file systems sync nothing.
+    """
+    for path in paths:
+        with suppress(OSError):
+            fd = open_file(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+def sync_tree(top: PathLike) -> None:
+    """The same for a directory and all that is below it."""
+    for directory, _, names in os.walk(top):
+        sync(*(os.path.join(directory, name) for name in names), directory)
+
+
 class Held:
     """A lock that is held; `release` is idempotent."""
 
@@ -169,7 +191,7 @@ class Held:
 
     def release(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            close_lock(self._fd)
             self._fd = -1
 
 
@@ -178,9 +200,17 @@ def open_lock(path: PathLike) -> int:
     return open_file(path, os.O_RDWR | os.O_CREAT)
 
 
-def try_hold(path: PathLike) -> Held | None:
-    """Take the lock at `path` if nobody has it."""
-    fd = open_lock(path)
+def close_lock(fd: int) -> None:
+    """End a lock that is held by this descriptor, and close it."""
+    try:
+        unlock(fd)
+    finally:
+        os.close(fd)
+
+
+def try_hold(path: PathLike, *, make: bool = True) -> Held | None:
+    """Take the lock at `path` if nobody has it; the file is made if need be, unless `make` is off."""
+    fd = open_lock(path) if make else open_file(path, os.O_RDWR)
     try:
         if try_lock(fd):
             return Held(fd)
@@ -203,7 +233,7 @@ def briefly(path: PathLike, limit: float = BRIEF_LIMIT) -> Iterator[None]:
             _wait_briefly(fd, path, limit)
         yield
     finally:
-        os.close(fd)
+        close_lock(fd)
 
 
 def _wait_briefly(fd: int, path: PathLike, limit: float) -> None:
@@ -247,7 +277,7 @@ async def wait_for_lock(path: PathLike, limit: float) -> Held:
             with mutex:
                 locked = True
                 if abandoned:
-                    os.close(fd)
+                    close_lock(fd)
 
     try:
         async with asyncio.timeout(limit):
@@ -256,7 +286,7 @@ async def wait_for_lock(path: PathLike, limit: float) -> Held:
         with mutex:
             abandoned = True
             if locked or (isinstance(error, OSError) and not isinstance(error, TimeoutError)):
-                os.close(fd)  # the thread was done when we gave up, or could not be started
+                close_lock(fd)  # the thread was done when we gave up, or could not be started
         if isinstance(error, TimeoutError):
             raise _held(path, limit) from None
         raise
@@ -267,6 +297,7 @@ __all__ = [
     "MOVES_WHAT_IS_OPEN",
     "Held",
     "briefly",
+    "close_lock",
     "descriptors",
     "hold",
     "in_words",
@@ -279,6 +310,8 @@ __all__ = [
     "replace",
     "replace_open",
     "store_error",
+    "sync",
+    "sync_tree",
     "try_hold",
     "try_lock",
     "wait_for_lock",

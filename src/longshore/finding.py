@@ -23,7 +23,8 @@ from .records import Damaged, Owner, Record
 T = TypeVar("T")
 
 LATE_LIMIT = 0.25  # seconds that a listing waits for an end that is just being found out
-ENDING_PAUSE = 0.05  # seconds between two looks at what failed, and may be ending
+ENDING_LIMIT = 5.0  # seconds that who is dying may take to be dead
+ENDING_PAUSE = 0.005  # seconds between two looks at it
 UNTOLD_LIMIT = 2.0  # seconds in which a service must tell of an end that it shows
 TO_HAVE_IT_RUN = {  # the next step of who wanted a running container, by the state that it is in
     "created": "start it first",
@@ -264,7 +265,7 @@ async def adopt(core: Core, entry: Entry, record: Record) -> Live:
     """
     live = core.find(entry.id, record.uid)
     if record.uid in core.gone:
-        raise _nothing_left(entry)
+        raise _nothing_left(core, entry, record)
     if live is None:
         task = core.adopting.get(record.uid)
         if task is None:
@@ -291,15 +292,16 @@ async def _open(core: Core, entry: Entry, record: Record) -> Live:
             with suppress(LongshoreError):
                 await tell_change(core, entry, record)
             return live
+    raise _nothing_left(core, entry, record, gone)
+
+
+def _nothing_left(core: Core, entry: Entry, record: Record, seen: Exit | None = None) -> InvalidState:
+    """What to raise for a container that cannot be opened any more; its end is found out (`end_of_gone`)."""
     if entry.read_exit() is None and record.uid not in core.gone:
         # not waited for here: whoever knows more of it may take its time to record it
-        task = core.spawn(record_gone(core, entry, record, gone), f"end of {entry.id}, which is gone")
+        task = core.spawn(record_gone(core, entry, record, seen), f"end of {entry.id}, which is gone")
         core.gone[record.uid] = task
         task.add_done_callback(lambda _: core.gone.pop(record.uid, None))
-    raise _nothing_left(entry)
-
-
-def _nothing_left(entry: Entry) -> InvalidState:
     return InvalidState("open", entry.id, "stopped, and nothing is left of it")
 
 
@@ -317,7 +319,12 @@ async def _watch_started(core: Core, live: Live, record: Record) -> None:
         return
     process = live.system.init
     if process is None and record.process:  # another program has started it since we opened it
-        process = await live.system.open_process(record.process)
+        try:
+            process = await live.system.open_process(record.process)
+        except ServiceError:
+            if not await _has_ended(core, record, live.system):
+                raise
+            raise _nothing_left(core, live.entry, record) from None
     if process is not None and live.starting is None:
         begin_watching(core, live, process)
 
@@ -343,6 +350,20 @@ async def current(core: Core, entry: Entry, uid: str) -> Record:
     return entry.read_own(uid) if uid else entry.read()
 
 
+async def _has_ended(core: Core, record: Record, system: ComputeSystem) -> bool:
+    """Whether what failed in a container failed because that ended meanwhile, or is ending: then its end is waited for.
+
+    Who is told so, and looks, finds it stopped.
+    """
+    deadline = asyncio.get_running_loop().time() + ENDING_LIMIT
+    while True:
+        if await state_of(core, record) is State.STOPPED:
+            return True
+        if not system.is_ending() or asyncio.get_running_loop().time() > deadline:
+            return False
+        await asyncio.sleep(ENDING_PAUSE)
+
+
 async def with_system(
     core: Core,
     entry: Entry,
@@ -360,11 +381,7 @@ async def with_system(
     try:
         return await call(live.system)
     except (ServiceError, OSError, LookupError) as error:
-        # it may have ended between the look and the deed; or be about to: while the kernel ends what init leaves
-        # behind, nobody can join it any more, and init is not dead yet
-        if await state_of(core, record) is not State.STOPPED:
-            await asyncio.sleep(ENDING_PAUSE)
-        if await state_of(core, record) is State.STOPPED:
+        if await _has_ended(core, record, live.system):
             raise InvalidState(operation, entry.id, "stopped", hint=TO_HAVE_IT_RUN["stopped"]) from error
         if isinstance(error, OSError) and not isinstance(error, LongshoreError):
             raise ServiceError(operation, entry.id, str(error), hint=next_step(error)) from error

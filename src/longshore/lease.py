@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .compute import ComputeService
-from .files import Held, briefly, open_file, open_lock, store_error, try_lock
+from .files import Held, briefly, open_lock, store_error, try_hold, try_lock
 from .store import Store
 from .trees import remove_though_open, remove_tree
 
@@ -198,11 +198,10 @@ def is_alive(store: Store, lease: str) -> bool:
     """Whether the owner of a lease lives; or its keeper, which has not come to the end yet."""
     try:
         with briefly(store.lock_path):
-            fd = open_file(store.leases / lease / "owner.lock", os.O_RDWR)
-            try:
-                return not try_lock(fd)
-            finally:
-                os.close(fd)
+            held = try_hold(store.leases / lease / "owner.lock", make=False)
+            if held is not None:
+                held.release()
+            return held is None
     except OSError:
         return False
 
@@ -227,14 +226,9 @@ def dead_leases(store: Store) -> Iterator[list[str]]:
         if names:
             with suppress(OSError), briefly(store.lock_path):  # none is just being made
                 for name in names:
-                    try:
-                        fd = open_lock(store.leases / name / "owner.lock")
-                    except OSError:
-                        continue
-                    if try_lock(fd):
-                        held[name] = Held(fd)
-                    else:
-                        os.close(fd)
+                    with suppress(OSError):
+                        if (lock := try_hold(store.leases / name / "owner.lock")) is not None:
+                            held[name] = lock
         yield list(held)
     finally:
         for lock in held.values():

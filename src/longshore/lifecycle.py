@@ -17,7 +17,7 @@ import msgspec
 from .compute import INIT, Cause, ComputeProcess, ComputeSystem, Connectable, Exit, Streams, now
 from .core import Core, Live, log
 from .endings import begin_watching, follow, record_never_started
-from .entry import Entry
+from .entry import RECORD, Entry
 from .errors import (
     ContainerNotFound,
     EngineClosed,
@@ -89,6 +89,7 @@ async def _start(core: Core, live: Live) -> Process:
 
     record = await entry.change(live.uid, starting)
     try:
+        await entry.on_disk(RECORD)  # else, after a loss of power, it would be told that it never ran
         compute = await live.system.start()
     except BaseException:
         await shielded(_undo_start(core, live, record))

@@ -8,7 +8,7 @@ from contextlib import suppress
 from .arguments import check_streams
 from .compute import DEVNULL, LOG, ComputeProcess, ComputeSystem, Stdio, now
 from .core import Core, Live, log
-from .entry import Entry, trash_name
+from .entry import RECORD, SPEC, Entry, trash_name
 from .errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError
 from .events import News
 from .files import Held, open_file
@@ -148,6 +148,7 @@ async def _make(making: _Making, spec: Spec, stdio: Stdio, *, ours: bool, launch
         if process is not None:
             # not marked in the record: we know it, and who tells its end in our stead looks back
             core.store.journal.append(entry.id, record.uid, News("start-container", record.started_at))
+    await entry.on_disk(SPEC, RECORD)
 
 
 async def discard(system: ComputeSystem) -> None:

@@ -18,7 +18,7 @@ from .compute import now
 from .entry import Entry
 from .errors import ContainerExists, ContainerNotFound, InvalidSpec, LongshoreError, StoreError
 from .events import Journal
-from .files import Held, briefly, is_usable_name, link_once, read_whole, store_error, write_new
+from .files import Held, briefly, is_usable_name, link_once, read_whole, store_error, sync, write_new
 from .host import boot_id, places
 from .limits import USUAL
 from .records import VERSION, Owner, ProcessRecord, Record, StoreInfo, decode
@@ -71,7 +71,7 @@ class Store:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if info is None:
                 link_once(info_path, msgspec.json.encode(StoreInfo(VERSION, os.urandom(4).hex())))
-                _sync(info_path)
+                sync(info_path, self.data)
                 info = self._info(info_path)
         except OSError as error:
             raise store_error(f"use the state directory {self.data}", error) from error
@@ -215,20 +215,6 @@ class Store:
             named=named,
             journal=self.journal.end(),
         )
-
-
-def _sync(path: Path) -> None:
-    """Have a new file on the disk, so that a loss of power does not leave it empty: without this one, all is lost.
-
-    Once in the life of a store; the records of containers are not worth the wait (docs/state.md).
-    """
-    for each in (path, path.parent):
-        with suppress(OSError):  # Windows opens no directories; some file systems sync none
-            fd = os.open(each, os.O_RDWR if each is path else os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
 
 
 def _content(path: Path) -> bytes | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from .core import Core, log
 from .entry import remove_in_bits
 from .errors import StoreError
 from .events import News
-from .files import Held, open_file, read_whole, try_lock
+from .files import Held, read_whole, try_hold
 from .records import Damaged, Record, decode
 
 
@@ -39,13 +38,9 @@ async def empty_trash(core: Core) -> None:
 def _claim_remains(path: Path) -> Held | None:
     """The claim that moved into the trash with its container; None if somebody has it: he is still at work."""
     try:
-        fd = open_file(path, os.O_RDWR)
+        return try_hold(path, make=False)
     except FileNotFoundError:
         return Held(-1)  # a boot has taken it, or the removal had come that far
-    if try_lock(fd):
-        return Held(fd)
-    os.close(fd)
-    return None
 
 
 def _tell_deletion(core: Core, uid: str) -> None:

@@ -55,6 +55,11 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
     return True
 
 
+def unlock(fd: int) -> None:
+    """End a lock at once: closing would not, while a child that was forked meanwhile is not yet its own program."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
 def lock_at_last(fd: int) -> None:
     """Lock, waiting for as long as it takes."""
     fcntl.flock(fd, fcntl.LOCK_EX)

@@ -158,6 +158,10 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
     return _lock(fd, _FAIL_IMMEDIATELY | (0 if shared else _EXCLUSIVE))
 
 
+def unlock(fd: int) -> None:
+    """Closing does it: no child has the descriptor."""
+
+
 def lock_at_last(fd: int) -> None:
     """Lock, waiting for as long as it takes."""
     _lock(fd, _EXCLUSIVE)

@@ -74,11 +74,10 @@ class Driver:
             try:
                 await operation()
             except EXPECTED as error:
-                self.notes.write("failed", operation.__name__, expected=True, why=repr(error))
+                self.notes.write("failed", operation.__name__, id=self.about, expected=True, why=repr(error))
             except LongshoreError as error:
-                self.notes.write(
-                    "failed", operation.__name__, expected=False, why=repr(error), at=traceback.format_exc()
-                )
+                at = traceback.format_exc()
+                self.notes.write("failed", operation.__name__, id=self.about, expected=False, why=repr(error), at=at)
             await asyncio.sleep(0)
 
     # making

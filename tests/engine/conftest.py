@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +68,14 @@ async def other(world: World) -> AsyncIterator[Engine]:
     """The engine of another program."""
     async with world.engine() as made:
         yield made
+
+
+@pytest.fixture
+def threads_take_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for the disk takes one turn of the loop, where each turn is tried: else, however many it takes."""
+
+    async def at_once(function: Callable[[], Any], *_: object, **__: object) -> Any:
+        await asyncio.sleep(0)
+        return function()
+
+    monkeypatch.setattr("longshore.entry.in_thread", at_once)

@@ -62,6 +62,7 @@ async def test_a_making_that_is_cancelled_leaves_nothing_and_the_id_is_free(
     await make(engine)
 
 
+@pytest.mark.usefixtures("threads_take_a_turn")
 @pytest.mark.parametrize("maker", MAKERS)
 async def test_a_making_that_is_cancelled_at_any_turn_of_the_loop_leaves_nothing(world: World, maker: str) -> None:
     """Not only where a step of the service hangs: at each await there is."""
@@ -131,6 +132,7 @@ async def test_a_start_that_is_cancelled_ends_the_container(engine: Engine, worl
     assert await types(engine) == []
 
 
+@pytest.mark.usefixtures("threads_take_a_turn")
 @pytest.mark.parametrize("turns", range(12))
 async def test_a_start_that_is_cancelled_at_any_turn_runs_nothing_afterwards(
     engine: Engine, world: World, turns: int

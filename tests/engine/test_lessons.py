@@ -140,6 +140,7 @@ async def test_an_exec_cancelled_at_any_turn_of_the_loop_leaves_nothing(engine: 
     pytest.fail("it never came to an end")
 
 
+@pytest.mark.usefixtures("threads_take_a_turn")
 async def test_a_kill_at_any_turn_of_a_start_ends_it(engine: Engine, other: Engine, world: World) -> None:
     for turns in range(60):
         box = await engine.create("box", args=FOREVER)
@@ -164,6 +165,7 @@ async def test_a_kill_at_any_turn_of_a_start_ends_it(engine: Engine, other: Engi
     pytest.fail("it never came to an end")
 
 
+@pytest.mark.usefixtures("threads_take_a_turn")
 async def test_who_deletes_while_somebody_starts_gets_one_of_two_answers(engine: Engine, other: Engine) -> None:
     for turns in range(40):
         box = await engine.create("box", args=FOREVER)

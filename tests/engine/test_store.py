@@ -19,7 +19,7 @@ from longshore.entry import Entry
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, StoreError
 from longshore.events import Event, Gap, Journal, JournalReader, News, Position
 from longshore.files import briefly, hold, link_once, try_hold, wait_for_lock, write_new
-from longshore.records import Damaged, ExitRecord, Record, decode
+from longshore.records import Damaged, ExitRecord, Owner, Record, decode
 from longshore.spec import Spec
 from longshore.store import Store
 from longshore.trees import remove_some, remove_tree
@@ -78,6 +78,34 @@ async def test_a_lock_that_is_never_given_back_is_told_after_its_limit(tmp_path:
     held.release()
     async with asyncio.timeout(5), hold(tmp_path / "lock", limit=5):  # the waiter that gave up does not keep it
         assert try_hold(tmp_path / "lock") is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="on Windows no child has a descriptor of its parent's")
+def test_a_lock_ends_when_it_is_released_though_a_child_that_was_just_forked_has_it_too(tmp_path: Path) -> None:
+    """As one has that is about to be a runtime, until it executes that: milliseconds on a slow machine."""
+    path = tmp_path / "lock"
+    held = try_hold(path)
+    assert held is not None
+    blocks, ends = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(ends)
+        os.read(blocks, 1)
+        os._exit(0)
+    try:
+        assert try_hold(path) is None
+        held.release()
+        again = try_hold(path)
+        assert again is not None
+        again.release()
+        with briefly(path):
+            pass
+        with briefly(path, limit=0):
+            pass
+    finally:
+        os.close(blocks)
+        os.close(ends)
+        os.waitpid(child, 0)
 
 
 async def test_waiting_for_a_lock_can_be_cancelled(tmp_path: Path) -> None:
@@ -186,6 +214,37 @@ def test_an_exit_record_that_a_loss_of_power_emptied_is_none_and_can_be_written(
     found = entry.read_exit()
     assert found is not None
     assert found.exit.code == 1
+
+
+@pytest.mark.parametrize("owner", ["keep", "remove"])
+async def test_what_is_told_of_a_kept_container_is_on_the_disk_when_it_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch, owner: Owner
+) -> None:
+    """A loss of power takes nothing of it; what a boot ends anyway costs no wait for the disk."""
+    synced: set[str] = set()
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.update(name for name in names if same_file(fd, home / name))
+        real(fd)
+
+    def same_file(fd: int, path: Path) -> bool:
+        return path.exists() and os.path.samestat(os.fstat(fd), path.stat())
+
+    directory = ["."] if os.name == "posix" else []  # Windows opens none
+    names = ("spec.json", "record.json", "exit.json", *directory)
+    async with world.engine() as engine:
+        home = engine._core.store.kept / "box"
+        monkeypatch.setattr(os, "fsync", fsync)
+        box = await engine.create("box", args=FOREVER, owner=owner)
+        assert synced == ({"spec.json", "record.json", *directory} if owner == "keep" else set())
+        synced.clear()
+        await box.start()
+        assert synced == ({"record.json", *directory} if owner == "keep" else set()), "it says that it is being started"
+        await box.kill()
+        await box.wait()
+        assert ("exit.json" in synced) == (owner == "keep")
+        await box.delete()
 
 
 @pytest.mark.speed

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from longshore.engine import Engine
-from longshore.errors import ContainerNotFound, LongshoreError
+from longshore.errors import ContainerNotFound, InvalidState, LongshoreError
 from longshore.limits import Limits
 from longshore.oci.service import OciService
 
@@ -46,6 +46,11 @@ case $how in
   rubbish-pid) rubbish; echo rubbish >"$pid"; exec sleep 1000 ;;
   everybody) echo -1 >"$pid"; exec sleep 1000 ;;
   stranger) cat STRANGER >"$pid"; exec sleep 1000 ;;
+  too-late)
+    kill -KILL "$(cat STRANGER)"
+    echo '{{"level":"error","msg":"write to sync socket: Broken pipe"}}' >"$log"
+    exit 1
+    ;;
 esac
 """
 
@@ -184,6 +189,23 @@ async def _case(engine: Engine, mode: Path, verb: str, how: str, wrong: list[str
             pass
         except LongshoreError as error:
             wrong.append(f"{verb} {how}: {id} cannot be deleted afterwards: {error}")
+
+
+@pytest.mark.parametrize("runtime", CASES)
+async def test_an_exec_into_a_container_that_is_just_ending_is_told_that_it_is_stopped(
+    state: Path, tmp_path: Path, runtime: str
+) -> None:
+    """Not that the runtime failed: init is killed, and has many children to take along, when the runtime gives up."""
+    found = subprocess.run(["which", runtime], capture_output=True, text=True, check=True).stdout.strip()
+    fake = write_script(tmp_path / runtime, FAKE_RUNTIME, found)
+    crowd = "i=0; while [ $i -lt 300 ]; do sleep 1000 & i=$((i+1)); done; wait"
+    async with asyncio.timeout(60), Engine(state=state, runtime=str(fake)) as engine:
+        box = await engine.launch("box", root="host", args=["sh", "-c", crowd], owner="remove")
+        (tmp_path / "stranger").write_text(f"{(await box.info()).pid}\n")
+        (tmp_path / "mode").write_text("exec too-late\n")
+        with pytest.raises(InvalidState, match="stopped"):
+            await box.run(["true"])
+        (tmp_path / "mode").unlink()
 
 
 @pytest.mark.usefixtures("stranger")

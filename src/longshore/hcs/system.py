@@ -291,6 +291,10 @@ class HcsSystem:
             if not same(error.code or 0, STOPPED):
                 raise
 
+    def is_ending(self) -> bool:
+        """Whether the service told its end."""
+        return self.over
+
     async def can_receive(self, signal: int) -> bool:
         """A system can always be asked to shut down."""
         return not self.over

@@ -62,15 +62,26 @@ def alive(pid: int, start: int | None) -> bool:
 
 
 def is_in(pid: int, cgroup: str) -> bool | None:
-    """Whether a process is in a cgroup, given by its path; None if it has ended, or is ending."""
+    """Whether a process is in a cgroup, given by its path, or below it; None if it has ended, or is ending."""
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
-            if any(line.rstrip("\n").endswith(cgroup) for line in file):
+            if any(f"{cgroup}/" in f"{line.rstrip()}/" for line in file):
                 return True
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = _stat(pid)  # of who is ending, version 1 tells the root (kernel/cgroup/cgroup.c, proc_cgroup_show)
     return None if fields is None or fields[0] in (b"Z", b"X") or int(fields[6]) & PF_EXITING else False
+
+
+def is_ending(pid: int, start: int | None) -> bool:
+    """Whether the very process has ended, is ending, or has a SIGKILL that it did not come to yet (proc(5))."""
+    if not alive(pid, start):
+        return True
+    fields, status = _stat(pid), _status(pid)
+    if fields is None or status is None or int(fields[6]) & PF_EXITING:
+        return True
+    pending = int(status.get("SigPnd", "0"), 16) | int(status.get("ShdPnd", "0"), 16)
+    return bool(pending & 1 << signal.SIGKILL - 1)
 
 
 def open_pidfd(pid: int, start: int | None) -> int | None:
@@ -219,11 +230,15 @@ def tree(root: int, among: Iterable[int]) -> Iterator[int]:
 
 
 def kill_tree(root: int, start: int | None, cgroup: Cgroup) -> None:
-    """Kill a process, its descendants and its session. Blocks for milliseconds.
+    """Kill a process and what it has started. Blocks for milliseconds.
 
-    The cgroup is frozen meanwhile, so that nothing is started behind our back. What has made itself a daemon (a
+    An exec with a cgroup of its own is killed with all that is in it. Else its descendants and its session are: the
+    container is frozen meanwhile, so that nothing is started behind our back, and what has made itself a daemon (a
     session and a parent of its own) is not found: it ends with the container.
     """
+    own = cgroup.of_exec(root)  # before the look whether the pid is still its: then this is its, too
+    if not alive(root, start) or (own is not None and own.kill_at_once()):
+        return
     with cgroup.freezing_alone():
         if not alive(root, start):
             return
@@ -233,7 +248,7 @@ def kill_tree(root: int, start: int | None, cgroup: Cgroup) -> None:
             if not was_frozen:
                 cgroup.freeze()
             try:
-                for pid in tree(root, cgroup.pids()):
+                for pid in {*tree(root, cgroup.pids()), *(own.pids() if own is not None else ())}:
                     with suppress(ProcessLookupError):
                         killed.append(os.pidfd_open(pid))
                         os.kill(pid, signal.SIGKILL)
@@ -250,6 +265,8 @@ def let_die(pid: int, start: int | None, cgroup: Cgroup) -> None:
 
     In cgroup version 1 the frozen die only when thawed, so the others run on for this moment.
     """
+    if cgroup.unified:
+        return
     with cgroup.freezing_alone():
         fd = open_pidfd(pid, start)
         if fd is None or not cgroup.frozen():

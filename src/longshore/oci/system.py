@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     pass
 
 OOM_LIMIT = 2.0  # seconds in which a process that was killed for lack of memory is gone
+EXECS_OOM = "execs-out-of-memory"
 LEAF = "box"  # the container's cgroup is a child of one of its own: its counters outlive it
 
 
@@ -71,6 +72,7 @@ class OciSystem:
         self._terminal = terminal
         self._stdin = stdin
         self._execs: set[OciProcess] = set()
+        self._left: set[Cgroup] = set()  # of execs that have ended, with somebody in them
         self._oom_watch: Any = None
 
     @property
@@ -134,11 +136,14 @@ class OciSystem:
             entry = place.run.parents[3] / "leases" / place.lease.id / "execs" / os.urandom(8).hex()
             entry.write_text(f"{place.run / 'pid'}\n{self.cgroup.path}\n")
         kills = self.cgroup.oom_kills()
+        self._left = {group for group in self._left if not group.remove(0)}
+        own = self.cgroup.make_for_exec()
+        within = [] if own is None else ["--cgroup", own.name]
         try:
             started = await run_direct(
                 self.runtime,
                 "exec",
-                ["--process", str(path), self.id],
+                ["--process", str(path), *within, self.id],
                 container_id=self.id,
                 name=name,
                 command=process.args[0],
@@ -152,16 +157,38 @@ class OciSystem:
         except BaseException:
             if entry is not None:
                 entry.unlink(missing_ok=True)
+            if own is not None:
+                await shielded(in_thread(own.kill, or_here=True))
+                own.remove()
             raise
+        if own is not None:
+            group = own
+            started._exit.add_done_callback(lambda _: self._remove(group))
         if entry is not None:
             noted = entry
             with suppress(OSError), noted.open("a") as file:  # without it the pid alone has to do
                 file.write(f"{started.identity.start or ''}\n")
             started._exit.add_done_callback(lambda _: noted.unlink(missing_ok=True))
         started.kills_before = kills
+        started._exit.add_done_callback(self._note_oom)
         self._execs.add(started)
         started._exit.add_done_callback(lambda _: self._execs.discard(started))
         return started
+
+    def _note_oom(self, ending: asyncio.Future[Exit]) -> None:
+        """One byte for each exec that was killed for lack of memory: at init's end the kernel's count has them, too."""
+        if not ending.cancelled() and ending.exception() is None and ending.result().cause is Cause.OOM:
+            with suppress(OSError):  # without it the monitor's time has to do
+                fd = os.open(self.place.run / EXECS_OOM, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                try:
+                    os.write(fd, b".")
+                finally:
+                    os.close(fd)
+
+    def _remove(self, group: Cgroup) -> None:
+        """Remove the group of an exec that has ended: later, if something that it left behind is in it."""
+        if not group.remove(0):
+            self._left.add(group)
 
     def _check_command(self, document: dict[str, Any]) -> None:
         """What the runtime could tell only by an exit code, in the root as it is now."""
@@ -207,6 +234,10 @@ class OciSystem:
         await self.init.begun()
         return processes.can_receive(self.init.pid, number)
 
+    def is_ending(self) -> bool:
+        """Whether init is dead, dying or killed. While the kernel ends what it leaves behind nobody can join it."""
+        return self.init is None or processes.is_ending(self.init.pid, self.init.identity.start)
+
     async def settle(self, init: Exit, limit: float) -> SystemEnd:
         if isinstance(self.init, KeptProcess):
             # its own counters stay until `delete`; nothing can be left in a pid namespace, but a spec may have none
@@ -214,7 +245,7 @@ class OciSystem:
         peak, cpu = self.parent.peak_memory(), self.parent.cpu_time()
         oom = self._oom(init)
         cause = init.cause
-        if oom and init.signal == signal.SIGKILL and cause is Cause.SIGNALLED and not self._killed_long_before(init):
+        if oom and init.signal == signal.SIGKILL and cause is Cause.SIGNALLED and not self._meant_others(init):
             cause = Cause.OOM
         exit = msgspec.structs.replace(init, peak_memory=peak, cpu_time=cpu, cause=cause)
         return SystemEnd(exit=exit, oom=oom)
@@ -227,12 +258,17 @@ class OciSystem:
             return killed
         return bool(self.cgroup.oom_kills() or self.parent.oom_kills()) or (self.place.run / "persist" / "oom").exists()
 
-    def _killed_long_before(self, init: Exit) -> bool:
-        """Whether the only process that was killed for lack of memory was another than init, when that lived on.
+    def _meant_others(self, init: Exit) -> bool:
+        """Whether all that were killed for lack of memory were others than init, which lived on.
 
-        Which one it was the kernel does not tell; the monitor notes the time of the first.
+        Which ones they were the kernel does not tell. Of execs their owners have noted it; of another process the
+        monitor notes the time, if it is the first.
         """
-        if max(self.cgroup.oom_kills() or 0, self.parent.oom_kills() or 0) != 1 or init.at is None:
+        killed = max(self.cgroup.oom_kills() or 0, self.parent.oom_kills() or 0)
+        with suppress(OSError):
+            if 0 < killed <= os.stat(self.place.run / EXECS_OOM).st_size:
+                return True
+        if killed != 1 or init.at is None:
             return False
         try:
             noted = os.stat(self.place.run / "persist" / "oom").st_mtime

@@ -331,6 +331,10 @@ class SimulatedSystem:
         elif system.init is not None:
             system.init.deliver(TERM if signal is None else signal)
 
+    def is_ending(self) -> bool:
+        """A simulated end takes no time."""
+        return not self._system.alive
+
     async def can_receive(self, signal: int) -> bool:
         """On the OCI-like machine as pid 1's rules are; an HCS system can always be asked to shut down."""
         system = self._system
