@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ THAW_AFTER = 20  # looks at a version 1 group that does not freeze
 REMOVE_LIMIT = 2.0
 MARK = "trusted.longshore.killing"  # an attribute of the group's directory: it goes with it, and leaves no file
 PIDS_MOST = 1 << 22  # PID_MAX_LIMIT
+EXEC = "longshore-exec."  # the name of a group of one exec begins so (keeper.sh knows it, too)
 UNLIMITED = 1 << 60  # version 1 writes "no limit" as a number near the largest
 
 Mode = Literal["v1", "hybrid", "v2"]
@@ -94,6 +96,11 @@ class Cgroup:
     def __repr__(self) -> str:
         return f"<Cgroup {self.path}>"
 
+    @property
+    def name(self) -> str:
+        """Its own, without those above it."""
+        return os.path.basename(self.path)
+
     def directory(self, controller: str) -> Path | None:
         """The directory of the controller's hierarchy; version 2 has one for all."""
         where = hierarchies(self.root)
@@ -107,6 +114,11 @@ class Cgroup:
 
     def exists(self) -> bool:
         return bool(self.directories())
+
+    @property
+    def unified(self) -> bool:
+        """Whether it is of version 2."""
+        return mode(self.root) == "v2"
 
     # processes
 
@@ -148,6 +160,48 @@ class Cgroup:
             if not busy or time.monotonic() > deadline:
                 return not busy
             time.sleep(0.001)
+
+    # one exec's own
+
+    def make_for_exec(self) -> Cgroup | None:
+        """A new group in this one, for one exec: what that starts stays in it, also as a daemon. None in version 1.
+
+        It gets no controllers, so what is in it counts in the container's. None also where this one is gone, or may
+        have no more children: the exec is in the container's own then.
+        """
+        if not self.unified:
+            return None
+        made = Cgroup(f"{self.path}/{EXEC}{os.urandom(8).hex()}", root=self.root)
+        try:
+            os.mkdir(self.root / made._relative)
+        except OSError:
+            return None
+        return made
+
+    def of_exec(self, pid: int) -> Cgroup | None:
+        """The group in this one that the exec has for itself which `pid` is of; None if it has none."""
+        if not self.unified:
+            return None
+        try:
+            with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
+                line = file.read()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        found = re.search(f"{re.escape(self.path)}/({re.escape(EXEC)}[0-9a-f]+)", line)
+        return None if found is None else Cgroup(f"{self.path}/{found[1]}", root=self.root)
+
+    def kill_at_once(self) -> bool:
+        """Kill all in it and below, frozen or not, what is being forked included; not waited for.
+
+        False where the kernel cannot: in version 1, and before Linux 5.14.
+        """
+        if not self.unified:
+            return False
+        try:
+            (self.root / self._relative / "cgroup.kill").write_text("1")
+        except OSError:
+            return not self.exists()
+        return True
 
     # freezing
 
@@ -267,11 +321,11 @@ class Cgroup:
 
     def frozen(self) -> bool:
         """Whether it is frozen now, completely."""
-        base = hierarchies(self.root).get("" if self._unified else "freezer")
+        base = hierarchies(self.root).get("" if self.unified else "freezer")
         if base is None:
             return False
         directory = f"{base}/{self._relative}"  # a listing asks for thousands: no pathlib here
-        if self._unified:
+        if self.unified:
             return _table(f"{directory}/cgroup.events").get("frozen") == 1
         return (_read(f"{directory}/freezer.state") or "").strip() == "FROZEN"
 
@@ -279,7 +333,7 @@ class Cgroup:
         directory = self.directory("freezer")
         if directory is None:
             return None
-        file, value = (directory / "cgroup.freeze", "1") if self._unified else (directory / "freezer.state", "FROZEN")
+        file, value = (directory / "cgroup.freeze", "1") if self.unified else (directory / "freezer.state", "FROZEN")
         return (file, value) if file.exists() else None
 
     # counters
@@ -289,7 +343,7 @@ class Cgroup:
         directory = self.directory("memory")
         if directory is None:
             return None
-        return _number(directory / ("memory.peak" if self._unified else "memory.max_usage_in_bytes"))
+        return _number(directory / ("memory.peak" if self.unified else "memory.max_usage_in_bytes"))
 
     def swap_beside(self, memory: int) -> int:
         """Memory and swap together (-1: no limit) beside another limit of memory: what it has of both, if that will do.
@@ -297,7 +351,7 @@ class Cgroup:
         Where there was no swap, or no limit of memory, there is no swap beyond the new one.
         """
         directory = self.directory("memory") or Path("/nonexistent")
-        if self._unified:
+        if self.unified:
             old, swap = _number(directory / "memory.max"), _number(directory / "memory.swap.max")
             both = None if old is None or swap is None else old + swap
         else:
@@ -308,7 +362,7 @@ class Cgroup:
 
     def cpu_time(self) -> float | None:
         """Seconds of processor time, its children included."""
-        if self._unified:
+        if self.unified:
             directory = self.directory("")
             usage = None if directory is None else _table(directory / "cpu.stat").get("usage_usec")
             return None if usage is None else usage / 1e6
@@ -316,29 +370,25 @@ class Cgroup:
         used = None if directory is None else _number(directory / "cpuacct.usage")
         return None if used is None else used / 1e9
 
-    @property
-    def _unified(self) -> bool:
-        return mode(self.root) == "v2"
-
     def oom_kills(self) -> int | None:
         """How many processes the kernel killed here for lack of memory; in version 1 without the children's."""
         directory = self.directory("memory")
         if directory is None:
             return None
-        file = "memory.events" if self._unified else "memory.oom_control"
+        file = "memory.events" if self.unified else "memory.oom_control"
         return _table(directory / file).get("oom_kill")
 
     def oom_watch(self) -> OomWatch | None:
         """Count out-of-memory kills also if the group is removed before anybody can look (version 1 only)."""
         directory = self.directory("memory")
-        if directory is None or self._unified:
+        if directory is None or self.unified:
             return None  # version 2 counts in the parent, too
         directory.mkdir(parents=True, exist_ok=True)  # the runtime takes one that is there
         return OomWatch(directory)
 
     def stats(self, *, pid: int | None = None) -> Stats:
         """All counters that this host has; `pid` is a process in it, by whose network namespace the rest is read."""
-        values = self._stats_v2() if self._unified else self._stats_v1()
+        values = self._stats_v2() if self.unified else self._stats_v1()
         return Stats(at=now(), network=None if pid is None else network_stats(pid), **values)  # type: ignore[arg-type]
 
     def _stats_v2(self) -> dict[str, int | float | None]:

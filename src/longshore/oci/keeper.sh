@@ -29,13 +29,27 @@ kill_all() {
     read -r stat <"/proc/$pid/stat"
     set -- ${stat##*) }
     [ -z "$start" ] || [ "$start" = "${20}" ] || continue
-    kill_session "$pid" "$within" "$4"
+    kill_exec "$pid" "$within" "$4"
   done
 }
 
-# An exec ($1, in cgroup $2), its process group and its session ($3; crun's exec does not lead it). Frozen in version 1, it dies only when thawed; then it is frozen again.
-kill_session() {
+# An exec ($1, in a container's cgroup $2): in version 2 with all that is in the cgroup of its own, else with its process
+# group and its session ($3; crun's exec does not lead it). Frozen in version 1, it dies only when thawed; then it is
+# frozen again.
+kill_exec() {
+  own=''
+  while IFS=: read -r _ _ path; do
+    case $path in "$2"/longshore-exec.*) path=${path#"$2"/} own=/sys/fs/cgroup$2/${path%%/*} ;; esac
+  done <"/proc/$1/cgroup"
+  if [ -n "$own" ] && echo 1 >"$own/cgroup.kill"; then
+    for _ in 1 2 3 4 5 6 7 8 9 10; do  # what was killed takes a moment; at last the container's end removes it
+      rmdir "$own" && break
+      sleep 0.01
+    done
+    return
+  fi
   kill -KILL "-$1" "$1"  # no `--`: dash does not know it here
+  [ -z "$own" ] || kill -KILL $(cat "$own/cgroup.procs")  # before Linux 5.14
   for procs in "/sys/fs/cgroup$2/cgroup.procs" "/sys/fs/cgroup/pids$2/cgroup.procs"; do
     [ -f "$procs" ] || continue
     while read -r member; do

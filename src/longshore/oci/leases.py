@@ -66,7 +66,11 @@ def _kill_exec(entry: Path, root: Path) -> None:
         if start is None or (rest and rest[0] and int(rest[0]) != start):
             return
         if f":{within}" in Path(f"/proc/{pid}/cgroup").read_text():
-            processes.kill_tree(pid, start, Cgroup(within, root=root))
+            group = Cgroup(within, root=root)
+            own = group.of_exec(pid)
+            processes.kill_tree(pid, start, group)
+            if own is not None:
+                own.remove()
 
 
 def holders(lock: Path) -> Iterator[int]:

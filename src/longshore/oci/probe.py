@@ -286,7 +286,8 @@ def _add_kernel(add: Any, runs: bool, why: str) -> None:
     no_memory = "the memory controller is not mounted"
     add("memory-limit", runs and memory, why or ("" if memory else no_memory))
     add("oom-events", runs and memory, why or ("" if memory else no_memory))
-    add("exec-deadline", runs and freezer, why or ("by freezing the container" if freezer else no_freezer))
+    how = "by a cgroup of the exec's own" if unified else "by freezing the container"
+    add("exec-deadline", runs and freezer, why or (how if freezer else no_freezer))
     add(
         "wait-status",
         status_known(),
