@@ -326,10 +326,10 @@ class Engine:
 
     async def version(self) -> dict[str, str]:
         """Versions of longshore and of the parts that do the work."""
-        from importlib.metadata import version
+        from . import __version__
 
         async with self._core.operation() as service:
-            return {"longshore": version("longshore"), **await service.version()}
+            return {"longshore": __version__, **await service.version()}
 
     async def features(self) -> Features:
         """What works on this host, and why the rest does not."""

@@ -35,7 +35,7 @@ async def test_a_runtime_that_is_killed_loses_no_exit_and_leaves_nothing(engine:
     async with asyncio.timeout(30):
         await init.wait()
     await box.delete(force=True)
-    assert list((state / "run" / "runtime").glob("*/*")) == []
+    assert [path for path in (state / "run" / "runtime").glob("*/*") if path.name != ".cache"] == []  # crun 1.9's
     assert (await engine.run("host", ["true"], name="box")).exit_code == 0  # the id is free in the runtime, too
 
 
