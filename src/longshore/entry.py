@@ -346,8 +346,11 @@ class Entry:
         return self._link_exit(f"{self.run}/execs/{name}/exit.json", exit)
 
     def remove_process(self, name: str) -> None:
-        """Forget an exec; its name is free."""
-        remove_though_open(self.process_directory(name), self.store.run_trash)
+        """Forget an exec; its name is free. Its record goes first: without one, nobody tells its end again."""
+        directory = self.process_directory(name)
+        with suppress(OSError):
+            os.unlink(f"{directory}/record.json")
+        remove_though_open(directory, self.store.run_trash)
 
     # the end
 

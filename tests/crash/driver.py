@@ -235,6 +235,7 @@ class Driver:
     async def meddle(self) -> None:
         """Do something to whatever there is, whoever made it."""
         infos = await self.engine.list(states=["running", "created", "stopped", "paused"])
+        infos = [info for info in infos if not info.id.startswith("run-")]  # whoever runs that knows how it must end
         if infos:
             info = self.choose.choice(infos)
             self.about = info.id
@@ -285,6 +286,7 @@ async def drive(state: str, runtime: str, seed: int, path: Path) -> None:
     leave = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, leave.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     loop.add_signal_handler(signal.SIGUSR1, tell_what_is_waited_for, notes)
     async with Engine(state=state, runtime=runtime) as engine:
         engine._core.hold_lease()
@@ -307,6 +309,7 @@ def nursery() -> None:
         with suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # it may be told to leave before it can listen
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -319,6 +322,7 @@ def nursery() -> None:
                 Notes(Path(path)).write("bug", "drive", why=traceback.format_exc())
             finally:
                 os._exit(code)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         print(pid, flush=True)
 
 

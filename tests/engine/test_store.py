@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ import msgspec
 import pytest
 
 from longshore import events as journal_module
-from longshore.compute import Exit, now
+from longshore.compute import Cause, Exit, now
 from longshore.entry import Entry
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, StoreError
 from longshore.events import Event, Gap, Journal, JournalReader, News, Position
 from longshore.files import briefly, hold, link_once, try_hold, wait_for_lock, write_new
 from longshore.records import Damaged, ExitRecord, Owner, Record, decode
-from longshore.spec import Spec
+from longshore.spec import ProcessSpec, Spec
 from longshore.store import Store
 from longshore.trees import remove_some, remove_tree
 
@@ -183,6 +184,31 @@ async def test_a_removed_container_leaves_nothing_and_its_id_is_free_before_that
     again = store.entry("box").read()
     assert again.uid != record.uid
     assert os.listdir(store.run_trash) == os.listdir(store.data_trash) == []
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_an_exec_whose_removal_was_cut_short_has_no_end_that_could_be_told_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """Its exit was told; a record without one would be told as killed by who comes next."""
+    entry, _ = make(store)
+    entry.new_process("it", "lease")
+    entry.write_process(store.new_process_record("it", ProcessSpec(args=["true"]), "lease", named=False))
+    exit = Exit(code=0, cause=Cause.EXITED, at=now())
+    assert entry.link_process_exit("it", ExitRecord(version=1, exit=exit))
+    done, real = 0, os.unlink
+
+    def unlink(path: Any, **words: Any) -> None:
+        nonlocal done
+        if done == steps:
+            raise KeyboardInterrupt
+        done += 1
+        real(path, **words)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with suppress(KeyboardInterrupt):
+        entry.remove_process("it")
+    assert entry.read_process("it") is None or entry.read_process_exit("it") is not None
 
 
 async def test_a_change_of_a_container_that_has_a_successor_is_refused(store: Store) -> None:

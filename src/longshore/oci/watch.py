@@ -30,7 +30,7 @@ MONITOR_LIMIT = 10.0  # seconds that a monitor may take to write the status afte
 GRANDCHILD_LIMIT = 2.0  # seconds
 LINGER_PAUSE = 0.05  # seconds between two looks at a runtime that outlives its process
 KILL = int(signal.SIGKILL)
-REAP_LIMIT = 2.0  # seconds until a dead process's new parent has reaped it (pid 1 may take its time)
+REAP_LIMIT = 5.0  # seconds until a dead process's new parent has reaped it (there is a pid 1 that looks every two)
 
 
 class ProcessToken(msgspec.Struct, frozen=True, omit_defaults=True):
