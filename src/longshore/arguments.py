@@ -65,10 +65,11 @@ def check_seconds(value: float | None, name: str = "timeout") -> float | None:
     """A length of time in seconds, or None for no limit."""
     if value is None:
         return None
+    hint = f"write {name}=10, or None for no limit" if name == "timeout" else f"write {name}=10"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidSpec(name, f"must be a number of seconds, not {value!r}"[:200], hint=f"write {name}=10")
+        raise InvalidSpec(name, f"must be a number of seconds, not {value!r}"[:200], hint=hint)
     if not value >= 0:  # nor "nan"
-        raise InvalidSpec(name, f"{value} is negative or no number")
+        raise InvalidSpec(name, f"{value} is negative or no number", hint=hint)
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -96,10 +97,18 @@ def parse_signal(value: str | int) -> int:
         elif re.fullmatch(r"\d{1,3}", name):
             value = int(name)
         else:
-            raise InvalidSpec("signal", f"there is no signal {value!r}")
+            raise InvalidSpec("signal", f"there is no signal {value!r:.100}", hint=_near_signals(name))
     if not 1 <= value <= 64:
-        raise InvalidSpec("signal", f"{value} is not between 1 and 64")
+        raise InvalidSpec("signal", f"{value} is not between 1 and 64", hint="write a name: 'TERM', 'KILL', 'HUP'")
     return value
+
+
+def _near_signals(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, SIGNALS, n=3, cutoff=0.6)
+    meant = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{meant}known are {', '.join(SIGNALS)}, RTMIN+n, and the numbers 1 to 64"
 
 
 def parse_size(value: str | int, field: str) -> int:
@@ -171,7 +180,9 @@ def check_environment(value: Mapping[str, str] | Iterable[str], field: str) -> d
 def check_list(value: Any, field: str, of: str) -> list[Any]:
     """A list, where one element alone is easily given in its place."""
     if isinstance(value, (str, bytes, os.PathLike)) or not isinstance(value, Iterable):
-        raise InvalidSpec(field, f"must be a list of {of}, not {type(value).__name__}", hint=f"write {field}=[...]")
+        raise InvalidSpec(
+            field, f"must be a list of {of}, not {type(value).__name__}", hint=f"write {field.rpartition('.')[2]}=[...]"
+        )
     return list(value)
 
 
@@ -221,14 +232,24 @@ def unknown_root(root: str) -> InvalidSpec:
     )
 
 
-def check_path(value: str, field: str, *, absolute: bool = True) -> str:
-    """A path of either platform, absolute unless said otherwise."""
+def check_path(value: str, field: str, *, inside: bool = False) -> str:
+    """A path of either platform, absolute. `inside`: of the container, else of this machine."""
     if not value or "\0" in value:
         raise InvalidSpec(field, "is empty or holds a NUL character")
     check_text(value, field)
-    if absolute and not (value.startswith("/") or re.match(r"[A-Za-z]:[\\/]|\\\\", value)):
-        raise InvalidSpec(field, f"{value!r} is not an absolute path")
+    if not (value.startswith("/") or re.match(r"[A-Za-z]:[\\/]|\\\\", value)):
+        meant = posixpath.normpath(f"/{value}") if inside else os.path.abspath(os.path.expanduser(value))
+        start = "the container's root" if inside else "the root of this machine"
+        raise InvalidSpec(field, f"{value!r} is not an absolute path", hint=f"write it from {start}, as {meant!r}")
     return value
+
+
+_A_COMMAND = "name the program, then its arguments, as args=['sleep', '600']; for a shell, args=['sh', '-c', ...]"
+
+
+def empty_command() -> InvalidSpec:
+    """What to say of a program without a name."""
+    return InvalidSpec("args[0]", "is an empty string", hint=_A_COMMAND)
 
 
 def check_command(args: list[str], command_line: str | None, process: Mapping[str, Any]) -> None:
@@ -239,7 +260,7 @@ def check_command(args: list[str], command_line: str | None, process: Mapping[st
         if "\0" in command_line:
             raise InvalidSpec("command_line", "holds a NUL character")
     elif not args and not process.get("args") and not process.get("commandLine"):
-        raise InvalidSpec("args", "is empty: there is no command to run")
+        raise InvalidSpec("args", "is empty: there is no command to run", hint=_A_COMMAND)
 
 
 def command_of(args: list[str], command_line: str | None, process: Mapping[str, Any]) -> list[str]:

@@ -237,8 +237,18 @@ class CommandFailed(LongshoreError):
         if len(command) > 400:
             command = f"{command[:400]}..."
         said = _last_words(result.stderr)
-        super().__init__(f"command {command} ended {how} ({result.exit.cause})" + (f": {said}" if said else ""))
+        super().__init__(
+            f"command {command} ended {how} ({result.exit.cause})" + (f": {said}" if said else ""), hint=_after(result)
+        )
         self.result = result
+
+
+def _after(result: Completed) -> str:
+    if result.exit.cause == "oom":
+        return "it ran out of memory: raise `memory`, or have it use less"
+    if result.exit_code == 127:
+        return "a shell says 127 of a command that it did not find: look at PATH in `env`, and at what the root has"
+    return "the error's `result` has all that it wrote; without check=True, `run` returns that instead"
 
 
 def _last_words(stderr: bytes, lines: int = 3, length: int = 400) -> str:

@@ -28,6 +28,7 @@ from .checks import (
     check_text,
     check_type,
     command_of,
+    empty_command,
     parse_signal,
     parse_size,
     unknown_field,
@@ -64,7 +65,7 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.target:
             raise InvalidSpec("mount.target", "is missing", hint="write Mount(source, target)")
         if not re.fullmatch("[A-Za-z]:", self.target):  # a whole drive, on Windows
-            check_path(self.target, "mount.target")
+            check_path(self.target, "mount.target", inside=True)
         if self.type == "bind":
             if self.source is None:
                 raise InvalidSpec("mount.source", "a bind mount needs one")
@@ -204,9 +205,15 @@ class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scratch: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.parents:
-            raise InvalidSpec("layers.parents", "is empty: a root needs at least one folder")
-        for index, path in enumerate(self.parents):
+        given = check_list(self.parents, "layers.parents", "folders")
+        parents = [os.fspath(path) if isinstance(path, os.PathLike) else path for path in given]
+        msgspec.structs.force_setattr(self, "parents", parents)
+        if not parents:
+            raise InvalidSpec(
+                "layers.parents", "is empty: a root needs at least one folder", hint="name it: parents=['/srv/base']"
+            )
+        for index, path in enumerate(parents):
+            check_type(path, f"layers.parents[{index}]", str, "a path")
             check_path(path, f"layers.parents[{index}]")
 
 
@@ -319,9 +326,9 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         set_(self, "env", check_environment(self.env, "env"))
         check_command(self.args, self.command_line, self.oci or {})
         if self.args and not self.args[0]:
-            raise InvalidSpec("args[0]", "is an empty string")
+            raise empty_command()
         if self.cwd is not None:
-            check_path(self.cwd, "cwd")
+            check_path(self.cwd, "cwd", inside=True)
         if self.user is not None and (not self.user or re.search(r"[\0\n]", self.user)):
             raise InvalidSpec("user", f"{self.user!r} is not a name or uid[:gid]")
         check_text(self.user or "", "user")
@@ -405,7 +412,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     labels: dict        texts by name, for `list` and people
     init: bool          a small init as pid 1, which reaps and passes signals on; default False, of `run` True
                         where one is installed
-    layers              a root made of folders, Layers(...), in place of `root`
+    layers              a root made of folders, Layers(...), in place of `root`, which is then left out, or ''
     show: list          on `host`: further folders of the machine that are seen, read-only
     stop_signal         what `stop` sends, by name or number; default TERM
     log_size: int, str  bound in bytes of the log of a kept container, at least 64k; default 64m. At the bound the
@@ -445,7 +452,12 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if self.command_line is not None or not (self.windows and self.windows.servicing):
             check_command(self.args, self.command_line, self._oci_process())
         if self.args and not self.args[0]:
-            raise InvalidSpec("args[0]", "is an empty string")
+            raise empty_command()
+        if self.layers is not None and self.root:
+            if self.root != "host":  # which a spec has where nothing is said; `of` knows whether it was
+                _check_only_root(self.root)
+            else:
+                set_(self, "root", "")
         kind, _, path = self.root.partition(":")
         if kind == "rootfs":
             check_path(path, "root")
@@ -457,7 +469,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if self.show and self.root != "host":
             raise InvalidSpec("show", "adds to the `host` root only", hint="use mounts")
         if self.cwd is not None:
-            check_path(self.cwd, "cwd")
+            check_path(self.cwd, "cwd", inside=True)
         if self.user is not None and (not self.user or re.search(r"[\0\n]", self.user)):
             raise InvalidSpec("user", f"{self.user!r} is not a name or uid[:gid]")
         if self.hostname is not None and not _HOSTNAME.fullmatch(self.hostname):
@@ -493,6 +505,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             if name not in known:
                 raise unknown_field(name, known)
         values: dict[str, Any] = dict(fields)
+        for name, value in values.items():
+            _check_object(name, value)
         limits = {name: values.pop(name) for name in list(values) if name in Resources.__struct_fields__}
         if limits:
             base = values.get("resources", spec.resources if spec else Resources())
@@ -518,13 +532,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             values["log_size"] = parse_size(values["log_size"], "log_size")
         if values.get("oci") is not None:
             values["oci"] = dict(values["oci"])
-            if spec is None and "root" not in values:
-                values["root"] = ""
-        if values.get("layers") is not None and "root" not in values:
-            values["root"] = ""
-        windows = values.get("windows")
-        if windows is not None and spec is None and "root" not in values and windows.layer_paths is not None:
-            values["root"] = ""
+        cls._choose_root(values, spec)
         try:
             # convert checks the types of what keyword arguments brought, and names the field that is wrong
             made = {name: values[name] if name == "oci" else msgspec.to_builtins(values[name]) for name in values}
@@ -539,6 +547,17 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         except InvalidSpec:
             raise
 
+    @staticmethod
+    def _choose_root(values: dict[str, Any], spec: Spec | None) -> None:
+        """Nothing for a root where something else gives it; InvalidSpec where both are said."""
+        windows = values.get("windows")
+        on_windows = isinstance(windows, WindowsOptions) and windows.layer_paths is not None
+        if values.get("root"):
+            if on_windows or values.get("layers", spec.layers if spec else None) is not None:
+                _check_only_root(values["root"])
+        elif values.get("layers") is not None or (spec is None and (on_windows or values.get("oci") is not None)):
+            values["root"] = ""
+
     @classmethod
     def from_oci(cls, document: Mapping[str, Any], **fields: Unpack[SpecFields]) -> Spec:
         """A spec from an OCI runtime specification (config.md): what we have no word for is kept, unharmed."""
@@ -546,6 +565,36 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise InvalidSpec("oci", f"must be a mapping, not {type(document).__name__}")
         fields["oci"] = document
         return cls.of(**fields)
+
+
+_OBJECTS: Mapping[str, str] = {  # fields of which a part is easily given in the place of the whole
+    "layers": "Layers(parents={parents})",
+    "resources": "Resources(memory='512m')",
+    "security": "Security(cap_add=['NET_ADMIN'])",
+    "windows": "WindowsOptions(hyperv=HyperV())",
+}
+
+
+def _check_object(field: str, value: Any) -> None:
+    """That an object stands where one is meant."""
+    if field not in _OBJECTS or value is None or isinstance(value, (msgspec.Struct, Mapping)):
+        return
+    parents = [value] if isinstance(value, str) else value
+    if not (isinstance(parents, list) and parents and all(isinstance(path, str) for path in parents)):
+        parents = ["/srv/app", "/srv/base"]
+    example = _OBJECTS[field].format(parents=parents)
+    kind = example.partition("(")[0]
+    raise InvalidSpec(field, f"must be {kind}(...), not {value!r:.100}", hint=f"write {field}={example:.400}")
+
+
+def _check_only_root(root: str) -> None:
+    """InvalidSpec unless a root can be given beside layers: as Windows' volume of the scratch layer."""
+    if not root.startswith("rootfs:\\\\"):
+        raise InvalidSpec(
+            "root",
+            f"{root!r} is given, and `layers` too: each is a whole root file system",
+            hint="give root='' with `layers`, or `root` alone",
+        )
 
 
 def _check_writable(field: str, value: Any) -> None:

@@ -9,7 +9,7 @@ import pydoc
 import re
 import traceback
 from collections.abc import Coroutine
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, get_type_hints
 
 import pytest
@@ -30,7 +30,7 @@ from longshore.errors import (
     TimeLimit,
 )
 from longshore.process import Completed
-from longshore.spec import Mount, Resources, Spec, SpecFields
+from longshore.spec import Layers, Mount, ProcessSpec, Resources, Spec, SpecFields, WindowsOptions
 
 from .world import FOREVER, World, hung, only_oci
 
@@ -102,6 +102,11 @@ async def test_a_time_limit_that_is_none_is_refused(engine: Engine, world: World
     assert world.systems["box"].state == "running"
 
 
+async def test_who_gives_a_negative_time_limit_is_told_how_to_give_none(engine: Engine) -> None:
+    error = await refused(engine.run("host", ["true"], timeout=-1), "timeout")
+    assert error.hint == "write timeout=10, or None for no limit"
+
+
 async def test_input_is_bytes(engine: Engine) -> None:
     error = await refused(engine.run("host", ["cat"], input="abc"), "input")  # type: ignore[arg-type]
     assert error.hint == "write input=text.encode()"
@@ -124,6 +129,12 @@ async def test_input_is_bytes(engine: Engine) -> None:
         ({"show": "/srv"}, "show", "show=[...]"),
         ({"network": "bridge"}, "network", "none or host"),
         ({"env": 5}, "env", ""),
+        ({"layers": ["/usr"]}, "layers", "write layers=Layers(parents=['/usr'])"),
+        ({"layers": 7}, "layers", "write layers=Layers(parents=["),
+        ({"security": ["NET_ADMIN"]}, "security", "write security=Security(cap_add=["),
+        ({"resources": "512m"}, "resources", "write resources=Resources(memory="),
+        ({"cwd": "work/../src"}, "cwd", "write it from the container's root, as '/src'"),
+        ({"stop_signal": "TREM"}, "signal", "did you mean TERM"),
         ({"cpus": "2"}, "cpus", ""),
         ({"pids": 1.5}, "pids", ""),
         ({"pids_limit": 5}, "pids_limit", "did you mean `pids`?"),
@@ -153,6 +164,69 @@ async def test_a_field_that_cannot_be_is_named_with_what_may_be_meant(
         error = await refused(call, field)
         assert said in (error.hint or "")
     assert world.systems == {}
+
+
+@pytest.mark.parametrize("root", ["host", "host:full", "rootfs:/srv", PurePosixPath("host")])
+async def test_a_root_and_layers_are_two_roots_and_refused(engine: Engine, world: World, root: Any) -> None:
+    layers = Layers(parents=["/srv/base"])
+    for call in (
+        engine.run(root, ["true"], layers=layers),
+        engine.create("box", root=root, args=["true"], layers=layers),
+        engine.launch("box", Spec(args=["true"], layers=layers), root=root),
+        engine.launch("box", root=root, args=["true"], windows=WindowsOptions(layer_paths=["/srv/base"])),
+    ):
+        error = await refused(call, "root")
+        assert error.hint == "give root='' with `layers`, or `root` alone"
+    assert world.machine.calls["create"] == 0
+    assert Spec(args=["true"], layers=layers).root == ""  # `host` was not asked for
+    assert Spec.of(Spec(args=["true"]), layers=layers).root == ""
+    with pytest.raises(InvalidSpec, match="root"):
+        Spec(args=["true"], root="rootfs:/srv", layers=layers)
+
+
+def test_a_relative_path_is_told_what_it_may_mean_and_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for call, meant in (
+        (lambda: Mount("data", "/x"), f"the root of this machine, as {str(tmp_path / 'data')!r}"),
+        (lambda: Mount("/data", "x"), "the container's root, as '/x'"),
+        (lambda: Layers(parents=["base"]), f"the root of this machine, as {str(tmp_path / 'base')!r}"),
+        (lambda: ProcessSpec(args=["true"], cwd="src"), "the container's root, as '/src'"),
+    ):
+        with pytest.raises(InvalidSpec) as caught:
+            call()
+        assert caught.value.hint == f"write it from {meant}"
+
+
+def test_one_folder_in_the_place_of_a_list_of_layers_is_told_how_to_write_it() -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        Layers(parents="/usr")  # type: ignore[arg-type]
+    assert (caught.value.field, caught.value.hint) == ("layers.parents", "write parents=[...]")
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("TREM", "did you mean TERM"),
+        ("SIGKIL", "did you mean KILL"),
+        ("USER1", "did you mean USR1"),
+        ("zzzz", "known are HUP, INT, QUIT"),
+        (99, "write a name: 'TERM'"),
+    ],
+)
+async def test_an_unknown_signal_is_told_those_that_are_near(engine: Engine, given: str | int, hint: str) -> None:
+    box = await engine.launch("box", args=FOREVER)
+    error = await refused(box.signal(given), "signal")
+    assert hint in (error.hint or "")
+
+
+@pytest.mark.parametrize("args", [[], [""]])
+async def test_without_a_command_it_is_said_how_to_write_one(engine: Engine, args: list[str]) -> None:
+    box = await engine.launch("box", args=FOREVER)
+    for call in (engine.run("host", args), box.exec(args)):
+        with pytest.raises(InvalidSpec, match=r"^args") as caught:
+            await call
+        assert caught.value.hint is not None
+        assert "args=['sh', '-c', ...]" in caught.value.hint
 
 
 async def test_a_root_that_is_an_image_is_told_what_roots_there_are(engine: Engine) -> None:
@@ -212,6 +286,18 @@ def test_a_failed_command_is_told_with_its_last_words(stderr: bytes, said: str) 
     assert str(CommandFailed(result)) == f"command ['make'] ended with exit code 2 (exited){said}"
 
 
+@pytest.mark.parametrize(
+    ("exit", "hint"),
+    [
+        (longshore.Exit(code=2), "without check=True, `run` returns that instead"),
+        (longshore.Exit(code=127), "look at PATH"),
+        (longshore.Exit(code=137, cause=Cause.OOM), "raise `memory`"),
+    ],
+)
+def test_a_failed_command_is_told_with_the_next_step(exit: longshore.Exit, hint: str) -> None:
+    assert hint in (CommandFailed(Completed(args=["make"], exit=exit)).hint or "")
+
+
 # a process that has ended; limits that were changed
 
 
@@ -259,7 +345,7 @@ async def test_a_further_command_is_run_to_its_end_in_one_call(box: Container) -
 
 
 async def test_checked_a_further_command_that_fails_is_an_error(box: Container) -> None:
-    with pytest.raises(CommandFailed, match=r"exit code 3 \(exited\): err$") as caught:
+    with pytest.raises(CommandFailed, match=r"(?m)exit code 3 \(exited\): err$") as caught:
         await box.run(["both", "3"], check=True)
     assert caught.value.result.stdout == b"out\n"
     with pytest.raises(CommandNotFound):

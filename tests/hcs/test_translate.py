@@ -406,8 +406,8 @@ def test_the_size_of_the_scratch_layer_is_no_part_of_the_document() -> None:
         {"security": Security(cap_add=["NET_ADMIN"])},
         {"init": True},
         {"read_only": True},
-        {"root": "host:full"},
         {"mounts": [Mount(target="C:\\tmp", type="tmpfs")]},
+        {"mounts": [Mount(source="C:\\x", target="C:\\x", options=["ro", "nosuid"])]},
     ],
 )
 def test_what_windows_has_no_such_thing_for_is_refused_not_ignored(fields: dict[str, Any]) -> None:
@@ -415,6 +415,11 @@ def test_what_windows_has_no_such_thing_for_is_refused_not_ignored(fields: dict[
     with pytest.raises(NotSupported) as raised:
         config(minimal(**fields))
     assert raised.value.reason
+
+
+def test_a_view_of_this_machine_is_refused_beside_a_document_too() -> None:
+    with pytest.raises(NotSupported, match="`host` root"):
+        config(Spec.of(from_oci(), root="host:full"))
 
 
 # mounts

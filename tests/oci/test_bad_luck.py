@@ -223,6 +223,14 @@ async def test_an_argument_of_a_hundred_thousand_bytes_arrives(engine: Engine) -
     assert done.stdout == b"100000"
 
 
+async def test_an_argument_that_the_kernel_does_not_take_is_told_other_ways_to_hand_it_over(engine: Engine) -> None:
+    with pytest.raises(InvalidSpec, match=r"^args\[3\]: is 200000 bytes long") as caught:
+        await engine.run("host", ["sh", "-c", "true", "x" * 200_000])
+    assert caught.value.hint is not None
+    assert "`input=...`" in caught.value.hint
+    assert "`mounts`" in caught.value.hint
+
+
 async def test_an_environment_that_is_too_large_is_refused_and_one_that_fits_arrives(engine: Engine) -> None:
     env = {f"V{number}": "x" * 100_000 for number in range(100)}
     with pytest.raises(InvalidSpec, match="kernel takes at most"):

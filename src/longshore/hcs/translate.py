@@ -245,6 +245,11 @@ def _mounts(spec: Spec, document: given.GivenConfig) -> tuple[list[MappedDirecto
         if entry.destination not in taken
     ]
     for index, mount in enumerate(spec.mounts):
+        unknown = [option for option in mount.options if option.lower() not in ("ro", "rw", "bind", "rbind")]
+        if unknown:  # of a document, whoever wrote it for both platforms may have them
+            raise NotSupported(
+                f"mounts[{index}].options", f"Windows has no mount option {unknown[0]!r}", hint="ro or rw"
+            )
         options = [*mount.options, "ro"] if mount.read_only else mount.options
         found.append(_mapping(f"mounts[{index}]", mount.type, mount.source or "", mount.target, options))
     directories = [

@@ -25,6 +25,8 @@ HEAD = 4096
 BINFMT_MISC = "/proc/sys/fs/binfmt_misc"
 PT_INTERP = 3
 
+_ELSEWHERE = "have the command read it: from its standard input (`input=...`), or from a file among `mounts`"
+
 
 def check_sizes(args: Sequence[str], env: Iterable[str], *, stack_limit: int | None = None) -> None:
     """Raise InvalidSpec if arguments and environment are larger than execve takes.
@@ -37,13 +39,15 @@ def check_sizes(args: Sequence[str], env: Iterable[str], *, stack_limit: int | N
             size = len(os.fsencode(text)) + 1
             if size > STRING_LIMIT:
                 name = f"env[{text.partition('=')[0]}]" if field == "env" else f"args[{index}]"
-                raise InvalidSpec(name, f"is {size - 1} bytes long, and the kernel takes at most {STRING_LIMIT - 1}")
+                raise InvalidSpec(
+                    name, f"is {size - 1} bytes long, and the kernel takes at most {STRING_LIMIT - 1}", hint=_ELSEWHERE
+                )
             total += size + struct.calcsize("P")
     stack = resource.getrlimit(resource.RLIMIT_STACK)[0] if stack_limit is None else stack_limit
     ceiling = TOTAL_CEILING if stack == resource.RLIM_INFINITY else min(TOTAL_CEILING, max(TOTAL_FLOOR, stack // 4))
     if total > ceiling:
         raise InvalidSpec(
-            "env", f"and args are {total} bytes together, and the kernel takes at most {ceiling}", hint="pass a file"
+            "env", f"and args are {total} bytes together, and the kernel takes at most {ceiling}", hint=_ELSEWHERE
         )
 
 
