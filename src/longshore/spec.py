@@ -248,7 +248,7 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class WindowsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the original passed beside the spec, in one typed object; only the HCS service reads it.
+    """What the original passed beside the spec, in one typed object; NotSupported on Linux.
 
     `owner` is the tag by which HCS tells the container's makers apart. `layer_paths` are the parent layers, nearest
     first, and `layer_folder` the container's own (`layers` of the spec says the same); `credentials` is the JSON text
@@ -417,8 +417,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     stop_signal         what `stop` sends, by name or number; default TERM
     log_size: int, str  bound in bytes of the log of a kept container, at least 64k; default 64m. At the bound the
                         log begins anew: what was before is dropped, and `logs` tells it by a LogGap
-    oci: dict           an OCI runtime specification: what it says stands unless said here
-    windows             what only Windows knows: WindowsOptions(...)
+    oci: dict           an OCI runtime specification: what it says stands unless said here. One that has both a
+                        `linux` and a `windows` object is meant for both, and each platform takes its own
+    windows             what only Windows knows: WindowsOptions(...); NotSupported elsewhere
     """
 
     root: str = "host"

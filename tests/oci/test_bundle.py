@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from longshore.compute import Place
-from longshore.errors import CommandNotExecutable, CommandNotFound, InvalidSpec, StoreError
+from longshore.errors import CommandNotExecutable, CommandNotFound, InvalidSpec, NotSupported, StoreError
 from longshore.oci.bundle import Bundle, plan_bundle, prepare
-from longshore.spec import Layers, Mount, Rlimit, Security, Spec
+from longshore.spec import HyperV, Layers, Mount, Rlimit, Security, Spec, WindowsOptions
 
 from .roots import make_root
 
@@ -90,6 +90,18 @@ def test_bad_input_is_refused_by_its_field_before_anything_is_made(
             made(place, **spec(tmp_path))
     assert error.value.field == field
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("options", [WindowsOptions(hyperv=HyperV()), WindowsOptions()])
+def test_options_of_windows_containers_are_refused_before_anything_is_made(
+    place: Place, options: WindowsOptions
+) -> None:
+    with pytest.raises(NotSupported) as caught:
+        made(place, windows=options)
+    assert (caught.value.feature, caught.value.hint) == ("windows", "leave `windows` away on this machine")
+    with pytest.raises(NotSupported):
+        plan_bundle(place, "web", Spec.of(args=["true"], windows=options), cgroup_path="/x")
+    assert os.listdir(place.run) == []
 
 
 def test_a_plan_makes_nothing_and_says_what_prepare_then_makes(place: Place, tmp_path: Path) -> None:
@@ -269,6 +281,21 @@ def test_a_document_is_kept_unharmed(place: Place, root: Path) -> None:
     expected["process"]["terminal"] = False
     assert found == expected
     assert given == before
+
+
+def test_a_document_for_both_platforms_is_taken_for_this_one(place: Place, root: Path) -> None:
+    windows = {"layerFolders": ["C:\\base", "C:\\own"], "hyperv": {}}
+    assert config(place, oci=document(root, windows=windows), args=[])["windows"] == windows
+
+
+@pytest.mark.parametrize("linux", [{}, {"linux": None}])
+def test_a_document_of_a_windows_container_is_refused(place: Place, root: Path, linux: dict[str, Any]) -> None:
+    given = document(root, windows={"layerFolders": ["C:\\base", "C:\\own"]})
+    del given["linux"]
+    with pytest.raises(NotSupported, match=r"oci\.windows") as caught:
+        made(place, oci=given | linux, args=[])
+    assert "`linux` object" in (caught.value.hint or "")
+    assert os.listdir(place.run) == []
 
 
 def test_what_the_spec_says_stands_above_the_document(place: Place, root: Path, tmp_path: Path) -> None:

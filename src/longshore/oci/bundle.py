@@ -78,7 +78,7 @@ def prepare(place: Place, id: str, spec: Spec, *, cgroup_path: str, again: bool 
 
 
 def _draft(place: Place, id: str, spec: Spec, cgroup_path: str) -> _Draft:
-    translate.check_command_line(spec)
+    translate.check_platform(spec)
     root = plan_root(place, spec)
     try:
         if spec.oci is not None:

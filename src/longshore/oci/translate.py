@@ -255,6 +255,26 @@ def process(config: Mapping[str, Any], process: ProcessSpec, pid: int | None) ->
     return document
 
 
+def check_platform(spec: Spec) -> None:
+    """NotSupported for what only Windows has: never a silent success.
+
+    A document may be for both platforms: it has an object for each, and the other one's passes unseen, as the OCI
+    specification has it. Options beside it are meant for this container.
+    """
+    if spec.windows is not None:
+        raise NotSupported(
+            "windows", "only Windows containers have these options", hint="leave `windows` away on this machine"
+        )
+    document = spec.oci or {}
+    if document.get("windows") is not None and document.get("linux") is None:
+        raise NotSupported(
+            "oci.windows",
+            "the document describes a Windows container: it has no `linux` object",
+            hint="run it on Windows; or, if it is meant for both, give it a `linux` object: {} will do",
+        )
+    check_command_line(spec)
+
+
 def check_command_line(asked: Spec | ProcessSpec) -> None:
     """NotSupported for a command that is one string: what runs here takes a list."""
     document = asked.oci or {}
