@@ -210,6 +210,9 @@ class Engine:
         raised with what there was; `check` raises CommandFailed unless it ended with 0; `max_output` bounds each
         stream (OutputLimit). Cancelled, or when this program dies: the container is killed and removed.
 
+        What came of the command is returned also if the container cannot be removed then: that is a warning in the log
+        of `longshore.engine`, and tried again when the engine is closed.
+
         The other keywords are the fields of `Spec`, which `help(longshore.Spec)` lists: `env`, `cwd`, `user`,
         `memory`, `cpus`, `pids`, `mounts`, `network`, ...
         """
@@ -241,10 +244,17 @@ class Engine:
                 raise TimeLimit(error.what, timeout or 0.0, result=error.result) from None
             exit = await process.wait()
         finally:
-            await shielded(deleting.delete(self._core, entry, uid, force=True))
+            await shielded(self._remove(entry, uid))
         if exit.cause is Cause.NEVER_STARTED:
             raise ServiceError("run", id, "the command never started")  # where the service knows no reason
         return Completed(args=spec.command, exit=exit, stdout=out, stderr=err)
+
+    async def _remove(self, entry: Entry, uid: str) -> None:
+        """Remove what `run` made. If that fails it stays this engine's to remove: `close` tries again."""
+        try:
+            await deleting.delete(self._core, entry, uid, force=True)
+        except (LongshoreError, OSError) as error:  # how the command ended is what the caller is to hear of
+            log.warning("container `%s`, whose `run` is over, is not removed yet: %s", entry.id, error)
 
     async def _make(
         self, id: str, spec: Spec, owner: Owner, stdio: Stdio, *, launch: bool

@@ -515,6 +515,9 @@ class Engine(EngineTwin):
         raised with what there was; `check` raises CommandFailed unless it ended with 0; `max_output` bounds each
         stream (OutputLimit). Cancelled, or when this program dies: the container is killed and removed.
 
+        What came of the command is returned also if the container cannot be removed then: that is a warning in the log
+        of `longshore.engine`, and tried again when the engine is closed.
+
         The other keywords are the fields of `Spec`, which `help(longshore.Spec)` lists: `env`, `cwd`, `user`,
         `memory`, `cpus`, `pids`, `mounts`, `network`, ...
         """
@@ -616,6 +619,9 @@ def run(
     Like `subprocess.run`: `input` goes to its standard input; after `timeout` seconds it is killed and TimeLimit
     raised with what there was; `check` raises CommandFailed unless it ended with 0; `max_output` bounds each
     stream (OutputLimit). Cancelled, or when this program dies: the container is killed and removed.
+
+    What came of the command is returned also if the container cannot be removed then: that is a warning in the log
+    of `longshore.engine`, and tried again when the engine is closed.
 
     The other keywords are the fields of `Spec`, which `help(longshore.Spec)` lists: `env`, `cwd`, `user`,
     `memory`, `cpus`, `pids`, `mounts`, `network`, ...

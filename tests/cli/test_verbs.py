@@ -11,6 +11,7 @@ import pytest
 
 from longshore.cli import main, running
 from longshore.engine import Engine
+from longshore.errors import ServiceError
 from longshore.simulator import Simulator
 
 Run = Callable[..., tuple[int, str, str]]
@@ -50,6 +51,17 @@ def test_a_created_container_is_listed_shown_and_removed(longshore: Run) -> None
     assert json.loads(longshore("inspect", "web")[1])[0]["spec"]["root"] == "rootfs:/srv"
     assert longshore("rm", "web")[0:2] == (0, "web\n")
     assert longshore("ps", "-aq")[1] == ""
+
+
+def test_a_run_whose_container_cannot_be_removed_has_the_exit_code_of_its_command(
+    longshore: Run, simulator: Simulator
+) -> None:
+    simulator.fail_at("delete", ServiceError("delete", "web", "the moon is wrong"))
+    code, out, err = longshore("run", "--name", "web", "rootfs:/srv", "--", "exit", "3")
+    assert (code, out) == (3, "")
+    assert "the moon is wrong" in err
+    assert "`longshore rm -f web` removes it" in err
+    assert longshore("ps", "-aq")[1] == ""  # it was tried again at the end
 
 
 def test_values_of_the_environment_are_not_shown(longshore: Run) -> None:

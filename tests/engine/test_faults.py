@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from longshore.compute import PIPE, Cause
 from longshore.container import Container
 from longshore.engine import Engine
-from longshore.errors import InvalidState, ServiceError, StoreError
+from longshore.errors import InvalidState, ServiceError, StoreError, TimeLimit
 from longshore.simulator import Machine
 
 from .world import FOREVER, PROGRAMS, World, hung, leftovers, runs, types
@@ -273,12 +274,40 @@ async def test_an_end_that_cannot_be_settled_is_recorded_all_the_same(engine: En
     assert await types(engine) == ["start-container", "exit"]
 
 
-async def test_a_run_whose_teardown_fails_says_so_and_can_be_cleaned(engine: Engine, world: World) -> None:
+async def test_a_run_whose_container_cannot_be_removed_has_its_result_all_the_same(
+    engine: Engine, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     world.faults.fail_at("delete", BROKEN)
-    with pytest.raises(ServiceError, match="moon"):
-        await engine.run("host", ["true"], name="box")
+    done = await engine.run("host", ["both", "7"], name="box")
+    assert (done.exit_code, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert re.search("`box`.*moon", caplog.text)
     await (await engine.get("box")).delete(force=True)
     assert world.systems == {}
+
+
+async def test_what_a_run_could_not_remove_goes_when_the_engine_is_closed(world: World) -> None:
+    async with world.engine() as engine:
+        world.faults.fail_at("delete", BROKEN)
+        await engine.run("host", ["true"], name="box")
+        assert [info.id for info in await engine.list()] == ["box"]
+    assert world.systems == {}
+    assert leftovers(world) == []
+
+
+async def test_the_error_of_a_run_is_not_replaced_by_that_of_removing_its_container(
+    engine: Engine, world: World
+) -> None:
+    world.faults.fail_at("delete", BROKEN, times=2)
+    with pytest.raises(TimeLimit) as caught:
+        await engine.run("host", ["deaf"], timeout=0.05)
+    assert caught.value.result is not None
+    assert caught.value.result.stdout == b"deaf\n"
+    task = asyncio.create_task(engine.run("host", FOREVER, name="box"))
+    await runs(world, "box")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 @pytest.mark.parametrize("step", ["open", "abandon", "end_lease"])

@@ -62,10 +62,22 @@ async def run(engine: Engine, args: Arguments) -> int:
             )
     finally:
         for container in made:
-            await shielded(container.delete(force=True))
+            await shielded(_remove(container))
     if exit.cause == "time_limit":
         note(f"container `{id}` did not end within {args.timeout:g} s, and was killed")
     return attached.exit_code(exit, f"container `{id}`", process)
+
+
+async def _remove(container: Container) -> None:
+    """Remove it. That this fails is told, and takes nobody the exit code, or the error, that there is already."""
+    from ..errors import LongshoreError
+    from .running import told
+
+    try:
+        await container.delete(force=True)
+    except LongshoreError as error:
+        told(error)
+        note(f"if container `{container.id}` is still there, `longshore rm -f {container.id}` removes it")
 
 
 async def _detached(engine: Engine, id: str, args: Arguments) -> int:
@@ -117,9 +129,9 @@ async def _at_terminal(engine: Engine, id: str, spec: Spec, args: Arguments) -> 
         await shielded(container.delete(force=True))
         return 129
     except BaseException:
-        await shielded(container.delete(force=True))
+        await shielded(_remove(container))
         raise
-    await shielded(container.delete(force=True))
+    await shielded(_remove(container))
     return attached.exit_code(exit, f"container `{id}`", container.init)
 
 
