@@ -278,7 +278,11 @@ class Container:
             await lifecycle.signal(self._core, self._entry, self._uid, number)
 
     async def kill(self) -> None:
-        """End it at once, also when paused or not started; asked, not waited for. Already ended is fine."""
+        """End it at once, also when paused or not started; asked, not waited for.
+
+        Already ended is fine: the caller has what it wanted. (The command `longshore kill` calls that an error, as
+        people know it from docker.)
+        """
         async with self._core.operation():
             await lifecycle.kill(self._core, self._entry, self._uid)
 

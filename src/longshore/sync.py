@@ -348,7 +348,11 @@ class Container(Twin[_container.Container]):
         self._call(self._inner.signal(signal))
 
     def kill(self) -> None:
-        """End it at once, also when paused or not started; asked, not waited for. Already ended is fine."""
+        """End it at once, also when paused or not started; asked, not waited for.
+
+        Already ended is fine: the caller has what it wanted. (The command `longshore kill` calls that an error, as
+        people know it from docker.)
+        """
         self._call(self._inner.kill())
 
     def stop(self, grace: float = 10, signal: str | int | None = None) -> Exit:

@@ -64,6 +64,16 @@ def test_a_run_whose_container_cannot_be_removed_has_the_exit_code_of_its_comman
     assert longshore("ps", "-aq")[1] == ""  # it was tried again at the end
 
 
+def test_to_kill_what_does_not_run_is_an_error_as_with_docker_and_to_stop_it_is_not(longshore: Run) -> None:
+    longshore("create", "--name", "web", "rootfs:/srv", "--", "sleep", "9")
+    for state in ("created", "stopped"):
+        code, out, err = longshore("kill", "web")
+        assert (code, out) == (125, "")
+        assert f"cannot kill container `web`: it is {state}" in err
+        assert "hint: `longshore rm web` removes it" in err
+        assert longshore("stop", "web")[0:2] == (0, "web\n")
+
+
 def test_values_of_the_environment_are_not_shown(longshore: Run) -> None:
     longshore("create", "--name", "web", "-e", "PASSWORD=hunter2", "rootfs:/srv", "--", "sleep", "9")
     out = longshore("inspect", "web")[1]

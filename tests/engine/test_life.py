@@ -187,7 +187,8 @@ async def test_killed_by_us_is_what_the_record_says(engine: Engine, how: str) ->
     exit = await box.wait()
     assert exit.cause is Cause.KILLED
     assert exit.code not in (0, None)
-    await target.kill()  # again is fine
+    await target.kill()  # again is fine: a program that kills wants it ended (`longshore kill` is as docker there)
+    await box.kill()
 
 
 async def test_killed_by_somebody_else_is_what_the_record_says(engine: Engine, world: World) -> None:

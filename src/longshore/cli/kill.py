@@ -22,7 +22,8 @@ async def run(engine: Engine, args: Arguments) -> int:
         container = await engine.get(id)
         info = await container.info()
         if info.state not in ("running", "paused"):
-            raise InvalidState("kill", id, info.state)
+            # as docker: whoever names it expects that it runs. Programs, who want it ended, have `Container.kill`
+            raise InvalidState("kill", id, info.state, hint=f"`longshore rm {id}` removes it")
         await container.signal(number)
         write(f"{id}\n")
 
@@ -38,6 +39,10 @@ VERB = Verb(
                help="name or number (default: KILL)"),
     ],
     run=run,
+    text="""\
+As with docker, it is an error (exit code 125) if the container does not run: it is
+stopped already, or was never started. `stop` takes that for done; so does Python's
+`Container.kill()`.""",
     examples=[
         ("longshore kill web", "at once"),
         ("longshore kill -s HUP web", "have it read its configuration again"),
