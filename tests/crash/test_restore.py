@@ -21,7 +21,7 @@ from longshore.store import Store
 from ..conftest import wait_for_nothing_left
 from .victims import kill
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.modern]
 
 PROGRAM = """
 import asyncio, os, sys

@@ -12,7 +12,7 @@ from longshore.errors import CommandFailed, TimeLimit
 
 from ..pace import slower
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.modern]
 
 
 async def test_a_further_command_is_run_to_its_end_and_killed_when_it_may_not_go_on(engine: Engine) -> None:

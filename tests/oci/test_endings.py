@@ -24,6 +24,7 @@ def runtime_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+@pytest.mark.modern
 async def test_a_runtime_that_is_killed_loses_no_exit_and_leaves_nothing(engine: Engine, state: Path) -> None:
     box = await engine.launch("box", root="host", args=["sh", "-c", "read x; exit 5"], stdin=PIPE)
     init = box.init
@@ -59,6 +60,7 @@ async def document(engine: Engine) -> dict[str, object]:
     return found
 
 
+@pytest.mark.modern
 async def test_what_outlives_an_init_without_a_pid_namespace_ends_with_it(engine: Engine) -> None:
     given = await document(engine)
     linux, process, mounts = given["linux"], given["process"], given["mounts"]
@@ -90,6 +92,7 @@ async def test_a_relative_mount_of_a_document_does_not_lead_into_the_store(engin
     assert caught.value.field == f"oci.mounts[{len(mounts) - 1}].source"
 
 
+@pytest.mark.modern
 async def test_limits_can_be_changed_by_several_at_once(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["sleep", "infinity"], memory="64m", owner="remove")
     for _ in range(4):
@@ -113,6 +116,7 @@ async def test_a_grandchild_that_writes_on_and_on_does_not_keep_wait(engine: Eng
             assert (await process.wait()).code == 3
 
 
+@pytest.mark.modern
 async def test_a_container_whose_output_nobody_reads_can_be_killed_and_what_it_said_be_read_later(
     engine: Engine,
 ) -> None:

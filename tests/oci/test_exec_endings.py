@@ -12,7 +12,7 @@ from longshore.engine import Engine
 from longshore.oci import direct, processes
 from longshore.oci.watch import ProcessToken
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.modern]
 
 
 async def test_a_start_that_is_cancelled_at_any_moment_ends_with_all_that_it_started(engine: Engine) -> None:

@@ -14,7 +14,7 @@ from longshore.engine import Engine
 from longshore.oci import processes
 from longshore.oci.cgroup import EXEC, Cgroup, mode
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.modern]
 
 
 async def test_execs_that_are_killed_together_leave_the_container_running(engine: Engine) -> None:

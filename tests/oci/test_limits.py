@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,7 @@ from longshore.limits import HcsLimits
 from longshore.oci.probe import find
 
 from ..leftovers import leftovers
-
-LIMITS = Limits(create=0.5, start=0.5, verb=0.5)
+from ..pace import slower
 
 
 @pytest.fixture
@@ -36,10 +36,12 @@ exec {crun} "$@"
 @pytest.mark.real
 @pytest.mark.parametrize("verb", ["create", "run", "start", "exec"])
 async def test_a_runtime_that_hangs_is_given_up_at_the_limit(hanging: Path, state: Path, verb: str) -> None:
-    async with asyncio.timeout(60), Engine(state=state, runtime=str(hanging), limits=LIMITS) as engine:
+    seconds = 0.5 * slower()  # which what does not hang must keep
+    limits = Limits(create=seconds, start=seconds, verb=seconds)
+    async with asyncio.timeout(60 * slower()), Engine(state=state, runtime=str(hanging), limits=limits) as engine:
         box = await engine.launch("box", root="host", args=["sleep", "infinity"])
         (hanging.parent / "stuck").write_text(verb)
-        with pytest.raises(ServiceError, match=r"within 0\.5 s"):
+        with pytest.raises(ServiceError, match=re.escape(f"within {seconds:g} s")):
             if verb == "create":
                 await engine.create("other", root="host", args=["true"])
             elif verb == "run":

@@ -7,12 +7,16 @@ import signal
 from contextlib import aclosing
 from pathlib import Path
 
+import pytest
+
 from longshore.compute import PIPE, Cause
 from longshore.container import Container
 from longshore.engine import Engine
 from longshore.events import Event
 from longshore.logs import LogRecord
 from longshore.oci import system
+
+pytestmark = [pytest.mark.real, pytest.mark.modern]
 
 HOG = ["python3", "-c", "x = bytearray(200 << 20)"]
 WAITING = ["sh", "-c", "trap 'exit 5' TERM; echo up; sleep 1000 & wait"]

@@ -11,6 +11,7 @@ from longshore.engine import Engine
 from longshore.oci import translate
 from longshore.oci.cgroup import Cgroup, mode
 
+pytestmark = [pytest.mark.real, pytest.mark.modern]
 SLEEP = ["sleep", "1000"]
 MIB = 1 << 20
 
