@@ -428,5 +428,15 @@ class EngineTwin(Twin["Engine"]):
     ) -> None:
         self._loop.finish()
 
+    if not TYPE_CHECKING:  # as in the asyncio one
+
+        async def __aenter__(self) -> None:
+            raise TypeError(
+                "a longshore.sync.Engine is opened by plain `with`; for `async with` there is longshore.Engine"
+            )
+
+        async def __aexit__(self, *exc: object) -> None:
+            """Python looks for it before it calls `__aenter__`."""
+
 
 __all__ = ["ClosingIterator", "EngineTwin", "Reader", "Twin", "Writer"]

@@ -17,7 +17,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from . import checkpoints, deleting, finding, host, lifecycle, making, restoring, watching
 from .archive import MAX_ARCHIVE
@@ -81,6 +81,17 @@ class Engine:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+    if not TYPE_CHECKING:  # for a type checker there is no such method, so it tells of the mistake before it is made
+
+        def __enter__(self) -> None:
+            raise TypeError(
+                "an Engine is opened by `async with longshore.Engine() as engine:`; for plain `with`, without asyncio,"
+                " there is longshore.sync.Engine"
+            )
+
+        def __exit__(self, *exc: object) -> None:
+            """Python looks for it before it calls `__enter__`."""
 
     async def close(self, grace: float = 10) -> None:
         """End what is this engine's to end, within `grace` seconds of asking; shielded, idempotent."""

@@ -46,8 +46,17 @@ class Store:
 
     @classmethod
     def at(cls, state: str | os.PathLike[str] | None) -> Store:
-        """The store at `state`, $LONGSHORE_ROOT, or the machine's own."""
-        chosen = state if state is not None else os.environ.get("LONGSHORE_ROOT") or None
+        """The store at `state`, $LONGSHORE_ROOT, or the machine's own. InvalidSpec if the variable is relative."""
+        chosen = state
+        if chosen is None and (named := os.environ.get("LONGSHORE_ROOT")):
+            if not os.path.isabs(named):
+                # each program that inherits it would have a store of its own, by the folder that it is in
+                raise InvalidSpec(
+                    "LONGSHORE_ROOT",
+                    f"{named!r} is not an absolute path",
+                    hint=f"write LONGSHORE_ROOT={os.path.abspath(os.path.expanduser(named))}",
+                )
+            chosen = named
         if chosen is None:
             return cls(RUN, DATA)
         base = Path(os.path.abspath(chosen))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
+import longshore
 from longshore.compute import Cause
 from longshore.container import Container
 from longshore.engine import Engine
@@ -16,6 +18,20 @@ from longshore.simulator import Simulator
 
 from ..needs import needs
 from .world import FOREVER, World, history, hung, runs, said, types
+
+
+def test_plain_with_is_told_what_to_write_instead() -> None:
+    engine: Any = Engine(Simulator())
+    with pytest.raises(TypeError, match=r"`async with longshore\.Engine\(\).*longshore\.sync\.Engine$"), engine:
+        pass
+
+
+async def test_async_with_a_blocking_engine_is_told_what_to_write_instead() -> None:
+    engine: Any = longshore.sync.Engine(Simulator())
+    with pytest.raises(TypeError, match=r"plain `with`.*longshore\.Engine$"):
+        async with engine:
+            pass
+    engine.close()
 
 
 @pytest.mark.parametrize(("owner", "state"), [("keep", "running"), ("stop", "stopped"), ("remove", None)])

@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 import pytest
 
+import longshore
 from longshore import events as journal_module
 from longshore.compute import Cause, Exit, now
 from longshore.entry import Entry
-from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, StoreError
+from longshore.errors import ContainerExists, ContainerNotFound, InvalidSpec, InvalidState, StoreError
 from longshore.events import Event, Gap, Journal, JournalReader, News, Position
 from longshore.files import briefly, hold, link_once, try_hold, wait_for_lock, write_new
 from longshore.records import Damaged, ExitRecord, Owner, Record, decode
@@ -45,6 +46,24 @@ def make(store: Store, id: str = "box", *, durable: bool = True) -> tuple[Entry,
     entry.write(record)
     claim.release()
     return entry, record
+
+
+def test_a_relative_state_is_meant_from_here_but_not_in_the_environment_which_others_inherit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Store.at("state").data == tmp_path / "state" / "lib"
+    monkeypatch.setenv("LONGSHORE_ROOT", "state")
+    for make in (lambda: Store.at(None), longshore.Engine, longshore.sync.Engine):
+        with pytest.raises(InvalidSpec) as caught:
+            make()
+        assert (caught.value.field, caught.value.hint) == (
+            "LONGSHORE_ROOT",
+            f"write LONGSHORE_ROOT={tmp_path / 'state'}",
+        )
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("LONGSHORE_ROOT", str(tmp_path / "state"))
+    assert Store.at(None).data == tmp_path / "state" / "lib"
 
 
 # files
