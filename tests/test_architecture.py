@@ -21,7 +21,7 @@ from longshore import simulator, sync
 SOURCE = Path(longshore.__file__).parent
 PLATFORMS = ("oci", "hcs", "simulator")
 
-PROTOCOLS = {"checks", "compute", "errors", "limits", "spec"}
+PROTOCOLS = {"checks", "compute", "errors", "limits", "spec", "spec_parts"}
 """The seam, and the words that both of its sides use."""
 
 TOOLS = {"dirchanges", "files", "inotify", "tasks", "trees", "unixfiles", "watching", "winfiles"}
