@@ -12,9 +12,10 @@ from longshore.errors import CommandFailed, TimeLimit
 
 from ..pace import slower
 
-pytestmark = [pytest.mark.real, pytest.mark.modern]
+pytestmark = pytest.mark.real
 
 
+@pytest.mark.modern
 async def test_a_further_command_is_run_to_its_end_and_killed_when_it_may_not_go_on(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
     done = await box.run(["sh", "-c", "cat; echo $A >&2; pwd >&2"], input=b"in", env={"A": "b"}, cwd="/tmp")

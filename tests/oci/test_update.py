@@ -20,17 +20,60 @@ accounts_swap = pytest.mark.skipif(
 )
 
 
-async def limits(box: Container) -> tuple[str, str]:
-    """Memory, and swap as the kernel of this host counts it: alone (version 2), or with memory."""
+async def kernel(box: Container, controller: str, *names: str) -> list[str]:
+    """What is in files of the container's cgroup."""
     [pid] = await box.pids()
     lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
-    unified = mode() == "v2"
-    [path] = [path for _, controllers, path in lines if unified or "memory" in controllers.split(",")]
-    directory = Cgroup(path).directory("memory")
+    [path] = [path for _, controllers, path in lines if mode() == "v2" or controller in controllers.split(",")]
+    directory = Cgroup(path).directory(controller)
     assert directory is not None
+    return [(directory / f"{controller}.{name}").read_text().strip() for name in names]
+
+
+async def limits(box: Container) -> tuple[str, str]:
+    """Memory, and swap as the kernel of this host counts it: alone (version 2), or with memory."""
+    unified = mode() == "v2"
     names = ("max", "swap.max") if unified else ("limit_in_bytes", "memsw.limit_in_bytes")
-    memory, swap = ((directory / f"memory.{name}").read_text().strip() for name in names)
+    memory, swap = await kernel(box, "memory", *names)
     return memory, str(int(memory) + int(swap)) if unified and swap != "max" else swap
+
+
+async def processors(box: Container) -> tuple[int, str, str, str]:
+    """Weight, as version 2 counts it, quota and period, and the processors that it may use."""
+    [cpus] = await kernel(box, "cpuset", "cpus")
+    if mode() == "v2":
+        weight, limit = await kernel(box, "cpu", "weight", "max")
+        quota, period = limit.split()
+        return int(weight), quota, period, cpus
+    shares, quota, period = await kernel(box, "cpu", "shares", "cfs_quota_us", "cfs_period_us")
+    return round(int(shares) * 100 / 1024), quota, period, cpus
+
+
+async def test_the_kernel_has_the_limits_that_were_asked_for(engine: Engine) -> None:
+    box = await engine.launch(
+        "box",
+        root="host",
+        args=SLEEP,
+        owner="remove",
+        memory="64m",
+        memory_reservation="32m",
+        cpus=0.5,
+        cpu_weight=250,
+        cpuset="0",
+        pids=50,
+    )
+    assert await processors(box) == (250, "50000", "100000", "0")
+    reservation = "low" if mode() == "v2" else "soft_limit_in_bytes"
+    assert await kernel(box, "memory", reservation) == [str(32 * MIB)]
+    assert await kernel(box, "pids", "max") == ["50"]
+
+    await box.update(cpus=0.25)
+    assert await processors(box) == (250, "25000", "100000", "0")
+    await box.update(cpu_weight=50, memory_reservation="48m")
+    assert await processors(box) == (50, "25000", "100000", "0")
+    assert await kernel(box, "memory", reservation) == [str(48 * MIB)]
+    await box.update(pids=-1)
+    assert (await box.stats()).pids_limit is None
 
 
 @accounts_swap
