@@ -94,6 +94,10 @@ class Machine:
             print(f"the machine ended without a word; its console:\n{self.console()[-3000:]}", file=sys.stderr)
         return int(text) if text else 125
 
+    def is_on(self) -> bool:
+        """Whether nobody has switched it off yet."""
+        return self._qemu.poll() is None
+
     def cut(self) -> None:
         """Pull the plug, now. Idempotent."""
         self._qemu.kill()

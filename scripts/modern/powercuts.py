@@ -87,7 +87,10 @@ def one_cut(disk: Path, seed: int, number: int, longest: float) -> tuple[Lines, 
     for _ in range(BOOTS):
         lines = Lines()
         with Machine(COMMAND.format(seed=seed * 1000 + number), disk=disk, output=lines.take) as machine:
-            if lines.begun.wait(BOOT_LIMIT):  # with something to lose
+            deadline = time.monotonic() + BOOT_LIMIT
+            while not lines.begun.wait(0.2) and machine.is_on() and time.monotonic() < deadline:
+                pass
+            if lines.begun.is_set():  # there is something to lose
                 time.sleep(chance.uniform(0.5, longest) * chance.random())
             at = time.monotonic()
             machine.cut()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from .decoding import decode_json
 from .errors import InvalidSpec
 from .files import store_error
 from .spec import Spec
@@ -50,10 +51,10 @@ class Manifest(msgspec.Struct, kw_only=True):
 def read_manifest(data: bytes, where: str) -> Manifest:
     """The manifest, checked. InvalidSpec if it is none, or of a later version."""
     try:
-        version = msgspec.json.decode(data, type=_Versioned).version
+        version = decode_json(data, _Versioned).version
         if version > VERSION:
             raise InvalidSpec("archive", f"{where} is of version {version}, this longshore knows {VERSION}")
-        return msgspec.json.decode(data, type=Manifest)
+        return decode_json(data, Manifest)
     except (msgspec.MsgspecError, ValueError) as error:
         if isinstance(error, InvalidSpec):
             raise

@@ -69,7 +69,7 @@ class Engine:
             self._private = weakref.finalize(self, _remove_private, state, os.getpid())
         store = _store or Store.at(state)
         chosen = runtime or os.environ.get("LONGSHORE_RUNTIME") or None
-        store.lock_limit = limits.lock
+        store.lock_limit, store.disk_limit = limits.lock, limits.disk
         self._core = Core(store, lambda: service or host.service(store, chosen, limits), restoring.bury, limits)
         self._closing: asyncio.Task[None] | None = None
 

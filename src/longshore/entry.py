@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -34,7 +35,7 @@ from .files import (
 )
 from .records import BY_FORCE, Damaged, ExitRecord, ProcessRecord, Record, decode
 from .spec import Spec
-from .tasks import in_thread, shielded
+from .tasks import in_thread
 from .trees import move_out, remove_some, remove_though_open, remove_tree
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ _CLAIMED = {
     "delete": "deleted",
 }
 _ENCODER = msgspec.json.Encoder()
+
+log = logging.getLogger("longshore.engine")
 
 RECORD, SPEC = "record.json", "spec.json"
 
@@ -153,11 +156,20 @@ class Entry:
     async def on_disk(self, *names: str) -> None:
         """Wait until these files of a kept container are on the disk: what is told of it next survives a loss of power.
 
-        Half a millisecond where the disk has nothing else to do. Of what a boot ends anyway nothing is synced.
+        Half a millisecond where the disk has nothing else to do; where it is slower than `Limits.disk`, that is logged,
+        and the container goes on without. Of what a boot ends anyway nothing is synced. Cancelled: not waited for.
         """
-        if self.durable:
-            paths = [f"{self.home}/{name}" for name in names]
-            await shielded(in_thread(lambda: sync(*paths, self.home, self.store.kept), or_here=True))
+        if not self.durable:
+            return
+        paths = [f"{self.home}/{name}" for name in names]
+        limit = self.store.disk_limit
+        try:
+            async with asyncio.timeout(limit):
+                await in_thread(lambda: sync(*paths, self.home, self.store.kept), "longshore-sync")
+        except TimeoutError:
+            log.warning("container `%s`: its record was not on the disk within %g s", self.id, limit)
+        except OSError as error:  # no thread to be had
+            log.warning("container `%s`: its record may not be on the disk: %s", self.id, error)
 
     def write_spec(self, spec: Spec) -> None:
         """Keep the spec beside the record; it may be large, so it is a file of its own."""

@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 
 from .compute import Exit, now
+from .decoding import decoder
 from .errors import InvalidSpec
 from .files import briefly, open_file, store_error
 
@@ -73,8 +74,8 @@ class _Line(msgspec.Struct):
 
 
 # what is no event is a ValueError: msgspec's own, or that of bytes which are no UTF-8
-_EVENT = msgspec.json.Decoder(Event)
-_LINE = msgspec.json.Decoder(_Line)
+_EVENT = decoder(Event)
+_LINE = decoder(_Line)
 _ENCODER = msgspec.json.Encoder()
 
 

@@ -35,6 +35,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     settle: float = 40.0  # until a container whose init has ended is quiet
     end: float = 60.0  # until something that was killed is gone
     lock: float = 30.0  # until a container's files are free
+    disk: float = 2.0  # until what a kept container is told by is on the disk; after that it is told all the same
     other_start: float = 240.0  # until another program, alive, has started a container (HCS: as long as that)
     other_end: float = 60.0  # until another program, alive, has recorded an end that it alone can know
     hcs: HcsLimits = HcsLimits()

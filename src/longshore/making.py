@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import suppress
 
 from .arguments import check_streams
 from .compute import DEVNULL, LOG, ComputeProcess, ComputeSystem, Stdio, now
 from .core import Core, Live, log
+from .deleting import delete
 from .entry import RECORD, SPEC, Entry, trash_name
 from .errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError
 from .events import News
@@ -114,6 +116,11 @@ async def _reserve_and_make(
     if making.process is not None:
         live.start_told = True
         init = begin(core, live, record, making.process)
+    try:
+        await entry.on_disk(SPEC, RECORD)
+    except asyncio.CancelledError:  # it was told meanwhile: so are its end and its deletion
+        await shielded(delete(core, entry, record.uid, force=True))
+        raise
     return entry, record.uid, init
 
 
@@ -148,7 +155,6 @@ async def _make(making: _Making, spec: Spec, stdio: Stdio, *, ours: bool, launch
         if process is not None:
             # not marked in the record: we know it, and who tells its end in our stead looks back
             core.store.journal.append(entry.id, record.uid, News("start-container", record.started_at))
-    await entry.on_disk(SPEC, RECORD)
 
 
 async def discard(system: ComputeSystem) -> None:

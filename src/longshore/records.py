@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from .compute import Cause, Exit
+from .decoding import decode_json
 from .errors import StoreError
 from .events import Position
 
@@ -104,20 +105,13 @@ class _Versioned(msgspec.Struct):
     version: int
 
 
-_DECODERS: dict[type[Any], msgspec.json.Decoder[Any]] = {}
-_VERSION = msgspec.json.Decoder(_Versioned)
-
-
 def decode(data: bytes, type_: type[Any], path: str | os.PathLike[str], *, hint: str | None = None) -> Any:
     """A record from its bytes. StoreError, naming the file, if a later version wrote it; Damaged if it is no record."""
     try:
-        decoder = _DECODERS.get(type_)
-        if decoder is None:
-            decoder = _DECODERS[type_] = msgspec.json.Decoder(type_)
-        found = decoder.decode(data)
+        found = decode_json(data, type_)
     except (ValueError, RecursionError) as error:
         try:
-            version = _VERSION.decode(data).version
+            version = decode_json(data, _Versioned).version
         except (ValueError, RecursionError):
             version = VERSION
         if version <= VERSION:

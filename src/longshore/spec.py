@@ -34,6 +34,7 @@ from .checks import (
     unknown_field,
     unknown_root,
 )
+from .decoding import convert
 from .errors import InvalidSpec
 from .spec_parts import (
     MEMORY_FLOOR,
@@ -287,7 +288,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             made = {name: values[name] if name == "oci" else msgspec.to_builtins(values[name]) for name in values}
             if spec is not None:
                 made = msgspec.to_builtins(spec) | made
-            found = msgspec.convert(made, cls)
+            found = convert(made, cls)
             for name in cls.__struct_fields__:
                 _check_writable(name, getattr(found, name))
             return found

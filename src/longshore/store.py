@@ -43,6 +43,7 @@ class Store:
         self.id = ""
         self.boot = ""
         self.lock_limit = USUAL.lock  # seconds that a container's lock is waited for
+        self.disk_limit = USUAL.disk  # seconds that the disk is waited for
 
     @classmethod
     def at(cls, state: str | os.PathLike[str] | None) -> Store:

@@ -93,19 +93,23 @@ def _unlink(path: str) -> None:
 
 
 def remove_though_open(path: str | os.PathLike[str], trash: str | os.PathLike[str]) -> None:
-    """As `remove_tree`, for what somebody may have files open in, perhaps we: its name is free afterwards.
+    """As `remove_tree`, for what somebody may have files open in, or make some: it goes to `trash` in one step.
 
-    Where they must be closed before they are gone (Windows), they are moved to a new directory in `trash`.
+    Where what is open cannot be moved (Windows), it goes piece by piece, into a new directory there.
     """
-    if MOVES_WHAT_IS_OPEN:
-        remove_tree(path)
-        return
     place = f"{os.fspath(trash)}/{os.urandom(8).hex()}"
     try:
-        os.mkdir(place, 0o700)
+        if MOVES_WHAT_IS_OPEN:
+            os.rename(path, place)
+        else:
+            os.mkdir(place, 0o700)
+            move_out(path, place)
+    except FileNotFoundError:
+        if os.path.lexists(path):
+            raise
+        return
     except OSError as error:
-        raise store_error(f"make {place}", error) from error
-    move_out(path, place)
+        raise store_error(f"remove {os.fspath(path)}", error) from error
     with suppress(StoreError):  # the rest goes when the trash is next emptied
         remove_tree(place)
 

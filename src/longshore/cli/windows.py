@@ -65,10 +65,12 @@ def layer_chain(folder: str) -> list[str]:
     """A layer's folder and those below it, nearest first, as docker has written it down. UsageError if it has not."""
     import msgspec
 
+    from ..decoding import decode_json
+
     path = os.path.join(folder, "layerchain.json")
     try:
         with open(path, "rb") as file:
-            below = msgspec.json.decode(file.read(), type=list[str] | None)
+            below: list[str] | None = decode_json(file.read(), list[str] | None)  # type: ignore[arg-type]  # a union is one, too
     except FileNotFoundError:
         if os.path.isdir(folder):
             return [folder]  # a base layer may have none

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import field
 
+from ..decoding import decode_json
+
 # what HCS reads
 
 
@@ -342,4 +344,4 @@ T = TypeVar("T")
 
 def decode(text: str, kind: type[T]) -> T:
     """An answer of the service. Raises msgspec.DecodeError for what is no JSON, or not of this shape."""
-    return msgspec.json.decode(text, type=kind)
+    return decode_json(text, kind)

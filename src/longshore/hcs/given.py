@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import field
 
+from ..decoding import convert
 from ..errors import InvalidSpec, NotSupported
 from ..spec import Endpoints, HyperV, WindowsOptions
 
@@ -154,7 +155,7 @@ def read_process(document: Mapping[str, Any] | None) -> GivenProcess:
 
 def _convert(document: Mapping[str, Any], kind: type[T], where: str) -> T:
     try:
-        return msgspec.convert(document, kind)
+        return convert(document, kind)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
         raise InvalidSpec(where + path.rstrip("`"), text[:1].lower() + text[1:]) from None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from ..compute import Place
+from ..decoding import decode_json
 from ..spec import Spec
 from .layers import Scratch
 
@@ -36,7 +37,7 @@ class Made(msgspec.Struct, kw_only=True):
     @classmethod
     def read(cls, place: Place) -> Made:
         """What was written. OSError or msgspec.MsgspecError if there is nothing of the kind."""
-        return msgspec.json.decode((place.data / MADE).read_bytes(), type=cls)
+        return decode_json((place.data / MADE).read_bytes(), cls)
 
     @staticmethod
     def forget(place: Place) -> None:

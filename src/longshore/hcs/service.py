@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ..compute import Features, Lease, Place, Plan, State, Stdio, SystemGone
+from ..decoding import decode_json
 from ..errors import NotSupported, ServiceError
 from ..limits import USUAL, HcsLimits
 from ..spec import Spec
@@ -228,7 +229,7 @@ class HcsService:
 
     async def open(self, id: str, token: bytes, place: Place) -> HcsSystem:
         try:
-            known = msgspec.json.decode(token, type=SystemToken)
+            known = decode_json(token, SystemToken)
         except msgspec.MsgspecError:
             raise SystemGone from None
         system = self._system(known, place, lambda: Made.read(place).spec, None)
@@ -262,7 +263,7 @@ class HcsService:
     async def state(self, token: bytes) -> State:
         """From memory for what is open here; else the service is asked."""
         try:
-            known = msgspec.json.decode(token, type=SystemToken)
+            known = decode_json(token, SystemToken)
         except msgspec.MsgspecError:
             return State.STOPPED
         system = self._systems.get(known.id)

@@ -10,6 +10,7 @@ from contextlib import suppress
 import msgspec
 
 from ..compute import INIT, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd
+from ..decoding import decode_json
 from ..errors import (
     InvalidSpec,
     InvalidState,
@@ -252,7 +253,7 @@ class HcsSystem:
 
     async def open_process(self, token: bytes) -> HcsProcess:
         """A process by its token; one that ended unseen is told so by `wait`."""
-        found = msgspec.json.decode(token, type=ProcessToken)
+        found = decode_json(token, ProcessToken)
         if self.init is not None and found.pid == self.init.pid:
             return self.init
         made = await self.find_process(found)

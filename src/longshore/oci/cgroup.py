@@ -203,6 +203,24 @@ class Cgroup:
             return not self.exists()
         return True
 
+    # what outlives its caller
+
+    def take_out_of_its_service(self, pid: int) -> None:
+        """Take a process into this group, out of that of the service that started it: systemd kills what is in there
+        when the service is stopped, or has failed (systemd.kill(5)).
+
+        Only in the hierarchies by which systemd knows its services, and not where it is in the root: nobody ends that.
+        Raises OSError.
+        """
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+        for _, name, path in lines:
+            base = hierarchies(self.root).get(name.removeprefix("name="))
+            if name in ("", "name=systemd") and path != "/" and base is not None:
+                directory = base / self._relative
+                directory.mkdir(parents=True, exist_ok=True)
+                (directory / "cgroup.procs").write_text(str(pid))
+
     # freezing
 
     @contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from ..compute import Place
+from ..decoding import decode_json
 from ..errors import LongshoreError, ServiceError
 from ..files import store_error, write_new
 from ..tasks import in_thread, uninterrupted
@@ -44,7 +45,7 @@ class Notes(msgspec.Struct):
 def read_notes(directory: Path) -> Notes:
     """What was noted when the checkpoint was made. An archive may have brought it: no program is named by a path."""
     try:
-        found = msgspec.json.decode((directory / NOTES).read_bytes(), type=Notes)
+        found = decode_json((directory / NOTES).read_bytes(), Notes)
         if found.runtime not in PREFERENCE:
             raise ValueError(f"{found.runtime!r} is no runtime")
         return found

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from ..compute import Place
+from ..decoding import decode_json
 from ..errors import LongshoreError, ServiceError
 from ..tasks import in_thread
 from .launch import ENVIRONMENT, MountStep, spawn
@@ -155,7 +156,7 @@ async def _read_answer(fd: int) -> Answer | None:
     # a message may hold bytes that are not UTF-8: the runtime's stderr is passed as it is
     text = bytes(buffer).partition(b"\n")[0].decode("utf-8", "replace")
     try:
-        return msgspec.json.decode(text, type=Answer)
+        return decode_json(text, Answer)
     except ValueError:
         return Answer(data=-1, message=f"the monitor answered {text[:200]!r}")
 

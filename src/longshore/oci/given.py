@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import field as renamed
 
+from ..decoding import convert
 from ..errors import InvalidSpec
 from ..spec import Resources, Security, Spec
 from . import documents as oci
@@ -82,7 +83,7 @@ class _GivenConfig(oci.Document, kw_only=True):
 def check(document: dict[str, Any]) -> None:
     """InvalidSpec, naming the field by its path, where a field that longshore reads has the wrong type."""
     try:
-        msgspec.convert(document, _GivenConfig)
+        convert(document, _GivenConfig)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
         field = "oci" + path.rstrip("`")

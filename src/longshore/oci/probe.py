@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from ..compute import Feature, Features
+from ..decoding import decode_json
 from ..errors import LongshoreError, NotSupported, ServiceError
 from ..files import find_program, write_new
 from ..store import boot_id
@@ -85,7 +86,7 @@ def _key(path: str) -> str:
 
 def _load(cache: Path) -> Cache:
     try:
-        found = msgspec.json.decode(cache.read_bytes(), type=Cache)
+        found = decode_json(cache.read_bytes(), Cache)
     except (OSError, ValueError):
         found = Cache()
     boot = boot_id()

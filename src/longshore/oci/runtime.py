@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..decoding import decode_json
 from ..errors import CommandNotExecutable, CommandNotFound, InvalidSpec, LongshoreError, ServiceError
 from ..files import next_step
 from ..limits import USUAL, Limits
@@ -135,7 +136,7 @@ def last_error(log: Path) -> str:
     found = ""
     for raw in lines:
         try:
-            line = msgspec.json.decode(raw, type=LogLine)
+            line = decode_json(raw, LogLine)
         except ValueError:
             continue
         if line.level in ("error", "fatal"):

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from ..decoding import decode_json
 from ..errors import InvalidSpec
 
 NAMESPACE_CALLS = frozenset(
@@ -171,7 +172,7 @@ def _translated(
     confined: bool,
 ) -> msgspec.Raw:
     try:
-        profile = msgspec.json.decode(Path(path).read_bytes(), type=Profile)
+        profile = decode_json(Path(path).read_bytes(), Profile)
     except OSError as error:
         raise InvalidSpec("security.seccomp", f"cannot read {path}: {error.strerror}") from None
     except (msgspec.MsgspecError, ValueError) as error:

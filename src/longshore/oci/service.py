@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
 from ..compute import DEVNULL, LOG, ComputeSystem, Features, Lease, Place, Plan, State, Stdio, SystemGone
+from ..decoding import decode_json
 from ..errors import NotSupported, ServiceError
 from ..files import try_hold
 from ..limits import USUAL, Limits
@@ -26,7 +25,7 @@ from .direct import check_pid, read_pid, run_direct
 from .launch import Helpers
 from .layers import remove_work
 from .runtime import Runtime
-from .system import LEAF, OciSystem, SystemToken, delete_state
+from .system import LEAF, OciSystem, SystemToken, delete_state, group_of_monitor
 from .watch import KeptProcess, OciProcess, StrangerProcess, identify
 
 log = logging.getLogger("longshore.oci")
@@ -196,6 +195,8 @@ class OciService:
             except BaseException:
                 await process.close()
                 raise
+        if place.lease is None:
+            await in_thread(lambda: self._keep(id, monitor, cgroup))
         process.watch()
         return OciSystem(
             id,
@@ -209,6 +210,13 @@ class OciService:
             stdin=stdin,
             monitor=token,
         )
+
+    def _keep(self, id: str, monitor: int, cgroup: str) -> None:
+        """Have the monitor outlive the service, in systemd's sense, that its container was made in."""
+        try:
+            group_of_monitor(cgroup, self._cgroups).take_out_of_its_service(monitor)
+        except OSError as error:
+            log.warning("container `%s` will end with the service that it was made in: %s", id, error)
 
     async def checkpoint(self, system: ComputeSystem, directory: Path, lock_fd: int, *, connections: bool) -> None:
         assert isinstance(system, OciSystem)
@@ -308,7 +316,7 @@ class OciService:
 
     async def open(self, id: str, token: bytes, place: Place) -> OciSystem:
         try:
-            known = msgspec.json.decode(token, type=SystemToken)
+            known = decode_json(token, SystemToken)
         except ValueError:
             raise SystemGone from None
         runtime = self._known(known.runtime)
@@ -341,7 +349,7 @@ class OciService:
 
     async def state(self, token: bytes) -> State:
         try:
-            known = msgspec.json.decode(token, type=SystemToken)
+            known = decode_json(token, SystemToken)
         except ValueError:
             return State.STOPPED
         if not processes.alive(known.init.pid, known.init.start):
@@ -376,7 +384,7 @@ class OciService:
             hide = probe.must_hide_unified(base.name)
             runtime = Runtime(probe.find(base.name) or base.name, base, hide_unified=hide, limits=self._limits)
             await delete_state(runtime, id, place.run / "delete.log")
-        for group in groups:
+        for group in [*groups, group_of_monitor(groups[0].path, self._cgroups)]:
             await in_thread(group.remove, or_here=True)
         remove_work(place.run)
 

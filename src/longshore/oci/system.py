@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..compute import Cause, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd, now
+from ..decoding import decode_json
 from ..errors import InvalidState, ServiceError
 from ..spec import ProcessSpec, Resources
 from ..tasks import in_thread, shielded
@@ -42,6 +43,12 @@ class SystemToken(msgspec.Struct):
     monitor: ProcessToken | None = None
     terminal: bool = False
     stdin: bool = False
+
+
+def group_of_monitor(cgroup: str, root: Path) -> Cgroup:
+    """What the monitor of a kept container is in, if it had to leave the service that its maker was in; `cgroup` is
+    the container's parent. Not in that one: what the monitor uses is none of its counters."""
+    return Cgroup(f"{cgroup}~monitor", root=root)  # no id has a `~`
 
 
 class OciSystem:
@@ -209,7 +216,7 @@ class OciSystem:
             raise InvalidState("attach to the input of", self.id, "stopped") from None
 
     async def open_process(self, token: bytes) -> OciProcess:
-        found = msgspec.json.decode(token, type=ProcessToken)
+        found = decode_json(token, ProcessToken)
         if self.init is not None and found.pid == self.init.pid:
             return self.init
         process = StrangerProcess(self.id, "", found, self.cgroup)
@@ -300,6 +307,7 @@ class OciSystem:
             self._oom_watch.close()
             self._oom_watch = None
         self.parent.remove()
+        group_of_monitor(self.parent.path, self.parent.root).remove()
         remove_work(self.place.run)
 
     async def _delete_kept(self) -> None:

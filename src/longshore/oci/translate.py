@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from ..decoding import convert
 from ..errors import InvalidSpec, NotSupported
 from ..spec import ProcessSpec, Resources, Security, Spec
 from . import documents as oci
@@ -305,7 +306,7 @@ def _exec_capabilities(base: Mapping[str, Any], process: ProcessSpec, uid: int) 
         return None
     own_uid = int((base.get("user") or {}).get("uid", 0))
     if uid == own_uid and not added:
-        return msgspec.convert(
+        return convert(
             {name: (given or {}).get(name) or [] for name in oci.Capabilities.__struct_fields__}, oci.Capabilities
         )
     return capability_sets(bounding, added, uid)
