@@ -17,6 +17,7 @@ PROGRAM = """
     from longshore.decoding import convert, decode_json
     from longshore.spec import Spec
 
+    DATA = b'{"args": ["true"], "mounts": [{"source": "/", "target": "/x"}]}'
     real = msgspec._utils._eval_type
 
     def slow(*args, **words):
@@ -28,7 +29,7 @@ PROGRAM = """
     def read(number):
         time.sleep(number * 0.005)
         for _ in range(20):
-            assert decode_json(b'{"mounts": [{"source": "/", "target": "/x"}]}', Spec).mounts[0].target == "/x"
+            assert decode_json(DATA, Spec).mounts[0].target == "/x"
             assert convert({"args": ["true"]}, Spec).args == ["true"]
 
     threads = [threading.Thread(target=read, args=(number,)) for number in range(20)]

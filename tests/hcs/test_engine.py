@@ -42,7 +42,7 @@ async def told(of: Engine) -> list[tuple[str, str | None, int | None]]:
 
 async def test_a_command_runs_and_nothing_is_left(tmp_path: Path) -> None:
     async with world(tmp_path, crew=True) as it, engine(it) as longshore:
-        done = await longshore.run("host", ["sh", "-c", "cat; exit 3"], input=b"hello", windows=windows())
+        done = await longshore.run("", ["sh", "-c", "cat; exit 3"], input=b"hello", windows=windows())
         assert (done.stdout, done.exit_code, done.exit.cause) == (b"hello", 3, Cause.EXITED)
         assert it.hcs.systems == {}
         assert it.open_handles == 0
@@ -231,7 +231,7 @@ async def test_a_container_that_is_kept_is_found_again_with_its_end(tmp_path: Pa
             assert (exit.code, exit.cause) == (7, Cause.EXITED)
             assert [type for type, _, _ in await told(second)] == ["start-container", "restore", "exit"]
             await box.delete()
-            await second.run("host", ["true"], name="box", windows=windows())  # the id is free
+            await second.run("", ["true"], name="box", windows=windows())  # the id is free
 
 
 async def test_one_that_ended_unseen_has_an_end_that_says_so(tmp_path: Path) -> None:

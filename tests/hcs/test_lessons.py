@@ -84,7 +84,7 @@ async def test_an_exec_that_hangs_in_the_service_does_not_hold_up_a_kill(tmp_pat
     """Bug 34: the probe's call was under way, and the container could not be ended before it returned."""
     async with world(tmp_path) as it, engine(it) as longshore:
         box = await longshore.launch("box", it.spec())
-        it.script(HcsCreateProcess=[{"delay_ms": 400}])
+        it.script(HcsCreateProcess=[{"delay_ms": 4000}])
         probe = asyncio.create_task(box.exec(["cmd"]))
         await it.until(lambda: it.count("HcsCreateProcess") == 2)
         async with asyncio.timeout(10):

@@ -114,11 +114,11 @@ async def test_writing_to_a_program_that_has_ended_closes_the_writer(input: Inpu
 async def test_a_container_reads_what_it_is_given_to_the_end(machine: Any, service: Any, tmp_path: Path) -> None:
     async with Engine(service(machine(*CREW)), state=tmp_path / "state") as engine:
         sent = os.urandom(1 << 20)
-        done = await engine.run("host", ["cat"], input=sent, windows=LAYERS)
+        done = await engine.run("", ["cat"], input=sent, windows=LAYERS)
         assert (done.exit_code, done.stdout) == (0, sent)
 
 
 async def test_a_container_that_does_not_read_ends_nevertheless(machine: Any, service: Any, tmp_path: Path) -> None:
     async with Engine(service(machine(*CREW)), state=tmp_path / "state") as engine:
-        done = await engine.run("host", ["inmate", "exit", "3"], input=bytes(1 << 20), windows=LAYERS)
+        done = await engine.run("", ["inmate", "exit", "3"], input=bytes(1 << 20), windows=LAYERS)
         assert (done.exit_code, done.stdout) == (3, b"")

@@ -262,6 +262,8 @@ class HcsSystem:
 
     def _keep(self, process: HcsProcess) -> None:
         if not process.finished:
+            if self._terminating:  # it was being started then
+                process.killed_with_system(True)
             self._processes.add(process)
             process.on_over = self._processes.discard
 
