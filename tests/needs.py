@@ -16,6 +16,7 @@ HAS = {
     "signals": hasattr(signal, "SIGALRM"),  # that interrupt what is under way in a program
     "checkpoints": sys.platform == "linux",  # by CRIU; Windows' containers have none
     "counted renames": sys.platform == "linux",
+    "systemd": os.path.isdir("/run/systemd/system"),  # sd_booted(3)
     "a mark on a file": os.name == "posix",  # Windows' file numbers are never given again; Wine's are those below it
 }
 """By name, whether this system has it."""

@@ -15,12 +15,15 @@ import pytest
 from longshore.compute import Cause
 from longshore.engine import Engine
 from longshore.events import Event
+from longshore.logs import LogRecord
 from longshore.oci.cgroup import mode
 from longshore.oci.system import SystemToken
 from longshore.oci.watch import ProcessToken
 from longshore.store import Store
+from longshore.watching import DirectoryWatch
 
 from ..conftest import wait_for_nothing_left
+from ..needs import needs
 from .victims import kill
 
 pytestmark = [pytest.mark.real, pytest.mark.modern]
@@ -141,6 +144,37 @@ async def test_an_exec_of_a_killed_owner_is_ended_with_all_it_started_where_it_h
             path = Path(f"/proc/{init}/cgroup").read_text().strip().removeprefix("0::/")
             assert [each for each in (Path("/sys/fs/cgroup") / path).iterdir() if each.is_dir()] == []
         await box.delete(force=True)
+    assert wait_for_nothing_left(state) == []
+
+
+@needs("systemd")
+async def test_what_a_service_kept_outlives_the_service(state: Path) -> None:
+    """systemd kills what is in the cgroup of a service that is stopped: the caller, its keeper, and no monitor."""
+    unit = f"longshore-test-{os.getpid()}"
+    ready = state / "ready"
+    body = """
+        script = "trap 'echo bye; exit 9' TERM; echo hello; while :; do sleep 0.05; done"
+        await engine.launch("kept", root="host", args=["sh", "-c", script])
+        await engine.launch("mine", root="host", args=["sleep", "1000"], owner="remove")
+        open(sys.argv[3], "x").close()
+        await asyncio.sleep(1000)
+        """
+    program = [sys.executable, "-c", PROGRAM.format(body=body), str(state), "crun", str(ready)]
+    path = f"--setenv=PYTHONPATH={os.pathsep.join(filter(None, sys.path))}"
+    subprocess.run(["systemd-run", "--quiet", "--collect", f"--unit={unit}", path, *program], check=True)
+    async with asyncio.timeout(90):
+        with DirectoryWatch(state) as watch:
+            while not ready.exists():
+                await watch.changed()
+    subprocess.run(["systemctl", "stop", unit], check=True)
+    async with asyncio.timeout(90), Engine(state=state, runtime="crun") as engine:
+        assert [(info.id, info.state) for info in await engine.list()] == [("kept", "running")]
+        exit = await (await engine.get("kept")).stop(grace=30)
+        assert (exit.code, exit.cause) == (9, Cause.EXITED)
+        box = await engine.get("kept")
+        lines = [record.data async for record in box.logs() if isinstance(record, LogRecord)]
+        assert lines == [b"hello\n", b"bye\n"]
+        await box.delete()
     assert wait_for_nothing_left(state) == []
 
 

@@ -180,6 +180,8 @@ class OciService:
         token = identify(monitor)
         group = Cgroup(f"{cgroup}/{LEAF}", root=self._cgroups)
         check_pid("conmon create", id, pid, group)
+        if place.lease is None:
+            await in_thread(lambda: self._keep(id, place, monitor, cgroup), or_here=True)
         process = KeptProcess(
             id,
             "init",
@@ -195,8 +197,6 @@ class OciService:
             except BaseException:
                 await process.close()
                 raise
-        if place.lease is None:
-            await in_thread(lambda: self._keep(id, monitor, cgroup))
         process.watch()
         return OciSystem(
             id,
@@ -211,10 +211,13 @@ class OciService:
             monitor=token,
         )
 
-    def _keep(self, id: str, monitor: int, cgroup: str) -> None:
+    def _keep(self, id: str, place: Place, monitor: int, cgroup: str) -> None:
         """Have the monitor outlive the service, in systemd's sense, that its container was made in."""
         try:
-            group_of_monitor(cgroup, self._cgroups).take_out_of_its_service(monitor)
+            if os.fsencode(place.run) in Path(f"/proc/{monitor}/cmdline").read_bytes():  # not a stranger's pid
+                group_of_monitor(cgroup, self._cgroups).take_out_of_its_service(monitor)
+        except (FileNotFoundError, ProcessLookupError):
+            return  # it has ended, with its container
         except OSError as error:
             log.warning("container `%s` will end with the service that it was made in: %s", id, error)
 
