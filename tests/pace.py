@@ -8,6 +8,7 @@ import time
 from functools import cache
 
 USUAL = 0.03  # seconds that a start of Python takes on the development machine beside other work
+LONGER = (0.5, 2.0, 8.0, 32.0)  # limits for what has to have begun by then: on a slow machine one of the later ones
 
 
 @cache
