@@ -49,6 +49,12 @@ async def engine(request: pytest.FixtureRequest, state: Path) -> AsyncIterator[E
         yield made
 
 
+crun_is_modern = pytest.mark.parametrize(
+    "engine", [pytest.param("crun", marks=pytest.mark.modern), "runc"], indirect=True
+)
+"""For a test that takes long on the modern host: there with crun alone, which is the first choice."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The look at what all tests left comes last."""
     items.sort(key=lambda item: "test_nothing_left" in item.nodeid)

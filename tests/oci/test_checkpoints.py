@@ -111,7 +111,7 @@ async def counted_to_again(box: Container, length: int) -> None:
 
 @pytest.mark.modern
 async def test_an_archive_goes_on_in_a_fresh_store_under_another_name(able: Engine, tmp_path: Path) -> None:
-    box = await able.launch("box", root="host", args=COUNT, stdin=PIPE)
+    box = await able.launch("box", root="host", args=COUNT, stdin=PIPE, memory="256m")
     await counted_to(box, 3)
     await box.checkpoint("one")
     at = (await numbers(box))[-1]
@@ -124,6 +124,7 @@ async def test_an_archive_goes_on_in_a_fresh_store_under_another_name(able: Engi
         await taken.start(checkpoint="one")
         await counted_to(taken, at + 2)
         assert (await numbers(taken))[0] == at + 1
+        assert (await taken.stats()).memory_limit == 256 << 20, "it is in a cgroup of its own"
         await taken.delete(force=True)
 
 

@@ -26,9 +26,10 @@ async def test_a_further_command_is_run_to_its_end_and_killed_when_it_may_not_go
         with pytest.raises(TimeLimit) as caught:
             await box.run(["sh", "-c", "echo begun; sleep 600"], timeout=seconds)
         assert caught.value.result is not None
-        if caught.value.result.stdout:
+        said = caught.value.result.stdout
+        if said:
             break
-    assert caught.value.result.stdout == b"begun\n"
+    assert said == b"begun\n"
     task = asyncio.create_task(box.run(["sleep", "60"]))
     while len(await box.pids()) < 2:
         await asyncio.sleep(0.01)

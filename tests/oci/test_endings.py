@@ -16,6 +16,8 @@ from longshore.engine import Engine
 from longshore.errors import CommandNotFound, InvalidSpec
 from longshore.spec import Spec
 
+from ..conftest import crun_is_modern
+
 pytestmark = pytest.mark.real
 
 
@@ -60,7 +62,7 @@ async def document(engine: Engine) -> dict[str, object]:
     return found
 
 
-@pytest.mark.modern
+@crun_is_modern
 async def test_what_outlives_an_init_without_a_pid_namespace_ends_with_it(engine: Engine) -> None:
     given = await document(engine)
     linux, process, mounts = given["linux"], given["process"], given["mounts"]

@@ -12,9 +12,12 @@ from longshore.engine import Engine
 from longshore.oci import direct, processes
 from longshore.oci.watch import ProcessToken
 
-pytestmark = [pytest.mark.real, pytest.mark.modern]
+from ..conftest import crun_is_modern
+
+pytestmark = pytest.mark.real
 
 
+@crun_is_modern
 async def test_a_start_that_is_cancelled_at_any_moment_ends_with_all_that_it_started(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
     for step in range(25):
@@ -33,6 +36,7 @@ async def test_a_start_that_is_cancelled_at_any_moment_ends_with_all_that_it_sta
                 await asyncio.sleep(0.01)  # what was killed may take a moment to be gone
 
 
+@crun_is_modern
 async def test_a_grandchild_that_writes_on_does_not_hold_the_wait_for_what_was_gone_at_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,9 +14,12 @@ from longshore.engine import Engine
 from longshore.oci import processes
 from longshore.oci.cgroup import EXEC, Cgroup, mode
 
-pytestmark = [pytest.mark.real, pytest.mark.modern]
+from ..conftest import crun_is_modern
+
+pytestmark = pytest.mark.real
 
 
+@crun_is_modern
 async def test_execs_that_are_killed_together_leave_the_container_running(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
     for _ in range(5):
@@ -28,6 +31,7 @@ async def test_execs_that_are_killed_together_leave_the_container_running(engine
         assert [info.state for info in await engine.list()] == ["running"]
 
 
+@pytest.mark.modern
 async def test_a_pause_that_is_cancelled_at_any_moment_is_undone(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["sh", "-c", "while :; do :; done"], owner="remove")
     for step in range(40):
@@ -43,6 +47,7 @@ async def test_a_pause_that_is_cancelled_at_any_moment_is_undone(engine: Engine)
         assert [info.state for info in await engine.list()] == ["running"]
 
 
+@pytest.mark.modern
 async def test_a_daemon_that_an_exec_made_of_itself_ends_with_it_where_the_exec_has_a_cgroup(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
     [init] = await box.pids()
@@ -64,6 +69,7 @@ async def test_a_daemon_that_an_exec_made_of_itself_ends_with_it_where_the_exec_
     assert [path for path in group.directories() if any(each.is_dir() for each in path.iterdir())] == []
 
 
+@pytest.mark.modern
 async def test_an_exec_is_killed_in_a_paused_container_which_stays_paused(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
     process = await box.exec(["sh", "-c", "sleep 100 & sleep 200; :"], stdout=DEVNULL, stderr=DEVNULL)
@@ -80,6 +86,7 @@ async def test_an_exec_is_killed_in_a_paused_container_which_stays_paused(engine
     assert (await box.run(["echo", "hi"], timeout=30)).stdout == b"hi\n"
 
 
+@pytest.mark.modern
 async def test_an_exec_is_killed_with_what_it_started_and_lost(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
     process = await box.exec(["sh", "-c", "(sleep 100 &); sleep 200"], stdout=DEVNULL, stderr=DEVNULL)
@@ -130,6 +137,7 @@ def group_of(pid: int) -> str:
     return next(path for path in paths if path.endswith("/box"))
 
 
+@pytest.mark.modern
 async def test_who_is_killed_while_it_kills_an_exec_leaves_no_container_paused(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
     process = await box.exec(["sleep", "100"], stdout=DEVNULL, stderr=DEVNULL)
@@ -140,6 +148,7 @@ async def test_who_is_killed_while_it_kills_an_exec_leaves_no_container_paused(e
     assert (await box.run(["echo", "hi"], timeout=30)).stdout == b"hi\n"
 
 
+@pytest.mark.modern
 async def test_who_is_killed_while_it_kills_in_a_paused_container_leaves_it_paused(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
     process = await box.exec(["sleep", "100"], stdout=DEVNULL, stderr=DEVNULL)

@@ -24,13 +24,15 @@ from longshore.errors import (
 from longshore.events import Event
 from longshore.logs import LogRecord
 
+from ..conftest import crun_is_modern
 from ..leftovers import leftovers
 from ..pace import LONGER, slower
 
-pytestmark = [pytest.mark.real, pytest.mark.modern]
+pytestmark = pytest.mark.real
 SLEEP = ["sleep", "infinity"]
 
 
+@pytest.mark.modern
 async def test_run_gives_code_and_both_streams(engine: Engine) -> None:
     done = await engine.run("host", ["sh", "-c", "echo out; echo err >&2; exit 7"])
     assert (done.exit_code, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
@@ -43,12 +45,14 @@ async def test_run_gives_code_and_both_streams(engine: Engine) -> None:
     assert done.exit.peak_memory
 
 
+@pytest.mark.modern
 async def test_run_leaves_nothing(engine: Engine, state: Path) -> None:
     await engine.run("host", ["true"])
     await engine.close()
     assert leftovers(state) == []
 
 
+@pytest.mark.modern
 async def test_exit_137_and_sigkill_differ(engine: Engine) -> None:
     features = await engine.features()
     box = await engine.launch("box", root="host", args=SLEEP)
@@ -60,22 +64,26 @@ async def test_exit_137_and_sigkill_differ(engine: Engine) -> None:
         assert (killed.signal, killed.cause, killed.signal_inferred) == (9, Cause.SIGNALLED, False)
 
 
+@pytest.mark.modern
 async def test_a_signal_that_a_small_init_passes_on_as_a_code_is_marked_as_inferred(engine: Engine) -> None:
     done = await engine.run("host", ["sh", "-c", "kill -9 $$"], init=True)
     assert (done.exit_code, done.exit.signal, done.exit.signal_inferred) == (137, 9, True)
 
 
+@pytest.mark.modern
 async def test_a_python_program_of_the_machine_runs(engine: Engine) -> None:
     done = await engine.run("host", ["python3", "-c", "print(6*7)"], timeout=30)
     assert (done.exit_code, done.text) == (0, "42\n"), done.error_text
 
 
+@pytest.mark.modern
 async def test_input_reaches_the_command_and_ends(engine: Engine) -> None:
     data = os.urandom(3 << 20)
     done = await engine.run("host", ["cat"], input=data)
     assert done.stdout == data
 
 
+@pytest.mark.modern
 async def test_run_is_killed_at_its_time_limit_and_tells_what_it_had_said(engine: Engine, state: Path) -> None:
     for seconds in LONGER:
         begin = time.monotonic()
@@ -84,13 +92,15 @@ async def test_run_is_killed_at_its_time_limit_and_tells_what_it_had_said(engine
         assert time.monotonic() - begin < seconds + 10 * slower()
         assert isinstance(caught.value, TimeoutError)
         assert caught.value.result is not None
-        if caught.value.result.stdout:
+        assert caught.value.result.exit.cause is Cause.TIME_LIMIT
+        said = caught.value.result.stdout
+        if said:
             break
-    assert caught.value.result.stdout == b"before\n"
-    assert caught.value.result.exit.cause is Cause.TIME_LIMIT
+    assert said == b"before\n"
     assert await engine.list() == []
 
 
+@pytest.mark.modern
 async def test_output_over_the_bound_is_an_error_that_carries_what_there_was(engine: Engine) -> None:
     with pytest.raises(OutputLimit) as caught:
         await engine.run("host", ["cat", "/dev/zero"], max_output=100_000)
@@ -98,6 +108,7 @@ async def test_output_over_the_bound_is_an_error_that_carries_what_there_was(eng
     assert len(caught.value.result.stdout) <= 100_000
 
 
+@pytest.mark.modern
 async def test_a_reader_that_never_reads_holds_nobody(engine: Engine) -> None:
     flood = ["cat", "/dev/zero"]
     box = await engine.launch("box", root="host", args=flood, stdout=PIPE, stderr=DEVNULL)
@@ -108,6 +119,7 @@ async def test_a_reader_that_never_reads_holds_nobody(engine: Engine) -> None:
     assert (await asyncio.wait_for(box.wait(), 30)).cause is Cause.KILLED
 
 
+@pytest.mark.modern
 async def test_cancelling_run_kills_and_cleans(engine: Engine) -> None:
     task = asyncio.create_task(engine.run("host", ["sleep", "100"], name="victim"))
     async with aclosing(engine.events()) as events:
@@ -120,6 +132,7 @@ async def test_cancelling_run_kills_and_cleans(engine: Engine) -> None:
     assert await engine.list() == []
 
 
+@pytest.mark.modern
 async def test_the_life_of_a_kept_container(engine: Engine) -> None:
     box = await engine.create("box", root="host", args=["sh", "-c", "echo up; exec sleep infinity"], labels={"a": "b"})
     assert (await box.info()).state == "created"
@@ -157,6 +170,7 @@ async def test_the_life_of_a_kept_container(engine: Engine) -> None:
         await engine.get("box")
 
 
+@crun_is_modern
 async def test_stop_does_not_wait_for_an_init_that_cannot_receive_the_signal(engine: Engine) -> None:
     for _ in range(10):  # asked at once, while the runtime's own code, which can, may still be there
         box = await engine.launch("box", root="host", args=SLEEP)
@@ -165,6 +179,7 @@ async def test_stop_does_not_wait_for_an_init_that_cannot_receive_the_signal(eng
         await box.delete()
 
 
+@crun_is_modern
 async def test_a_signal_right_after_the_start_is_for_the_program(engine: Engine) -> None:
     for _ in range(10):
         box = await engine.launch("box", root="host", args=SLEEP, init=False)
@@ -176,6 +191,7 @@ async def test_a_signal_right_after_the_start_is_for_the_program(engine: Engine)
         await box.delete(force=True)
 
 
+@pytest.mark.modern
 async def test_stop_lets_init_end_by_itself(engine: Engine) -> None:
     box = await engine.launch(
         "box", root="host", args=["sh", "-c", "trap 'echo bye; exit 5' TERM; echo up; sleep 100 & wait"]
@@ -188,6 +204,7 @@ async def test_stop_lets_init_end_by_itself(engine: Engine) -> None:
     assert [r.data for r in [r async for r in box.logs()] if isinstance(r, LogRecord)] == [b"up\n", b"bye\n"]
 
 
+@pytest.mark.modern
 @pytest.mark.parametrize("operation", ["stop", "kill", "delete"])
 async def test_a_paused_container_can_be_ended(engine: Engine, operation: str) -> None:
     box = await engine.launch("box", root="host", args=SLEEP)
@@ -203,6 +220,7 @@ async def test_a_paused_container_can_be_ended(engine: Engine, operation: str) -
             await engine.get("box")
 
 
+@pytest.mark.modern
 async def test_exec_has_code_streams_environment_and_directory(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=SLEEP, env={"A": "1"}, cwd="/usr")
     process = await box.exec(["sh", "-c", 'echo "$A$B $PWD"; echo err >&2; exit 9'], env={"B": "2"})
@@ -210,6 +228,7 @@ async def test_exec_has_code_streams_environment_and_directory(engine: Engine) -
     assert (await process.wait()).code == 9
 
 
+@pytest.mark.modern
 async def test_a_named_exec_is_found_by_another_program(engine: Engine, state: Path) -> None:
     box = await engine.launch("box", root="host", args=SLEEP)
     process = await box.exec(SLEEP, name="work")
@@ -223,6 +242,7 @@ async def test_a_named_exec_is_found_by_another_program(engine: Engine, state: P
     assert (await process.wait()).code == exit.code == 137
 
 
+@pytest.mark.modern
 async def test_an_exec_is_killed_at_its_time_limit_with_its_children(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=SLEEP)
     process = await box.exec(["sh", "-c", "sleep 1000 & sleep 1000"], timeout=0.5)
@@ -232,12 +252,14 @@ async def test_an_exec_is_killed_at_its_time_limit_with_its_children(engine: Eng
             await asyncio.sleep(0)
 
 
+@pytest.mark.modern
 async def test_a_grandchild_that_keeps_the_pipe_open_does_not_keep_wait(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=SLEEP)
     process = await box.exec(["sh", "-c", "sleep 1000 & echo done"])
     assert (await process.communicate(timeout=20))[0] == b"done\n"
 
 
+@pytest.mark.modern
 async def test_a_terminal_has_its_size_from_the_first_byte_and_can_be_resized(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=SLEEP)
     process = await box.exec(["sh", "-c", "stty size; read x; stty size"], terminal=True, size=(33, 77))
@@ -250,6 +272,7 @@ async def test_a_terminal_has_its_size_from_the_first_byte_and_can_be_resized(en
     assert b"40 100" in rest
 
 
+@crun_is_modern
 @pytest.mark.parametrize("text", [b"", b"one\n", b"one\ntwo"])
 async def test_the_end_of_input_reaches_a_program_at_a_terminal(engine: Engine, text: bytes) -> None:
     done = await engine.run("host", ["cat"], terminal=True, input=text, timeout=20)
@@ -261,6 +284,7 @@ async def test_the_end_of_input_reaches_a_program_at_a_terminal(engine: Engine, 
     assert (await typed.wait()).code == 0
 
 
+@pytest.mark.modern
 async def test_update_takes_effect_while_it_lives(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=SLEEP, memory="64m", pids=50)
     before = await box.stats()
@@ -270,6 +294,7 @@ async def test_update_takes_effect_while_it_lives(engine: Engine) -> None:
     assert (after.memory_limit, after.pids_limit) == (128 << 20, 60)
 
 
+@pytest.mark.modern
 async def test_out_of_memory_is_told(engine: Engine) -> None:
     hog = ["python3", "-c", "x = bytearray(200 << 20)"]
     done = await engine.run("host", hog, memory="32m", memory_swap="32m", init=False)
@@ -281,6 +306,7 @@ async def test_out_of_memory_is_told(engine: Engine) -> None:
     assert types == ["start-container", "oom", "exit"]
 
 
+@pytest.mark.modern
 async def test_events_are_in_order_and_each_is_told_once(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=SLEEP)
     await box.pause()
@@ -297,6 +323,7 @@ async def test_events_are_in_order_and_each_is_told_once(engine: Engine) -> None
     assert (events[3].process, events[3].exit.code) == ("three", 3)
 
 
+@pytest.mark.modern
 async def test_logs_can_be_followed_from_another_program(engine: Engine, state: Path) -> None:
     box = await engine.create("box", root="host", args=["sh", "-c", "for i in 1 2 3; do echo $i; done; echo e >&2"])
     async with Engine(state=state) as other:
@@ -312,6 +339,7 @@ async def test_logs_can_be_followed_from_another_program(engine: Engine, state: 
     assert b"".join(data for stream, data in records if stream == "stderr") == b"e\n"
 
 
+@pytest.mark.modern
 async def test_attach_gives_output_and_takes_input(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["cat"], stdin=PIPE)
     async with await box.attach(stdin=True, logs=True) as attached:
@@ -323,6 +351,7 @@ async def test_attach_gives_output_and_takes_input(engine: Engine) -> None:
         assert (await attached.wait()).code == 0
 
 
+@crun_is_modern
 async def test_two_starts_at_once_give_one_start(engine: Engine, state: Path) -> None:
     await engine.create("box", root="host", args=SLEEP)
     async with Engine(state=state) as other:
@@ -331,6 +360,7 @@ async def test_two_starts_at_once_give_one_start(engine: Engine, state: Path) ->
     assert sorted(type(result).__name__ for result in results) == ["InvalidState", "Process"]
 
 
+@pytest.mark.modern
 async def test_a_start_here_is_seen_there(engine: Engine, state: Path) -> None:
     async with Engine(state=state) as other, aclosing(other.events()) as events:
         waiting = asyncio.create_task(anext(events))
@@ -342,6 +372,7 @@ async def test_a_start_here_is_seen_there(engine: Engine, state: Path) -> None:
         assert [info.state for info in await other.list()] == ["running"]
 
 
+@pytest.mark.modern
 @pytest.mark.parametrize(("owner", "state_after"), [("keep", "running"), ("stop", "stopped"), ("remove", None)])
 async def test_what_becomes_of_a_container_when_its_engine_is_left(
     engine: Engine, state: Path, owner: str, state_after: str | None
@@ -351,6 +382,7 @@ async def test_what_becomes_of_a_container_when_its_engine_is_left(
     assert [info.state for info in await engine.list()] == ([state_after] if state_after else [])
 
 
+@crun_is_modern
 async def test_many_execs_at_once(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=SLEEP)
 

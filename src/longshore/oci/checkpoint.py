@@ -23,6 +23,8 @@ from ..errors import LongshoreError, ServiceError
 from ..files import store_error, write_new
 from ..tasks import in_thread, uninterrupted
 from ..trees import remove_tree
+from .bundle import Bundle
+from .cgroup import Cgroup
 from .layers import remove_work
 from .probe import PREFERENCE
 from .runtime import Runtime
@@ -32,6 +34,8 @@ CHECKPOINT_LIMIT = 300.0  # seconds that CRIU may take to write a container to t
 IMAGES = "images"
 NOTES = "service.json"
 BEFORE = "before"  # in the place: what an earlier life had written, until the next one is on record
+CRIU_CONFIGURATION = "org.criu.config"  # an annotation: the file in which CRIU finds further options
+RUNC_CONFIGURATION = "/etc/criu/runc.conf"  # where there is no annotation
 SCRATCH_LIMIT = 1 << 40  # bytes of what a container wrote to its root
 
 
@@ -136,6 +140,28 @@ def explain(runtime: str, verb: str, id: str, error: ServiceError, log: Path) ->
     elif "bad size" in detail or "bad mode" in detail:
         hint = "files that it has open are not as they were: those outside of its own root must not change"
     return ServiceError(f"{runtime} {verb}", id, detail, code=error.code, hint=hint)
+
+
+def lead_into(cgroup: Cgroup, runtime: Runtime, bundle: Bundle) -> None:
+    """Have CRIU restore into this cgroup. Blocks.
+
+    In version 2, runc before 1.2 does not tell CRIU which it is. The container would be in the one that it was in when
+    it was written: a restored one of another name in that of a stranger, and without its limits.
+    """
+    if not cgroup.unified or runtime.name != "runc":
+        return
+    annotations = bundle.config.setdefault("annotations", {})
+    given = annotations.get(CRIU_CONFIGURATION, RUNC_CONFIGURATION)
+    words = ""
+    with suppress(FileNotFoundError):
+        words = Path(given).read_text() if given else ""
+    path = bundle.path / "criu.conf"
+    try:
+        path.write_text(f"{words}\ncgroup-root {cgroup.path}\n")
+        annotations[CRIU_CONFIGURATION] = str(path)
+        write_new(bundle.path / "config.json", msgspec.json.encode(bundle.config))
+    except OSError as error:
+        raise store_error(f"write to {bundle.path}", error) from error
 
 
 # a next life in the same place

@@ -253,6 +253,8 @@ class OciService:
         await uninterrupted(in_thread(lambda: checkpoint.set_aside(place)))
         await uninterrupted(in_thread(lambda: checkpoint.unpack(directory, place)))
         prepared = await self._prepare(id, spec, place, runtime=known)
+        group = Cgroup(f"{prepared[2]}/{LEAF}", root=self._cgroups)
+        await uninterrupted(in_thread(lambda: checkpoint.lead_into(group, known, prepared[1])))
         connections = checkpoint.read_notes(directory).connections
         options = await checkpoint.options_for(known, prepared[1].config, connections=connections)
         images = directory / checkpoint.IMAGES
