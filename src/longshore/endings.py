@@ -25,6 +25,7 @@ ENDED_BY_FORCE = (Cause.SIGNALLED, Cause.KILLED, Cause.OOM, Cause.SYSTEM_GONE)
 """Causes that the service sees when it was we who killed a container."""
 
 LOOK_AGAIN = 1.0  # seconds; the death of a program that has a lock is told to nobody
+PATIENCE = 0.15  # seconds in which a program that was watching has recorded an end that we cannot know
 OUTPUT_LIMIT = 5.0  # seconds until the last of its output must be in the log
 
 
@@ -56,7 +57,8 @@ async def _watch(core: Core, live: Live, process: ComputeProcess) -> Exit:
     live.seen = True
     if not live.ours:
         known = seen.code is not None
-        told = await told_by_others(core, live.entry, live.uid, live.since, known=known)
+        patience = 0.0 if known else PATIENCE
+        told = await told_by_others(core, live.entry, live.uid, live.since, known=known, patience=patience)
         if told is not None:
             return told
     if seen.cause is Cause.NEVER_STARTED:
@@ -79,11 +81,14 @@ async def _settle(live: Live, seen: Exit, limit: float) -> SystemEnd:
         return SystemEnd(exit=seen, error=str(error) or type(error).__name__)
 
 
-async def told_by_others(core: Core, entry: Entry, uid: str, since: Position, *, known: bool) -> Exit | None:
+async def told_by_others(
+    core: Core, entry: Entry, uid: str, since: Position, *, known: bool, patience: float = 0.0
+) -> Exit | None:
     """The exit as it was recorded by the program that knows more of it; None if no such program is alive.
 
     There is one while another program starts the container; where it belongs to its starter; and where the service
-    does not tell us how it ended (not `known`): its starter was watching.
+    does not tell us how it ended (not `known`): its starter was watching. Anybody else who was is given `patience`
+    seconds to come forward.
     """
     loop = asyncio.get_running_loop()
     begin = loop.time()
@@ -107,7 +112,7 @@ async def told_by_others(core: Core, entry: Entry, uid: str, since: Position, *,
             elif (record.lease is not None or not known) and _starter_lives(core, record):
                 limit = core.limits.other_end
             else:
-                return None
+                limit = patience
             left = begin + limit - loop.time()
             if left <= 0:
                 return None

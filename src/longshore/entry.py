@@ -94,6 +94,8 @@ class Entry:
             raise ContainerNotFound(self.id) from None
         except OSError as error:
             raise _unreadable(path, error) from error
+        if not data.strip(b"\0") and not self._has_spec():
+            raise ContainerNotFound(self.id)  # a loss of power left this of one that was being made: nobody knows of it
         found: Record = decode(data, Record, path)
         if found.id != self.id:
             if found.id.lower() == self.id.lower():  # where file names are the same in upper and lower case
@@ -178,6 +180,11 @@ class Entry:
             write_new(path, _ENCODER.encode(spec))
         except OSError as error:
             raise store_error(f"write {path}", error) from error
+
+    def _has_spec(self) -> bool:
+        with suppress(OSError):
+            return bool(read_whole(f"{self.home}/{SPEC}").strip(b"\0"))
+        return False
 
     def read_spec(self) -> Spec:
         """The spec that the container was made from."""

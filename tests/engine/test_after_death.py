@@ -416,6 +416,24 @@ async def test_a_store_that_cannot_be_written_can_be_looked_at(tmp_path: Path) -
         subprocess.run(["umount", str(state)], check=True)
 
 
+@pytest.mark.parametrize("left", [b"", b"\0" * 300])
+async def test_what_was_being_made_when_the_power_was_lost_is_undone(world: World, left: bytes) -> None:
+    """Its files were never synced: they are there, and empty. One whose spec is whole was made, and is damaged."""
+    async with world.engine() as engine:
+        kept = engine._core.store.kept
+        await engine.create("made", args=FOREVER)
+        await engine.create("being-made", args=FOREVER)
+        for name in ("being-made/record.json", "being-made/spec.json", "made/record.json"):
+            (kept / name).write_bytes(left)
+    async with world.engine() as engine:
+        await engine.restore()
+        assert {info.id: info.state for info in await engine.list()} == {"made": "damaged"}
+        assert not (kept / "being-made").exists()
+        for id in ("made", "being-made"):
+            box = await engine.create("being-made", args=["true"]) if id == "being-made" else await engine.get(id)
+            await box.delete(force=True)
+
+
 async def test_starting_what_a_boot_has_ended_is_refused(world: World) -> None:
     engine = world.engine()
     await engine.create("box", args=FOREVER)
