@@ -55,6 +55,14 @@ crun_is_modern = pytest.mark.parametrize(
 """For a test that takes long on the modern host: there with crun alone, which is the first choice."""
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """For `-m modern` only what has the mark in it is imported: all of it takes minutes on an emulated machine."""
+    if config.getoption("markexpr") != "modern" or collection_path.suffix != ".py":
+        return None
+    text = collection_path.read_bytes()
+    return None if b"mark.modern" in text or b"crun_is_modern" in text else True
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The look at what all tests left comes last."""
     items.sort(key=lambda item: "test_nothing_left" in item.nodeid)

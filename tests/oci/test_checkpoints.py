@@ -140,7 +140,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.modern
+@pytest.mark.parametrize("able", [pytest.param("crun", marks=pytest.mark.modern), "runc"], indirect=True)
 @pytest.mark.parametrize("verb", ["checkpoint", "restore"])
 async def test_an_owner_killed_in_the_middle_leaves_nothing_half(able: Engine, state: Path, verb: str) -> None:
     box = await able.launch("box", root="host", args=COUNT)
