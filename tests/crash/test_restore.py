@@ -26,7 +26,7 @@ from ..conftest import wait_for_nothing_left
 from ..needs import needs
 from .victims import kill
 
-pytestmark = [pytest.mark.real, pytest.mark.modern]
+pytestmark = pytest.mark.real
 
 PROGRAM = """
 import asyncio, os, sys
@@ -62,6 +62,7 @@ async def events(engine: Engine, since: int) -> list[Event]:
     return [event async for event in engine.events(since=since, follow=False) if isinstance(event, Event)]
 
 
+@pytest.mark.modern
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
 async def test_what_a_killed_owner_kept_is_found_worked_in_attached_to_and_waited_for(
     state: Path, runtime: str
@@ -107,7 +108,7 @@ async def test_what_a_killed_owner_kept_is_found_worked_in_attached_to_and_waite
 
 
 @pytest.mark.parametrize("keeper_dies", [False, True], ids=["by-its-keeper", "by-who-comes-next"])
-@pytest.mark.parametrize("runtime", ["crun", "runc"])
+@pytest.mark.parametrize("runtime", [pytest.param("crun", marks=pytest.mark.modern), "runc"])
 async def test_an_exec_of_a_killed_owner_is_ended_with_all_it_started_where_it_has_a_cgroup(
     state: Path, runtime: str, keeper_dies: bool
 ) -> None:
@@ -147,6 +148,7 @@ async def test_an_exec_of_a_killed_owner_is_ended_with_all_it_started_where_it_h
     assert wait_for_nothing_left(state) == []
 
 
+@pytest.mark.modern
 @needs("systemd")
 async def test_what_a_service_kept_outlives_the_service(state: Path) -> None:
     """systemd kills what is in the cgroup of a service that is stopped: the caller, its keeper, and no monitor."""
@@ -178,6 +180,7 @@ async def test_what_a_service_kept_outlives_the_service(state: Path) -> None:
     assert wait_for_nothing_left(state) == []
 
 
+@pytest.mark.modern
 async def test_a_forked_child_that_lives_on_does_not_keep_the_lease_alive(state: Path) -> None:
     program = owner(
         state,
@@ -201,6 +204,7 @@ async def test_a_forked_child_that_lives_on_does_not_keep_the_lease_alive(state:
         kill(child)
 
 
+@pytest.mark.modern
 async def test_a_process_that_got_the_pid_of_an_init_is_not_taken_for_it(state: Path) -> None:
     stranger = subprocess.Popen(["sleep", "1000"])
     try:
