@@ -30,6 +30,12 @@ def wait_for_nothing_left(state: Path, limit: float = KEEPER_LIMIT) -> list[str]
     return left
 
 
+@pytest.fixture(autouse=True)
+def nobody_waits_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: no test loses power, and what else the machine writes is not to make its limits run out."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
 @pytest.fixture
 def state() -> Iterator[Path]:
     """A state directory; after the test nothing of longshore's is left of what was made in it."""

@@ -159,11 +159,14 @@ def link_once(path: PathLike, data: bytes) -> bool:
 def sync(*paths: PathLike) -> None:
     """Have files, and what directories list, on the disk, so that a loss of power takes nothing of them. It blocks.
 
-    What cannot be synced is left as it is: Windows opens no directories, some file systems sync nothing.
+    What cannot be synced is left as it is: some file systems sync nothing. On Windows no directory can be opened.
     """
     for path in paths:
+        directory = os.path.isdir(path)
+        if directory and os.name == "nt":
+            continue
         with suppress(OSError):
-            fd = open_file(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
+            fd = open_file(path, os.O_RDONLY if directory else os.O_RDWR)
             try:
                 os.fsync(fd)
             finally:

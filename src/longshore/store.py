@@ -79,8 +79,10 @@ class Store:
                 self.journal.directory,
             ):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._remove_half_written()
             if info is None:
-                link_once(info_path, msgspec.json.encode(StoreInfo(VERSION, os.urandom(4).hex())))
+                with briefly(self.lock_path):
+                    link_once(info_path, msgspec.json.encode(StoreInfo(VERSION, os.urandom(4).hex())))
                 sync(info_path, self.data)
                 info = self._info(info_path)
         except OSError as error:
@@ -89,6 +91,16 @@ class Store:
             raise StoreError(f"cannot use {info_path}: it can neither be read nor made", hint="remove what is there")
         self._begin_boot(boot_id())
         self.id = info.id
+
+    def _remove_half_written(self) -> None:
+        """What is left of those who died amid writing `store.json` or `boot`: both are written under the lock."""
+        for directory in (self.run, self.data):
+            left = [name for name in os.listdir(directory) if name.startswith((".store.json.", ".boot."))]
+            if left:
+                with briefly(self.lock_path):
+                    for name in left:
+                        with suppress(FileNotFoundError):
+                            os.unlink(directory / name)
 
     def _begin_boot(self, boot: str) -> None:
         """Empty `run` if another boot has filled it: it need not be on a file system that a boot empties."""

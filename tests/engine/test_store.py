@@ -168,6 +168,14 @@ def test_a_large_tree_is_removed_in_bits(tmp_path: Path) -> None:
 # the store
 
 
+def test_what_somebody_left_who_died_while_he_made_a_store_goes_with_its_next_opening(store: Store) -> None:
+    left = [store.data / ".store.json.12345678", store.run / ".boot.12345678"]
+    for path in left:
+        path.write_bytes(b"{")
+    Store.at(store.data.parent).open()
+    assert [path for path in left if path.exists()] == []
+
+
 def test_an_id_is_taken_in_one_step(store: Store) -> None:
     _, claim = store.reserve("box", durable=True)
     for durable in (True, False):
