@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +142,19 @@ def script(path: Path, text: str) -> str:
     path.write_text(textwrap.dedent(text))
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
+
+
+async def test_what_is_left_of_a_program_that_was_killed_while_it_tried_a_runtime_goes_with_the_next_try(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, at_work = tmp_path / "longshore-probe-left", tmp_path / "longshore-probe-at-work"
+    for folder in (left, at_work):
+        (folder / "root").mkdir(parents=True)
+    os.utime(left, (0, 0))
+    async with Engine(state=state) as engine:
+        await engine.run("host", TRUE)
+    assert list(tmp_path.glob("longshore-probe-*")) == [at_work]
 
 
 async def test_a_runtime_that_refuses_gives_its_own_words(state: Path, tmp_path: Path) -> None:

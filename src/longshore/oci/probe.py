@@ -20,6 +20,8 @@ from ..decoding import decode_json
 from ..errors import LongshoreError, NotSupported, ServiceError
 from ..files import find_program, write_new
 from ..store import boot_id
+from ..tasks import in_thread
+from ..trees import remove_tree
 from . import seccomp
 from .cgroup import ROOT, Cgroup, hierarchies, mode
 from .processes import status_known
@@ -28,6 +30,8 @@ from .runtime import Runtime, last_error
 PREFERENCE = ("crun", "runc")
 TRY_LIMIT = 20.0  # seconds that a runtime may take for an empty container
 VERSION_LIMIT = 10.0
+PREFIX = "longshore-probe-"  # of the folder in which a runtime is tried, and of its cgroup
+LEFT_AFTER = 600.0  # seconds after which nobody is at work in one any more
 FAILURE_KEPT = 300.0  # seconds that a failure is remembered: what caused it may be mended without a new binary
 VERSION = 1  # of what is tried
 
@@ -148,16 +152,33 @@ def _empty_container(root: Path, cgroup: str) -> dict[str, Any]:
     }
 
 
+def _group_of(base: Path) -> Cgroup:
+    return Cgroup(f"/{base.name}")  # nothing above it that another probe could remove at this moment
+
+
+def _remove_left(temporary: Path) -> None:
+    """What somebody left who was killed while he tried a runtime, long ago."""
+    for base in temporary.glob(f"{PREFIX}*"):
+        with suppress(OSError, LongshoreError):
+            status = base.lstat()
+            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > LEFT_AFTER:
+                group = _group_of(base)
+                group.kill(1.0)
+                group.remove()
+                remove_tree(base)
+
+
 async def _try(path: str) -> Tried:
     version, commands = await _ask(path, "--version"), await _ask(path, "--help")
     import tempfile
 
-    with tempfile.TemporaryDirectory(prefix="longshore-probe-") as name:
+    await in_thread(lambda: _remove_left(Path(tempfile.gettempdir())), or_here=True)
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
         base = Path(name)
         root = base / "root"
         root.mkdir()
         id = f"probe-{base.name.rpartition('-')[2]}"
-        group = Cgroup(f"/longshore-{id}")  # nothing above it that another probe could remove at this moment
+        group = _group_of(base)
         document = _empty_container(root, group.path)
         (base / "config.json").write_bytes(msgspec.json.encode(document))
         runtime = Runtime(path, base / "state", hide_unified=must_hide_unified(path))
@@ -179,7 +200,6 @@ async def _try(path: str) -> Tried:
 
 async def _ask(path: str, option: str) -> str:
     """What a program prints when asked; empty if it cannot be started."""
-    from ..tasks import in_thread
 
     def ask() -> str:
         import subprocess
@@ -333,7 +353,6 @@ async def _try_criu(criu: str, chosen: Tried) -> tuple[bool, str, str | None]:
 
 async def _check(criu: str) -> tuple[bool, str]:
     """What `criu check` says."""
-    from ..tasks import in_thread
 
     def check() -> tuple[bool, str]:
         import subprocess
@@ -348,7 +367,6 @@ async def _check(criu: str) -> tuple[bool, str]:
 
 
 async def _loads(library: str) -> bool:
-    from ..tasks import in_thread
 
     def load() -> bool:
         import ctypes
