@@ -110,8 +110,10 @@ def remove_though_open(path: str | os.PathLike[str], trash: str | os.PathLike[st
         return
     except OSError as error:
         raise store_error(f"remove {os.fspath(path)}", error) from error
-    with suppress(StoreError):  # the rest goes when the trash is next emptied
-        remove_tree(place)
+    for _ in range(2):  # what a disk refuses once it may do the next time
+        with suppress(StoreError):  # else the rest goes when the trash is next emptied
+            remove_tree(place)
+            return
 
 
 def move_out(path: str | os.PathLike[str], trash: str | os.PathLike[str], *, last: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -23,6 +24,7 @@ from longshore.errors import (
 )
 from longshore.events import Event
 from longshore.logs import LogRecord
+from longshore.oci.watch import DirectProcess, ended
 
 from ..conftest import crun_is_modern
 from ..leftovers import leftovers
@@ -270,6 +272,29 @@ async def test_a_terminal_has_its_size_from_the_first_byte_and_can_be_resized(en
     process.stdin.write(b"\n")
     rest = await process.stdout.read()
     assert b"40 100" in rest
+
+
+@pytest.mark.parametrize("engine", ["crun"], indirect=True)  # runc 1.1.5 loses it: three in a thousand under load
+@pytest.mark.parametrize("lines", [1, 100])
+async def test_what_a_program_wrote_last_at_a_terminal_comes_though_its_runtime_was_late(
+    engine: Engine, lines: int
+) -> None:
+    """crun that finds its child dead before it has read the terminal says the rest in another place."""
+    box = await engine.launch("box", root="host", args=SLEEP)
+    process = await box.exec(["sh", "-c", f"read x; sleep 0.3; seq {lines}"], terminal=True)
+    compute = process._compute
+    assert isinstance(compute, DirectProcess)
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"\r\n"  # the echo: what was typed has arrived
+    pidfd = os.pidfd_open(process.pid or 0)
+    compute.child.kill(signal.SIGSTOP)
+    await ended(pidfd)
+    os.close(pidfd)
+    compute.child.kill(signal.SIGCONT)
+    assert await process.stdout.read() == b"".join(b"%d\r\n" % (number + 1) for number in range(lines))
+    assert (await process.wait()).code == 0
 
 
 @crun_is_modern

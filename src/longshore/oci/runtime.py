@@ -22,6 +22,7 @@ from ..limits import USUAL, Limits
 from ..tasks import shielded
 from .launch import Child, MountStep, spawn
 
+FLUSHED = 255  # bytes that crun writes at once to its log of what a terminal still had
 FULL = 32  # free blocks of a file system on which a runtime finds no room
 
 # runc's run.go and exec.go; before 1.1 the place in its source came first
@@ -103,6 +104,22 @@ class Runtime:
             raise
         if status != 0:
             raise self.failure(arguments[0], log, container_id, status=status)
+
+    def rest_of_terminal(self, log: Path) -> bytes:
+        """What crun read from a terminal only after its process had ended: it writes that to its log, 255 bytes and a
+        line end at a time, and not to where it wrote before (flush_fd_to_err in its container.c; seen with 1.8.1)."""
+        if self.name != "crun" or last_error(log):
+            return b""
+        try:
+            data = log.read_bytes()
+        except OSError:
+            return b""
+        pieces = []
+        while data:
+            end = FLUSHED if data[FLUSHED : FLUSHED + 1] == b"\n" else len(data.removesuffix(b"\n"))
+            pieces.append(data[:end])
+            data = data[end + 1 :]
+        return b"".join(pieces)
 
     def failed_to_start(self, log: Path) -> bool:
         """Whether the log of a `run` or `exec` that ended with an error number says that the process never ran.

@@ -69,10 +69,12 @@ class PipeReader(asyncio.ReadTransport):
     ended: what is in the pipe is then all there is, so that a grandchild cannot hold the reader for ever.
     """
 
-    def __init__(self, fd: int, *, terminal: bool = False) -> None:
+    def __init__(self, fd: int, *, terminal: bool = False, other_side: int | None = None) -> None:
         super().__init__()
         self._fd = fd
         self._terminal = terminal
+        self._other_side = other_side  # held open, so that the end comes with `process_ended`, and not before
+        self._rest = b""  # what came by another way, after all that comes by this one
         self.inode = os.fstat(fd).st_ino
         self._loop = asyncio.get_running_loop()
         self.reader = PipeStream(self, self._loop)
@@ -100,6 +102,8 @@ class PipeReader(asyncio.ReadTransport):
             data = b""
         except OSError:  # EIO: the other side of a terminal is closed
             data = b""
+        if not data:
+            data, self._rest = self._rest[:n], self._rest[n:]
         if not data:
             self._finish()
         elif self._unbounded:
@@ -148,11 +152,13 @@ class PipeReader(asyncio.ReadTransport):
         try:
             data = os.read(self._fd, CHUNK)
         except BlockingIOError:
-            if self._ending:
-                self._finish()
-            return
+            if not self._ending:
+                return
+            data = b""
         except OSError:  # EIO: the other side of a terminal is closed
             data = b""
+        if not data:
+            data, self._rest = self._rest, b""
         if not data:
             self._finish()
         else:
@@ -164,12 +170,21 @@ class PipeReader(asyncio.ReadTransport):
         self._watch(False)
         os.close(self._fd)
         self._fd = -1
+        if self._other_side is not None:
+            os.close(self._other_side)
         self.reader.feed_eof()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def process_ended(self) -> None:
-        """What the process wrote is in the pipe by now: read that much, then end, whoever else holds the pipe."""
+    def process_ended(self, rest: bytes = b"") -> None:
+        """What the process wrote is in the pipe by now: read that much, and `rest`, then end, whoever else holds it."""
+        self._rest = rest
+        if self._other_side is not None:  # what was written there may still be on its way: EIO tells the end of it
+            os.close(self._other_side)
+            self._other_side = None
+            if self._waiter is None and self._fd >= 0:
+                self.fill()
+            return
         self._ending = True
         if self._waiter is not None:
             if not self._waiter.done():
@@ -343,9 +358,12 @@ class Wiring:
             raise
 
     def _make_terminal(self, size: tuple[int, int] | None) -> None:
+        import tty
+
         master, slave = os.openpty()
         self._ours["stdout"] = master
         self._theirs.append(slave)
+        tty.setraw(slave)  # the container's own translates; a runtime makes this one raw, too, but may copy before it does
         if size is not None:
             set_terminal_size(slave, size)
         self.child = [slave, slave, slave]
@@ -398,7 +416,7 @@ class Wiring:
         if self.terminal:
             master = self._ours.pop("stdout")
             self.control = os.dup(master)
-            reader = PipeReader(master, terminal=True)
+            reader = PipeReader(master, terminal=True, other_side=self._theirs.pop())
             self.readers.append(reader)
             streams.stdout = reader.reader
             streams.stdin = await open_writer(os.dup(master))
@@ -419,7 +437,9 @@ class Wiring:
         self._ours.clear()
 
     def close_theirs(self) -> None:
-        """Close the runtime's ends: without it the end of a stream is never seen."""
+        """Close the runtime's ends: without it the end of a stream is never seen. Of a terminal the reader has it."""
+        if self.terminal:
+            return
         for fd in self._theirs:
             os.close(fd)
         self._theirs.clear()

@@ -294,8 +294,9 @@ class DirectProcess(OciProcess):
                 reader.fill_to_the_end()  # runc has more to pass on: a reader that has stopped must not hold it
 
     def _end_streams(self) -> None:
+        rest = self._runtime.rest_of_terminal(self._log) if self._wiring.terminal else b""
         for reader in self._wiring.readers:
-            reader.process_ended()
+            reader.process_ended(rest)
 
     async def _outlived_by_runtime(self) -> Exit | None:
         """The exit of a process whose runtime does not end with it; None if the runtime did, or can tell it.
@@ -339,6 +340,8 @@ class DirectProcess(OciProcess):
             with suppress(TimeoutError):
                 async with asyncio.timeout(LINGER_PAUSE):
                     await self.child.wait()
+        if self._wiring.terminal:
+            self._end_streams()
 
     def _unknown(self, at: datetime) -> Exit:
         return Exit(code=None, cause=Cause.MONITOR_LOST, at=at, pid=self._pid, started_at=self.started_at)
