@@ -358,12 +358,9 @@ class Wiring:
             raise
 
     def _make_terminal(self, size: tuple[int, int] | None) -> None:
-        import tty
-
         master, slave = os.openpty()
         self._ours["stdout"] = master
         self._theirs.append(slave)
-        tty.setraw(slave)  # the container's own translates; a runtime makes this one raw, too, but may copy before it does
         if size is not None:
             set_terminal_size(slave, size)
         self.child = [slave, slave, slave]
