@@ -750,15 +750,15 @@ async def test_pause_is_complete_when_it_returns_and_resume_undoes_it(station: S
 async def test_stats_are_numbers(station: Station) -> None:
     async with launched(station, FOREVER) as (system, _):
         stats = await system.stats()
+        async with asyncio.timeout(10):
+            while stats.pids not in (None, 1):  # the runtime's own threads, until it has become the program
+                await asyncio.sleep(0.01)
+                stats = await system.stats()
         assert stats.at.tzinfo is UTC
         assert stats.cpu_time is not None
         assert stats.cpu_time >= 0
         assert stats.memory is not None
         assert stats.memory > 0
-        async with asyncio.timeout(10):
-            while stats.pids not in (None, 1):  # the runtime's own threads, until it has become the program
-                await asyncio.sleep(0.01)
-                stats = await system.stats()
         later = await system.stats()
         assert later.at >= stats.at
         assert later.cpu_time is not None
