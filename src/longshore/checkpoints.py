@@ -178,14 +178,12 @@ async def _write(
     )
     try:
         write_new(making / MANIFEST, msgspec.json.encode(manifest))
-        await uninterrupted(
-            in_thread(lambda: sync_tree(making), or_here=True)
-        )  # a loss of power leaves it whole, or not there
+        await shielded(in_thread(lambda: sync_tree(making)))  # a loss of power leaves it whole, or not there
         os.rename(making, final)
-        await shielded(in_thread(lambda: sync(final.parent, entry.home), or_here=True))
+        core.store.journal.append(entry.id, live.uid, News("checkpoint"))
+        await shielded(in_thread(lambda: sync(final.parent, entry.home)))
     except OSError as error:
         raise store_error(f"write {final}", error) from error
-    core.store.journal.append(entry.id, live.uid, News("checkpoint"))
 
 
 async def _finish(core: Core, entry: Entry, uid: str, *, leave_running: bool) -> None:

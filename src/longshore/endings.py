@@ -13,7 +13,7 @@ import msgspec
 
 from .compute import INIT, Cause, ComputeProcess, Exit, SystemEnd, now
 from .core import Core, Live, log
-from .entry import Entry
+from .entry import RECORD, Entry
 from .errors import ContainerNotFound, EngineClosed, LongshoreError, StoreError
 from .events import News, Position
 from .lease import is_alive
@@ -168,7 +168,7 @@ async def record_exit(
                 if record.kept or not ours:  # what runs for us is deleted next; who finds it instead looks back
                     entry.write(record)
         if fresh:
-            await entry.on_disk(entry.exit_name)
+            await entry.on_disk(RECORD, entry.exit_name)
         return found.exit
     except ContainerNotFound:  # deleted under us: whoever did that has told its end
         return told_exit(core, uid, since) or end.exit

@@ -372,7 +372,7 @@ async def _note_limits(entry: Entry, uid: str, change: Resources) -> None:
         if None not in (memory, swap) and -1 < swap < memory:  # the older of the two was overruled
             limits["memory" if "memory_swap" in changed else "memory_swap"] = None
         entry.write_spec(msgspec.structs.replace(spec, resources=Resources(**limits)))
-    await entry.on_disk(SPEC)  # a spec that a loss of power emptied would look like that of one being made
+    await entry.on_disk(SPEC, RECORD)  # a spec that a loss of power emptied would look like that of one being made
 
 
 def _connectable(system: ComputeSystem) -> Connectable:

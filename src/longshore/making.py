@@ -79,7 +79,16 @@ async def make(
         raise InvalidSpec("owner", f"{owner!r} is not known", hint="keep, stop or remove")
     check_streams(stdio, log=True)
     async with core.descriptors.starting(f"create container `{id}`"):
-        return await _reserve_and_make(core, id, spec, owner, stdio, launch=launch)
+        entry, uid, init = await _reserve_and_make(core, id, spec, owner, stdio, launch=launch)
+    try:  # not within `starting`: a deletion waits for what is promised there
+        await entry.on_disk(SPEC, RECORD)
+    except asyncio.CancelledError:  # it was told meanwhile: so are its end and its deletion
+        try:
+            await shielded(delete(core, entry, uid, force=True))
+        except (LongshoreError, OSError) as error:
+            log.warning("container `%s`, whose making was cancelled, could not be removed: %s", id, error)
+        raise
+    return entry, uid, init
 
 
 async def _reserve_and_make(
@@ -116,11 +125,6 @@ async def _reserve_and_make(
     if making.process is not None:
         live.start_told = True
         init = begin(core, live, record, making.process)
-    try:
-        await entry.on_disk(SPEC, RECORD)
-    except asyncio.CancelledError:  # it was told meanwhile: so are its end and its deletion
-        await shielded(delete(core, entry, record.uid, force=True))
-        raise
     return entry, record.uid, init
 
 

@@ -104,9 +104,9 @@ def remove_though_open(path: str | os.PathLike[str], trash: str | os.PathLike[st
         else:
             os.mkdir(place, 0o700)
             move_out(path, place)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         if os.path.lexists(path):
-            raise
+            raise store_error(f"remove {os.fspath(path)}", error) from error
         return
     except OSError as error:
         raise store_error(f"remove {os.fspath(path)}", error) from error

@@ -39,7 +39,7 @@ kill_all() {
 kill_exec() {
   own=''
   while IFS=: read -r _ _ path; do
-    case $path in "$2"/longshore-exec.*) path=${path#"$2"/} own=/sys/fs/cgroup$2/${path%%/*} ;; esac
+    case $path in "$2"/longshore-exec.*) path=${path#"$2"/}; own=/sys/fs/cgroup$2/${path%%/*} ;; esac
   done <"/proc/$1/cgroup"
   if [ -n "$own" ] && echo 1 >"$own/cgroup.kill"; then
     for _ in 1 2 3 4 5 6 7 8 9 10; do  # what was killed takes a moment; at last the container's end removes it

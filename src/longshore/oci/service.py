@@ -181,7 +181,7 @@ class OciService:
         group = Cgroup(f"{cgroup}/{LEAF}", root=self._cgroups)
         check_pid("conmon create", id, pid, group)
         if place.lease is None:
-            await in_thread(lambda: self._keep(id, place, monitor, cgroup), or_here=True)
+            await uninterrupted(in_thread(lambda: self._keep(id, place, monitor, cgroup), or_here=True))
         process = KeptProcess(
             id,
             "init",

@@ -17,6 +17,7 @@ from .launch import libc
 
 PIPE_SIZE = 1 << 20  # fewer wakeups on a fast stream; the kernel's usual bound for users, too
 CHUNK = 1 << 16  # of a read: larger pieces leave the processor's cache, and the allocator maps each anew
+LAST_LIMIT = 1.0  # seconds until what a runtime wrote to a terminal before it ended has come through
 TURNS = 16  # pieces that go to one caller before others run
 OPEN_TREE, FSOPEN, FSCONFIG, FSMOUNT, MOUNT_SETATTR = 428, 430, 431, 432, 442  # everywhere the same (syscalls(2))
 LIMIT = 1 << 20  # what a reader holds before it lets the pipe fill: the program then waits, nobody else
@@ -170,8 +171,7 @@ class PipeReader(asyncio.ReadTransport):
         self._watch(False)
         os.close(self._fd)
         self._fd = -1
-        if self._other_side is not None:
-            os.close(self._other_side)
+        self._let_go_of_other_side()
         self.reader.feed_eof()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -180,11 +180,20 @@ class PipeReader(asyncio.ReadTransport):
         """What the process wrote is in the pipe by now: read that much, and `rest`, then end, whoever else holds it."""
         self._rest = rest
         if self._other_side is not None:  # what was written there may still be on its way: EIO tells the end of it
-            os.close(self._other_side)
-            self._other_side = None
+            self._let_go_of_other_side()
+            self._loop.call_later(LAST_LIMIT, self._give_up)  # a child of somebody else's fork may have it, too
             if self._waiter is None and self._fd >= 0:
                 self.fill()
             return
+        self._give_up()
+
+    def _let_go_of_other_side(self) -> None:
+        if self._other_side is not None:
+            os.close(self._other_side)
+            self._other_side = None
+
+    def _give_up(self) -> None:
+        """Take what is there now for all there is."""
         self._ending = True
         if self._waiter is not None:
             if not self._waiter.done():

@@ -184,6 +184,8 @@ class OciSystem:
 
     def _note_oom(self, ending: asyncio.Future[Exit]) -> None:
         """One byte for each exec that was killed for lack of memory: at init's end the kernel's count has them, too."""
+        if self.is_ending():  # it may have died of init's end, and the kernel may have meant init
+            return
         if not ending.cancelled() and ending.exception() is None and ending.result().cause is Cause.OOM:
             with suppress(OSError):  # without it the monitor's time has to do
                 fd = os.open(self.place.run / EXECS_OOM, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -289,7 +289,7 @@ class DirectProcess(OciProcess):
         """Have what init leaves behind end with it, as the kernel does where it has a pid namespace of its own. Without
         one, crun waits for the last process of the container."""
         if await self._gone_before_its_runtime() is not None:
-            await in_thread(self._cgroup.kill)
+            await in_thread(self._cgroup.kill, or_here=True)
             for reader in self._wiring.readers:
                 reader.fill_to_the_end()  # runc has more to pass on: a reader that has stopped must not hold it
 
@@ -331,8 +331,9 @@ class DirectProcess(OciProcess):
             # nobody tells that another program's pipe is empty: it is looked at, and only in this rare case
             late = asyncio.get_running_loop().time() > deadline
             if late or await in_thread(lambda: processes.has_passed_on_everything(self.child.pid, ours)):
-                for reader in self._wiring.readers:
-                    reader.close()  # all is read; with nobody to write to, the next byte ends the copying
+                if not self._wiring.terminal:  # its end comes below, after all that is in it
+                    for reader in self._wiring.readers:
+                        reader.close()  # all is read; with nobody to write to, the next byte ends the copying
                 if ours and self._wiring.piped:
                     await in_thread(lambda: processes.disturb_copying(self.child.pid))
                 else:
