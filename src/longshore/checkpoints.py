@@ -147,7 +147,7 @@ def _mark(*, checkpointing: bool) -> Callable[[Record], None]:
 async def _write(
     core: Core, service: Checkpointable, live: Live, name: str, lock_fd: int, *, frozen: bool, connections: bool
 ) -> None:
-    from importlib.metadata import PackageNotFoundError, version
+    from . import __version__
 
     entry = live.entry
     final = _directory(entry, name)
@@ -160,12 +160,9 @@ async def _write(
     if not frozen:
         await live.system.pause()
     await service.checkpoint(live.system, making, lock_fd, connections=connections)
-    ours = ""
-    with suppress(PackageNotFoundError):
-        ours = version("longshore")
     manifest = Manifest(
         version=archive.VERSION,
-        longshore=ours,
+        longshore=__version__,
         service=core.service.name,
         container=entry.id,
         name=name,

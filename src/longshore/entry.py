@@ -21,6 +21,7 @@ from .files import (
     Held,
     briefly,
     hold,
+    is_held,
     is_usable_name,
     link_once,
     open_lock,
@@ -275,11 +276,8 @@ class Entry:
         """Whether somebody does one of these to it at this moment; any, if none is given."""
         try:
             with briefly(self.store.lock_path):
-                held = try_hold(f"{self.run}/claim")
-                if held is not None:
-                    held.release()
-            if held is not None:
-                return False
+                if not is_held(f"{self.run}/claim"):
+                    return False
             word = read_whole(f"{self.run}/claim").decode(errors="replace") if operations else ""
         except OSError:
             return False

@@ -22,6 +22,7 @@ if os.name == "nt":
         open_file,
         replace,
         replace_open,
+        sync_one,
         try_lock,
         unlock,
     )
@@ -34,6 +35,7 @@ else:
         open_file,
         replace,
         replace_open,
+        sync_one,
         try_lock,
         unlock,
     )
@@ -159,18 +161,11 @@ def link_once(path: PathLike, data: bytes) -> bool:
 def sync(*paths: PathLike) -> None:
     """Have files, and what directories list, on the disk, so that a loss of power takes nothing of them. It blocks.
 
-    What cannot be synced is left as it is: some file systems sync nothing. On Windows no directory can be opened.
+    What cannot be synced is left as it is: some file systems sync nothing.
     """
     for path in paths:
-        directory = os.path.isdir(path)
-        if directory and os.name == "nt":
-            continue
         with suppress(OSError):
-            fd = open_file(path, os.O_RDONLY if directory else os.O_RDWR)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync_one(path)
 
 
 def sync_tree(top: PathLike) -> None:
@@ -222,6 +217,15 @@ def try_hold(path: PathLike, *, make: bool = True) -> Held | None:
         raise
     os.close(fd)
     return None
+
+
+def is_held(path: PathLike, *, make: bool = True) -> bool:
+    """Whether somebody has the lock at `path` now. For who looks, it is held for a moment: look under a lock of all."""
+    held = try_hold(path, make=make)
+    if held is None:
+        return True
+    held.release()
+    return False
 
 
 @contextmanager
@@ -304,6 +308,7 @@ __all__ = [
     "descriptors",
     "hold",
     "in_words",
+    "is_held",
     "is_usable_name",
     "link_once",
     "next_step",

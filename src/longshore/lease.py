@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .compute import ComputeService
-from .files import Held, briefly, open_lock, store_error, try_hold, try_lock
+from .files import Held, briefly, is_held, open_lock, store_error, try_hold, try_lock
 from .store import Store
 from .trees import remove_though_open, remove_tree
 
@@ -198,10 +198,7 @@ def is_alive(store: Store, lease: str) -> bool:
     """Whether the owner of a lease lives; or its keeper, which has not come to the end yet."""
     try:
         with briefly(store.lock_path):
-            held = try_hold(store.leases / lease / "owner.lock", make=False)
-            if held is not None:
-                held.release()
-            return held is None
+            return is_held(store.leases / lease / "owner.lock", make=False)
     except OSError:
         return False
 

@@ -294,8 +294,6 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             return found
         except msgspec.ValidationError as error:
             raise _translated(error) from None
-        except InvalidSpec:
-            raise
 
     @staticmethod
     def _choose_root(values: dict[str, Any], spec: Spec | None) -> None:

@@ -60,6 +60,15 @@ def unlock(fd: int) -> None:
     fcntl.flock(fd, fcntl.LOCK_UN)
 
 
+def sync_one(path: PathLike) -> None:
+    """Have a file, or what a directory lists, on the disk. OSError where the file system syncs nothing."""
+    fd = open_file(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def lock_at_last(fd: int) -> None:
     """Lock, waiting for as long as it takes."""
     fcntl.flock(fd, fcntl.LOCK_EX)

@@ -162,6 +162,17 @@ def unlock(fd: int) -> None:
     """Closing does it: no child has the descriptor."""
 
 
+def sync_one(path: PathLike) -> None:
+    """Have a file on the disk. Nothing is done for a directory: none can be opened."""
+    if os.path.isdir(path):
+        return
+    fd = open_file(path, os.O_RDWR)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def lock_at_last(fd: int) -> None:
     """Lock, waiting for as long as it takes."""
     _lock(fd, _EXCLUSIVE)

@@ -70,8 +70,11 @@ esac
 """
 
 
-def write_script(path: Path, text: str, real: str) -> Path:
-    for name, value in {"MODE": path.parent / "mode", "REAL": real, "STRANGER": path.parent / "stranger"}.items():
+def in_place_of(program: str, text: str, folder: Path) -> Path:
+    """A script by the name of a program, in `folder`, which runs the real one unless the file `mode` there says so."""
+    real = subprocess.run(["which", program], capture_output=True, text=True, check=True).stdout.strip()
+    path = folder / program
+    for name, value in {"MODE": folder / "mode", "REAL": real, "STRANGER": folder / "stranger"}.items():
         text = text.replace(name, str(value))
     path.write_text(textwrap.dedent(text.replace("{{", "{").replace("}}", "}")))
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -154,8 +157,7 @@ CASES = {
 async def test_a_runtime_that_misbehaves_is_told_and_all_else_goes_on(
     state: Path, tmp_path: Path, runtime: str
 ) -> None:
-    found = subprocess.run(["which", runtime], capture_output=True, text=True, check=True).stdout.strip()
-    fake = write_script(tmp_path / runtime, FAKE_RUNTIME, found)
+    fake = in_place_of(runtime, FAKE_RUNTIME, tmp_path)
     wrong: list[str] = []
     async with asyncio.timeout(200), Engine(state=state, runtime=str(fake), limits=LIMITS) as engine:
         neighbour = await engine.launch("neighbour", root="host", args=["sleep", "infinity"], owner="remove")
@@ -196,8 +198,7 @@ async def test_an_exec_into_a_container_that_is_just_ending_is_told_that_it_is_s
     state: Path, tmp_path: Path, runtime: str
 ) -> None:
     """Not that the runtime failed: init is killed, and has many children to take along, when the runtime gives up."""
-    found = subprocess.run(["which", runtime], capture_output=True, text=True, check=True).stdout.strip()
-    fake = write_script(tmp_path / runtime, FAKE_RUNTIME, found)
+    fake = in_place_of(runtime, FAKE_RUNTIME, tmp_path)
     crowd = "i=0; while [ $i -lt 300 ]; do sleep 1000 & i=$((i+1)); done; wait"
     async with asyncio.timeout(60), Engine(state=state, runtime=str(fake)) as engine:
         box = await engine.launch("box", root="host", args=["sh", "-c", crowd], owner="remove")
@@ -212,8 +213,7 @@ async def test_an_exec_into_a_container_that_is_just_ending_is_told_that_it_is_s
 async def test_a_monitor_that_never_answers_or_lies_is_told(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = subprocess.run(["which", "conmon"], capture_output=True, text=True, check=True).stdout.strip()
-    fake = write_script(tmp_path / "conmon", FAKE_MONITOR, found)
+    fake = in_place_of("conmon", FAKE_MONITOR, tmp_path)
     monkeypatch.setattr(OciService, "_monitor", lambda self: str(fake))
     mode = tmp_path / "mode"
     wrong = []

@@ -35,6 +35,16 @@ async def seen(box: Container) -> bool:
     return bool((await box.inspect())["oom"])
 
 
+async def check_that_a_stranger_who_kills_init_is_told(box: Container) -> None:
+    """Though something in it has been out of memory."""
+    info = await box.info()
+    assert info.pid is not None
+    os.kill(info.pid, signal.SIGKILL)
+    exit = await box.wait()
+    assert (exit.signal, exit.cause) == (9, Cause.SIGNALLED)
+    assert await seen(box)
+
+
 async def test_an_init_that_is_killed_for_lack_of_memory_is_told_once(engine: Engine, state: Path) -> None:
     box = await engine.launch("box", root="host", args=HOG, memory="32m", memory_swap="32m")
     exit = await box.wait()
@@ -86,12 +96,7 @@ async def test_a_stranger_kills_an_init_whose_exec_was_out_of_memory(engine: Eng
     box = await engine.launch("box", root="host", args=WAITING, owner="remove", memory="32m", memory_swap="32m")
     for _ in range(2):
         assert (await (await box.exec(HOG, stdout=PIPE)).wait()).cause is Cause.OOM
-    info = await box.info()
-    assert info.pid is not None
-    os.kill(info.pid, signal.SIGKILL)
-    exit = await box.wait()
-    assert (exit.signal, exit.cause) == (9, Cause.SIGNALLED)
-    assert await seen(box)
+    await check_that_a_stranger_who_kills_init_is_told(box)
 
 
 async def test_an_init_that_is_killed_for_lack_of_memory_after_an_exec_was(engine: Engine) -> None:
@@ -117,12 +122,7 @@ async def test_a_stranger_kills_an_init_whose_child_had_been_out_of_memory_befor
     noted.touch()  # in version 2, conmon before 2.2.0 does not do it (its issue 426)
     at = os.stat(noted).st_mtime - system.OOM_LIMIT - 1  # as if that had been a while ago
     os.utime(noted, (at, at))
-    info = await box.info()
-    assert info.pid is not None
-    os.kill(info.pid, signal.SIGKILL)
-    exit = await box.wait()
-    assert (exit.signal, exit.cause) == (9, Cause.SIGNALLED)
-    assert await seen(box)
+    await check_that_a_stranger_who_kills_init_is_told(box)
 
 
 async def test_without_a_lack_of_memory_nothing_is_told(engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""Control groups of both versions behind one class: kill, freeze, count. cgroups(7), and the kernel's
+"""Control groups of both versions behind one class: kill, freeze, remove. cgroups(7), and the kernel's
 Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
 
 In version 1 (and on "hybrid" hosts) a group is a directory in each controller's hierarchy; in version 2 it is one.
@@ -18,9 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from ..compute import Stats, now
 from ..files import read_whole
-from .network import network_stats
 from .oom import OomWatch
 
 ROOT = Path("/sys/fs/cgroup")
@@ -29,8 +27,8 @@ FREEZE_LIMIT = 10.0
 THAW_AFTER = 20  # looks at a version 1 group that does not freeze
 REMOVE_LIMIT = 2.0
 MARK = "trusted.longshore.killing"  # an attribute of the group's directory: it goes with it, and leaves no file
-PIDS_MOST = 1 << 22  # PID_MAX_LIMIT
 EXEC = "longshore-exec."  # the name of a group of one exec begins so (keeper.sh knows it, too)
+
 UNLIMITED = 1 << 60  # version 1 writes "no limit" as a number near the largest
 
 Mode = Literal["v1", "hybrid", "v2"]
@@ -59,7 +57,8 @@ def hierarchies(root: Path = ROOT) -> dict[str, Path]:
     return found
 
 
-def _read(path: Path | str) -> str | None:
+def read_text(path: Path | str) -> str | None:
+    """A file of the kernel's; None if this kernel or this group has none."""
     try:
         return read_whole(path).decode("ascii", errors="replace")
     except OSError as error:
@@ -68,17 +67,18 @@ def _read(path: Path | str) -> str | None:
         raise
 
 
-def _number(path: Path | str) -> int | None:
-    text = _read(path)
+def read_number(path: Path | str) -> int | None:
+    """A file with one number; None if there is none, or no limit."""
+    text = read_text(path)
     if text is None or not text.strip().lstrip("-").isdigit():
         return None  # `max` is no number either
     return int(text)
 
 
-def _table(path: Path | str) -> dict[str, int]:
+def read_table(path: Path | str) -> dict[str, int]:
     """A file of `name number` lines."""
     found = {}
-    for line in (_read(path) or "").splitlines():
+    for line in (read_text(path) or "").splitlines():
         name, _, number = line.partition(" ")
         if number.strip().isdigit():
             found[name] = int(number)
@@ -344,8 +344,8 @@ class Cgroup:
             return False
         directory = f"{base}/{self._relative}"  # a listing asks for thousands: no pathlib here
         if self.unified:
-            return _table(f"{directory}/cgroup.events").get("frozen") == 1
-        return (_read(f"{directory}/freezer.state") or "").strip() == "FROZEN"
+            return read_table(f"{directory}/cgroup.events").get("frozen") == 1
+        return (read_text(f"{directory}/freezer.state") or "").strip() == "FROZEN"
 
     def _freezer(self) -> tuple[Path, str] | None:
         directory = self.directory("freezer")
@@ -361,7 +361,7 @@ class Cgroup:
         directory = self.directory("memory")
         if directory is None:
             return None
-        return _number(directory / ("memory.peak" if self.unified else "memory.max_usage_in_bytes"))
+        return read_number(directory / ("memory.peak" if self.unified else "memory.max_usage_in_bytes"))
 
     def swap_beside(self, memory: int) -> int:
         """Memory and swap together (-1: no limit) beside another limit of memory: what it has of both, if that will do.
@@ -370,10 +370,10 @@ class Cgroup:
         """
         directory = self.directory("memory") or Path("/nonexistent")
         if self.unified:
-            old, swap = _number(directory / "memory.max"), _number(directory / "memory.swap.max")
+            old, swap = read_number(directory / "memory.max"), read_number(directory / "memory.swap.max")
             both = None if old is None or swap is None else old + swap
         else:
-            old, both = (_number(directory / f"memory.{name}limit_in_bytes") for name in ("", "memsw."))
+            old, both = (read_number(directory / f"memory.{name}limit_in_bytes") for name in ("", "memsw."))
         if old is None or old > UNLIMITED or both == old:
             return memory
         return -1 if both is None or both > UNLIMITED else max(memory, both)
@@ -382,10 +382,10 @@ class Cgroup:
         """Seconds of processor time, its children included."""
         if self.unified:
             directory = self.directory("")
-            usage = None if directory is None else _table(directory / "cpu.stat").get("usage_usec")
+            usage = None if directory is None else read_table(directory / "cpu.stat").get("usage_usec")
             return None if usage is None else usage / 1e6
         directory = self.directory("cpuacct")
-        used = None if directory is None else _number(directory / "cpuacct.usage")
+        used = None if directory is None else read_number(directory / "cpuacct.usage")
         return None if used is None else used / 1e9
 
     def oom_kills(self) -> int | None:
@@ -394,7 +394,7 @@ class Cgroup:
         if directory is None:
             return None
         file = "memory.events" if self.unified else "memory.oom_control"
-        return _table(directory / file).get("oom_kill")
+        return read_table(directory / file).get("oom_kill")
 
     def oom_watch(self) -> OomWatch | None:
         """Count out-of-memory kills also if the group is removed before anybody can look (version 1 only)."""
@@ -404,109 +404,12 @@ class Cgroup:
         directory.mkdir(parents=True, exist_ok=True)  # the runtime takes one that is there
         return OomWatch(directory)
 
-    def stats(self, *, pid: int | None = None) -> Stats:
-        """All counters that this host has; `pid` is a process in it, by whose network namespace the rest is read."""
-        values = self._stats_v2() if self.unified else self._stats_v1()
-        return Stats(at=now(), network=None if pid is None else network_stats(pid), **values)  # type: ignore[arg-type]
-
-    def _stats_v2(self) -> dict[str, int | float | None]:
-        directory = self.directory("")
-        assert directory is not None
-        cpu = _table(directory / "cpu.stat")
-        detail = _table(directory / "memory.stat")
-        used = _number(directory / "memory.current")
-        read, written, reads, writes = 0, 0, 0, 0
-        io = _read(directory / "io.stat")
-        for line in (io or "").splitlines():
-            pairs = dict(pair.split("=", 1) for pair in line.split()[1:] if "=" in pair)
-            read += int(pairs.get("rbytes", 0))
-            written += int(pairs.get("wbytes", 0))
-            reads += int(pairs.get("rios", 0))
-            writes += int(pairs.get("wios", 0))
-        return {
-            "cpu_time": _seconds(cpu.get("usage_usec"), 1e6),
-            "cpu_user": _seconds(cpu.get("user_usec"), 1e6),
-            "cpu_system": _seconds(cpu.get("system_usec"), 1e6),
-            "cpu_throttled": _seconds(cpu.get("throttled_usec"), 1e6),
-            "memory": None if used is None else max(0, used - detail.get("inactive_file", 0)),
-            "memory_cache": detail.get("file"),
-            "memory_peak": _number(directory / "memory.peak"),
-            "memory_limit": _number(directory / "memory.max"),
-            "swap": _number(directory / "memory.swap.current"),
-            "oom_kills": self.oom_kills(),
-            "pids": _number(directory / "pids.current"),
-            "pids_limit": _pids_limit(directory),
-            "read_bytes": None if io is None else read,
-            "written_bytes": None if io is None else written,
-            "read_operations": None if io is None else reads,
-            "write_operations": None if io is None else writes,
-        }
-
-    def _stats_v1(self) -> dict[str, int | float | None]:
-        nowhere = Path("/nonexistent")
-        memory = self.directory("memory") or nowhere
-        cpuacct = self.directory("cpuacct") or nowhere
-        pids = self.directory("pids") or nowhere
-        times = _table(cpuacct / "cpuacct.stat")
-        ticks = os.sysconf("SC_CLK_TCK")
-        detail = _table(memory / "memory.stat")
-        used = _number(memory / "memory.usage_in_bytes")
-        both = _number(memory / "memory.memsw.usage_in_bytes")
-        limit = _number(memory / "memory.limit_in_bytes")
-        size = self._blkio("blkio.throttle.io_service_bytes")
-        count = self._blkio("blkio.throttle.io_serviced")
-        return {
-            "cpu_time": self.cpu_time(),
-            "cpu_user": _seconds(times.get("user"), ticks),
-            "cpu_system": _seconds(times.get("system"), ticks),
-            "cpu_throttled": _seconds(
-                _table((self.directory("cpu") or nowhere) / "cpu.stat").get("throttled_time"), 1e9
-            ),
-            "memory": None if used is None else max(0, used - detail.get("total_inactive_file", 0)),
-            "memory_cache": detail.get("total_cache"),
-            "memory_peak": self.peak_memory(),
-            "memory_limit": None if limit is None or limit > UNLIMITED else limit,
-            "swap": None if both is None or used is None else max(0, both - used),
-            "oom_kills": self.oom_kills(),
-            "pids": _number(pids / "pids.current"),
-            "pids_limit": _pids_limit(pids),
-            "read_bytes": size[0],
-            "written_bytes": size[1],
-            "read_operations": count[0],
-            "write_operations": count[1],
-        }
-
-    def _blkio(self, name: str) -> tuple[int | None, int | None]:
-        directory = self.directory("blkio")
-        text = None
-        if directory is not None:
-            text = _read(directory / f"{name}_recursive")
-            text = _read(directory / name) if text is None else text
-        if text is None:
-            return None, None
-        totals = {"Read": 0, "Write": 0}
-        for line in text.splitlines():
-            words = line.split()
-            if len(words) == 3 and words[1] in totals:
-                totals[words[1]] += int(words[2])
-        return totals["Read"], totals["Write"]
-
 
 def _mark(fd: int) -> bytes | None:
     try:
         return os.getxattr(fd, MARK)
     except OSError:
         return None
-
-
-def _pids_limit(directory: Path) -> int | None:
-    """None where there is none; the most that a kernel can have is what longshore asks for then (translate.py)."""
-    limit = _number(directory / "pids.max")
-    return None if limit is None or limit >= PIDS_MOST else limit
-
-
-def _seconds(value: int | None, per_second: float) -> float | None:
-    return None if value is None else value / per_second
 
 
 def _walk(directory: Path) -> Iterator[Path]:

@@ -108,11 +108,8 @@ class Runtime:
     def rest_of_terminal(self, log: Path) -> bytes:
         """What crun read from a terminal only after its process had ended: it writes that to its log, 255 bytes and a
         line end at a time, and not to where it wrote before (flush_fd_to_err in its container.c; seen with 1.8.1)."""
-        if self.name != "crun" or last_error(log):
-            return b""
-        try:
-            data = log.read_bytes()
-        except OSError:
+        data = _content(log) if self.name == "crun" else b""
+        if _last_error_in(data):
             return b""
         pieces = []
         while data:
@@ -146,12 +143,19 @@ async def _finish(child: Child, limit: float) -> None:
 
 def last_error(log: Path) -> str:
     """The last error line of a runtime's JSON log; empty if there is none."""
+    return _last_error_in(_content(log))
+
+
+def _content(log: Path) -> bytes:
     try:
-        lines = log.read_bytes().splitlines()
+        return log.read_bytes()
     except OSError:
-        return ""
+        return b""
+
+
+def _last_error_in(data: bytes) -> str:
     found = ""
-    for raw in lines:
+    for raw in data.splitlines():
         try:
             line = decode_json(raw, LogLine)
         except ValueError:

@@ -95,6 +95,17 @@ class PipeReader(asyncio.ReadTransport):
         if self._fd < 0:
             return b""
         self._filling = self._unbounded
+        data = self._read(n)
+        if data is None:
+            return None
+        if not data:
+            self._finish()
+        elif self._unbounded:
+            self._watch(True)
+        return data
+
+    def _read(self, n: int) -> bytes | None:
+        """At most `n` bytes of what is there; None if nothing is there yet; b"" at the end, and of the rest."""
         try:
             data = os.read(self._fd, n)
         except BlockingIOError:
@@ -105,10 +116,6 @@ class PipeReader(asyncio.ReadTransport):
             data = b""
         if not data:
             data, self._rest = self._rest[:n], self._rest[n:]
-        if not data:
-            self._finish()
-        elif self._unbounded:
-            self._watch(True)
         return data
 
     async def readable(self) -> None:
@@ -150,16 +157,9 @@ class PipeReader(asyncio.ReadTransport):
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
             return
-        try:
-            data = os.read(self._fd, CHUNK)
-        except BlockingIOError:
-            if not self._ending:
-                return
-            data = b""
-        except OSError:  # EIO: the other side of a terminal is closed
-            data = b""
-        if not data:
-            data, self._rest = self._rest, b""
+        data = self._read(CHUNK)
+        if data is None:
+            return
         if not data:
             self._finish()
         else:

@@ -16,7 +16,7 @@ from ..decoding import decode_json
 from ..errors import InvalidState, ServiceError
 from ..spec import ProcessSpec, Resources
 from ..tasks import in_thread, shielded
-from . import conmon, processes, translate
+from . import conmon, counters, processes, translate
 from .bundle import find_command
 from .cgroup import Cgroup
 from .direct import run_direct
@@ -351,7 +351,7 @@ class OciSystem:
         return self.cgroup.paused()
 
     async def stats(self) -> Stats:
-        return self.cgroup.stats(pid=self.init.pid if self.init is not None else None)
+        return counters.stats(self.cgroup, pid=self.init.pid if self.init is not None else None)
 
     async def processes(self) -> list[ProcessInfo]:
         found = (processes.info(pid) for pid in self.cgroup.pids())
