@@ -31,6 +31,7 @@ from ..leftovers import leftovers
 from ..pace import LONGER, slower
 
 pytestmark = pytest.mark.real
+LOOKS_LIKE_CRUN = '{"msg":"no such file","level":"error","time":"2026-11-26T12:58:44.940275Z"}'
 SLEEP = ["sleep", "infinity"]
 
 
@@ -282,13 +283,21 @@ async def test_a_terminal_has_its_size_from_the_start_and_can_be_resized(engine:
 
 
 @pytest.mark.parametrize("engine", ["crun"], indirect=True)  # runc 1.1.5 loses it: three in a thousand under load
-@pytest.mark.parametrize("lines", [1, 100])
+@pytest.mark.parametrize(
+    ("printing", "printed"),
+    [
+        ("seq 1", ["1"]),
+        ("seq 100", [str(number + 1) for number in range(100)]),
+        (f"echo '{LOOKS_LIKE_CRUN}'; exit 1", [LOOKS_LIKE_CRUN]),
+    ],
+    ids=["a line", "more than one piece", "an error as crun would log it"],
+)
 async def test_what_a_program_wrote_last_at_a_terminal_comes_though_its_runtime_was_late(
-    engine: Engine, lines: int
+    engine: Engine, printing: str, printed: list[str]
 ) -> None:
     """crun that finds its child dead before it has read the terminal says the rest in another place."""
     box = await engine.launch("box", root="host", args=SLEEP)
-    process = await box.exec(["sh", "-c", f"read x; sleep 0.3; seq {lines}"], terminal=True)
+    process = await box.exec(["sh", "-c", f"read x; sleep 0.3; {printing}"], terminal=True)
     compute = process._compute
     assert isinstance(compute, DirectProcess)
     assert process.stdin is not None
@@ -300,8 +309,8 @@ async def test_what_a_program_wrote_last_at_a_terminal_comes_though_its_runtime_
     await ended(pidfd)
     os.close(pidfd)
     compute.child.kill(signal.SIGCONT)
-    assert await process.stdout.read() == b"".join(b"%d\r\n" % (number + 1) for number in range(lines))
-    assert (await process.wait()).code == 0
+    assert await process.stdout.read() == "".join(f"{line}\r\n" for line in printed).encode()
+    assert (await process.wait()).code == (1 if "exit 1" in printing else 0)
 
 
 @crun_is_modern

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import functools
 import inspect
 import os
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,10 +35,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _bounded(test: Any, limit: float) -> Any:
     @functools.wraps(test)
     async def bounded(*args: Any, **kwargs: Any) -> None:
-        async with asyncio.timeout(limit):
-            await test(*args, **kwargs)
+        told = threading.Timer(limit - 5, _tell_what_hangs, [asyncio.get_running_loop(), sys.stderr])
+        told.daemon = True
+        told.start()
+        try:
+            async with asyncio.timeout(limit):
+                await test(*args, **kwargs)
+        finally:
+            told.cancel()
 
     return bounded
+
+
+def _tell_what_hangs(loop: Any, file: Any) -> None:
+    """What all threads and the loop are at, told by a thread of its own: before the limit wakes a loop that sleeps."""
+    print("ready:", list(loop._ready), "self-pipe:", loop._self_reading_future, file=file)
+    print("awaited of Windows:", [each[1] for each in list(loop._proactor._cache.values())], file=file)
+    faulthandler.dump_traceback(file=file, all_threads=True)
+    for task in asyncio.all_tasks(loop):
+        task.print_stack(file=file)
 
 
 LAYERS = WindowsOptions(layer_paths=[r"C:\layers\base"], layer_folder=r"C:\layers\box")

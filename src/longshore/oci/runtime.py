@@ -23,6 +23,10 @@ from ..tasks import shielded
 from .launch import Child, MountStep, spawn
 
 FLUSHED = 255  # bytes that crun writes at once to its log of what a terminal still had
+# crun's error.c: always these members in this order, and no "\r" before the line end, as a terminal puts it
+OWN_LINE = rb'\{\s*"msg"\s*:\s*"(?:[^"\\\n]|\\.)*"\s*,\s*"level"\s*:\s*"\w+"\s*,\s*"time"\s*:\s*"[\d:T.-]+Z"\s*\}\n'
+OWN_LINES = re.compile(rb"\A(?:" + OWN_LINE + rb")+")
+OWN_LINES_AT_END = re.compile(rb"\n(?:" + OWN_LINE + rb")+\Z")
 FULL = 32  # free blocks of a file system on which a runtime finds no room
 
 # runc's run.go and exec.go; before 1.1 the place in its source came first
@@ -108,12 +112,12 @@ class Runtime:
     def rest_of_terminal(self, log: Path) -> bytes:
         """What crun read from a terminal only after its process had ended: it writes that to its log, 255 bytes and a
         line end at a time, and not to where it wrote before (flush_fd_to_err in its container.c; seen with 1.8.1)."""
-        data = _content(log) if self.name == "crun" else b""
-        if _last_error_in(data):
+        if self.name != "crun":
             return b""
+        data = OWN_LINES_AT_END.sub(b"\n", OWN_LINES.sub(b"", _content(log), count=1)).removesuffix(b"\n")
         pieces = []
         while data:
-            end = FLUSHED if data[FLUSHED : FLUSHED + 1] == b"\n" else len(data.removesuffix(b"\n"))
+            end = FLUSHED if data[FLUSHED : FLUSHED + 1] == b"\n" else len(data)
             pieces.append(data[:end])
             data = data[end + 1 :]
         return b"".join(pieces)
@@ -121,10 +125,13 @@ class Runtime:
     def failed_to_start(self, log: Path) -> bool:
         """Whether the log of a `run` or `exec` that ended with an error number says that the process never ran.
 
-        runc also logs what went wrong when it cleared up after the process; it then passes on the process's number.
+        crun's may have what the process printed in it, which may look like an error, too. runc also logs what went
+        wrong when it cleared up after the process; it then passes on the process's number.
         """
         error = last_error(log)
-        return bool(error) and (self.name != "runc" or re.match(FAILED_TO_START, error) is not None)
+        if self.name == "runc":
+            return re.match(FAILED_TO_START, error) is not None
+        return bool(error) and not self.rest_of_terminal(log)
 
     def failure(
         self, verb: str, log: Path, container_id: str, *, command: str | None = None, status: int | None = None

@@ -1,0 +1,54 @@
+"""What is in the log of crun beside what it says: what a terminal still had when its process was dead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from longshore.oci.runtime import Runtime
+
+WARNING = b'{"msg":"it said \\"no\\"","level":"warning","time":"2026-11-26T12:58:44.940275Z"}\n'
+ERROR = b'{"msg":"cannot start: it said \\"no\\"","level":"error","time":"2026-11-26T12:58:44.940275Z"}\n'
+SPACED = b'{ "msg": "no", "level": "error", "time": "2026-11-26T12:58:44.940275Z" }\n'
+OF_A_LOGGER = b'{"level":"error","msg":"failed","time":"2026-11-26T12:58:44Z"}\r\n'
+AS_A_TERMINAL_PASSES_IT = ERROR.replace(b"\n", b"\r\n")
+
+
+def crun(tmp_path: Path, log: bytes, name: str = "crun") -> tuple[bytes, bool]:
+    file = tmp_path / "log"
+    file.write_bytes(log)
+    runtime = Runtime(f"/usr/bin/{name}", tmp_path, hide_unified=False)
+    return runtime.rest_of_terminal(file), runtime.failed_to_start(file)
+
+
+@pytest.mark.parametrize("log", [ERROR, SPACED, WARNING + ERROR, ERROR + WARNING])
+def test_an_error_of_the_runtime_alone_says_that_nothing_ran(tmp_path: Path, log: bytes) -> None:
+    assert crun(tmp_path, log) == (b"", True)
+
+
+@pytest.mark.parametrize("log", [b"", WARNING])
+def test_no_error_says_nothing(tmp_path: Path, log: bytes) -> None:
+    assert crun(tmp_path, log) == (b"", False)
+
+
+@pytest.mark.parametrize("rest", [b"a", b"a\r\n", b"\n", OF_A_LOGGER, AS_A_TERMINAL_PASSES_IT, b"{\r\n" * 50])
+@pytest.mark.parametrize("before", [b"", WARNING])
+@pytest.mark.parametrize("after", [b"", ERROR])
+def test_the_rest_of_a_terminal_is_told_apart(tmp_path: Path, before: bytes, rest: bytes, after: bytes) -> None:
+    assert crun(tmp_path, before + rest + b"\n" + after) == (rest, False)
+
+
+def test_the_rest_of_a_terminal_may_come_in_pieces(tmp_path: Path) -> None:
+    rest = (OF_A_LOGGER + b"x" * 100) * 5
+    log = b"".join(rest[at : at + 255] + b"\n" for at in range(0, len(rest), 255))
+    assert crun(tmp_path, log + ERROR) == (rest, False)
+
+
+def test_runc_has_no_rest_of_a_terminal(tmp_path: Path) -> None:
+    assert crun(tmp_path, b'{"level":"error","msg":"runc run failed: no"}\n', "runc") == (b"", True)
+    assert crun(tmp_path, b'{"level":"error","msg":"cannot remove the cgroup"}\n', "runc") == (b"", False)
+
+
+def test_a_log_that_is_not_there_says_nothing(tmp_path: Path) -> None:
+    assert Runtime("/usr/bin/crun", tmp_path, hide_unified=False).failed_to_start(tmp_path / "no") is False
