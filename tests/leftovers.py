@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -55,17 +57,40 @@ def mounts(state: Path) -> Iterator[str]:
             yield f"mount {line}"
 
 
+KEPT = re.compile(
+    r"lib(/store\.json|/probe\.json|/journal(/lock|/\d+\.jsonl)?|/containers|/trash)?"
+    r"|run(/lock|/boot|/containers|/leases|/trash|/runtime(/[^/]+)?|/views(/.*)?)?"
+)
+"""What a store has when it has no container and no owner: all else is left from one."""
+
+KINDS = {stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket", stat.S_IFREG: "file", stat.S_IFDIR: "directory"}
+
+
 def files(state: Path) -> Iterator[str]:
-    """Directories of containers and leases, runtime states, and temporary files."""
-    for where in ("run/containers", "run/leases", "run/trash", "lib/containers"):
-        with suppress(FileNotFoundError):
-            yield from (f"file {path}" for path in (state / where).iterdir())
-    with suppress(FileNotFoundError):
-        for runtime in (state / "run" / "runtime").iterdir():
+    """Files, directories, fifos and sockets of containers, leases and runtimes, temporary ones too."""
+    for path, directories, names in os.walk(state):
+        for name in [*names, *directories]:
+            found = Path(path, name)
+            relative = str(found.relative_to(state))
             # crun 1.9 and newer keep compiled seccomp profiles in `.cache`, by content, until the boot ends
-            yield from (f"runtime state {path}" for path in runtime.iterdir() if path.name != ".cache")
+            if not KEPT.fullmatch(relative) and not relative.startswith("run/runtime/crun/.cache"):
+                with suppress(FileNotFoundError):
+                    yield f"{KINDS.get(stat.S_IFMT(found.lstat().st_mode), 'node')} {found}"
+
+
+def locks(state: Path) -> Iterator[str]:
+    """Locks that somebody holds on what is in the store."""
+    named: dict[tuple[str, int], Path] = {}
     for path, _, names in os.walk(state):
-        yield from (f"temporary file {path}/{name}" for name in names if name.startswith(".") and "/diff/" not in path)
+        for found in (Path(path, name) for name in names):
+            with suppress(FileNotFoundError):
+                status = found.lstat()
+                named[f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}", status.st_ino] = found
+    for line in Path("/proc/locks").read_text().splitlines():
+        kind, _, _, holder, place = line.split(": ", 1)[1].removeprefix("-> ").split()[:5]  # proc_locks(5)
+        device, _, inode = place.rpartition(":")
+        if (device, int(inode)) in named:
+            yield f"lock of {holder} ({kind}) on {named[device, int(inode)]}"
 
 
 def leftovers(state: Path, *, engine_open: bool = False) -> list[str]:
@@ -73,7 +98,7 @@ def leftovers(state: Path, *, engine_open: bool = False) -> list[str]:
 
     With `engine_open`, an engine still has its lease: the lease and its keeper are no leftovers.
     """
-    found = [*processes(state), *cgroups(state), *mounts(state), *files(state)]
+    found = [*processes(state), *cgroups(state), *mounts(state), *files(state), *locks(state)]
     if engine_open:
         found = [line for line in found if "keeper.sh" not in line and "/run/leases/" not in line]
     return found
