@@ -110,6 +110,7 @@ class Core:
         self.adopting: dict[str, asyncio.Task[Live]] = {}
         self.gone: dict[str, asyncio.Task[Exit]] = {}  # by uid: ends that are found out, of what cannot be opened
         self.owned: dict[str, tuple[Entry, Owner]] = {}  # by uid: what is ended with us
+        self.half_made: list[Entry] = []  # what failed to be made, and could not be undone either
         self.processes: set[Process] = set()  # execs that were started here, and have not ended
         self.followed: set[Process] = set()  # whoever else may be waited for
         self.operations: set[Operation] = set()

@@ -113,7 +113,8 @@ class Engine:
             await core.end_operations()
             await self._end_processes()
             endings = [self._end_owned(entry, uid, owner, grace) for uid, (entry, owner) in core.owned.items()]
-            for error in await asyncio.gather(*endings, return_exceptions=True):
+            undoing = [making.undo_half_made(core, entry) for entry in core.half_made]
+            for error in await asyncio.gather(*endings, *undoing, return_exceptions=True):
                 if isinstance(error, BaseException):
                     log.warning("closing the engine: %s", error)
             for end in list(core.subscriptions):

@@ -38,7 +38,11 @@ class _Making:
         self.process: ComputeProcess | None = None
 
     async def undo(self) -> None:
-        """Nothing of it is left, and its id is free. If the service fails to discard it, it stays in the store."""
+        """Nothing of it is left, and its id is free.
+
+        If the service fails to discard it, it stays half-made, and our lease's: it is tried again when the engine is
+        closed, or by whoever closes the lease if we die.
+        """
         entry, record = self.entry, self.record
         try:
             if self.system is not None:
@@ -48,9 +52,11 @@ class _Making:
         except (LongshoreError, OSError) as error:
             self.core.trash_left = True  # it may be there already
             log.warning("container `%s`, which failed, could not be taken away: %s", entry.id, error)
+            self.core.half_made.append(entry)
+        else:
+            self.lease.disown(entry.id)
         finally:
             self.release()
-            self.lease.disown(entry.id)
 
     def _tell_delete(self) -> None:
         journal = self.core.store.journal

@@ -90,6 +90,31 @@ async def test_a_making_that_is_cancelled_at_any_turn_of_the_loop_leaves_nothing
     pytest.fail("it never came to an end")
 
 
+async def _fail_to_make_and_to_undo(world: World) -> Engine:
+    engine = world.engine()
+    for step in ("start", "terminate", "delete"):
+        world.faults.fail_at(step, BROKEN)
+    with pytest.raises(ServiceError, match="moon"):
+        await engine.launch("box", args=FOREVER)
+    assert [info.state for info in await engine.list()] == ["creating"]
+    return engine
+
+
+async def test_an_undoing_that_fails_is_finished_when_the_engine_is_closed(world: World) -> None:
+    engine = await _fail_to_make_and_to_undo(world)
+    await engine.close()
+    assert world.systems == {}
+    assert leftovers(world) == []
+
+
+async def test_an_undoing_that_fails_is_finished_though_the_engine_dies(world: World) -> None:
+    await world.die(await _fail_to_make_and_to_undo(world))
+    async with world.engine() as other:
+        assert await other.list() == []  # by its opening, or by the keeper before
+    assert world.systems == {}
+    assert leftovers(world) == []
+
+
 async def test_an_undoing_that_fails_is_finished_by_who_comes_next(world: World) -> None:
     engine = world.engine()
     world.faults.fail_at("start", BROKEN)
