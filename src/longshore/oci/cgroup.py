@@ -20,6 +20,7 @@ from typing import Literal
 
 from ..files import read_whole
 from .oom import OomWatch
+from .processes import cgroups
 
 ROOT = Path("/sys/fs/cgroup")
 KILL_LIMIT = 30.0  # seconds; a process in uninterruptible sleep may take its time
@@ -182,13 +183,11 @@ class Cgroup:
         """The group in this one that the exec has for itself which `pid` is of; None if it has none."""
         if not self.unified:
             return None
-        try:
-            with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
-                line = file.read()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        found = re.search(f"{re.escape(self.path)}/({re.escape(EXEC)}[0-9a-f]+)", line)
-        return None if found is None else Cgroup(f"{self.path}/{found[1]}", root=self.root)
+        for _, path in cgroups(pid) or ():
+            found = re.search(f"{re.escape(self.path)}/({re.escape(EXEC)}[0-9a-f]+)", path)
+            if found is not None:
+                return Cgroup(f"{self.path}/{found[1]}", root=self.root)
+        return None
 
     def kill_at_once(self) -> bool:
         """Kill all in it and below, frozen or not, what is being forked included; not waited for.
@@ -212,9 +211,7 @@ class Cgroup:
         Only in the hierarchies by which systemd knows its services, and not where it is in the root: nobody ends that.
         Raises OSError.
         """
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
-            lines = [line.rstrip("\n").split(":", 2) for line in file]
-        for _, name, path in lines:
+        for name, path in cgroups(pid) or ():
             base = hierarchies(self.root).get(name.removeprefix("name="))
             if name in ("", "name=systemd") and path != "/" and base is not None:
                 directory = base / self._relative

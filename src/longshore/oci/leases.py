@@ -65,7 +65,7 @@ def _kill_exec(entry: Path, root: Path) -> None:
         start = processes.start_time(pid)
         if start is None or (rest and rest[0] and int(rest[0]) != start):
             return
-        if f":{within}" in Path(f"/proc/{pid}/cgroup").read_text():
+        if processes.is_in(pid, within):
             group = Cgroup(within, root=root)
             own = group.of_exec(pid)
             processes.kill_tree(pid, start, group)
