@@ -1,4 +1,4 @@
-"""The disk of the modern host: Debian 13 with systemd, pure cgroup v2 and the newer runtimes; made once, then kept.
+"""The disk of the modern host: Debian with systemd, pure cgroup v2 and the suite's runtimes; made once, then kept.
 
 It stands in `.vm/` of the checkout, or in `$LONGSHORE_VM`, in a folder named by what it was made of: a change of the
 recipe makes another one, and two programs that want it at once make it once.
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+PYTHON = {"trixie": "3.13", "bookworm": "3.11"}  # the suites there are, Debian 13 and 12, and what Python each has
 SUITE = "trixie"
-PYTHON = "3.13"  # the suite's
 PACKAGES = (
     *("linux-image-cloud-amd64", "systemd", "systemd-sysv", "dbus", "udev", "kmod"),
     *(
@@ -28,7 +28,6 @@ PACKAGES = (
         "runc",
         "conmon",
         "criu",
-        "libcriu2",
         "iptables",
         "catatonit",
         "bubblewrap",
@@ -93,7 +92,7 @@ FILES = {  # path: text, mode
     "usr/local/sbin/criu": (CRIU, 0o755),
     "usr/local/sbin/longshore-runner": (RUNNER, 0o755),
     "usr/local/bin/longshore": (LONGSHORE, 0o755),
-    f"usr/local/lib/python{PYTHON}/dist-packages/longshore.pth": ("/longshore/src\n", 0o644),
+    "usr/local/lib/python{python}/dist-packages/longshore.pth": ("/longshore/src\n", 0o644),
     "etc/systemd/system/longshore-runner.service": (UNIT, 0o644),
     "etc/systemd/journald.conf.d/volatile.conf": ("[Journal]\nStorage=volatile\n", 0o644),
     "etc/machine-id": ("6c6f6e6773686f72650000000000000d\n", 0o444),  # else each boot is a first one
@@ -111,18 +110,18 @@ class Image:
     kernel: Path
 
 
-def image() -> Image:
-    """The image; made if it is not there yet (about a minute)."""
+def image(suite: str = SUITE) -> Image:
+    """The image of a suite of Debian; made if it is not there yet (about a minute)."""
     home = Path(os.environ.get("LONGSHORE_VM", CHECKOUT / ".vm"))
     home.mkdir(parents=True, exist_ok=True)
-    folder = home / _key()
+    folder = home / _key(suite)
     found = Image(folder / "disk.raw", folder / "vmlinuz")
     with _alone(home / "lock"):
         if not found.disk.exists():
             work = Path(tempfile.mkdtemp(prefix="making.", dir=home))
             try:
                 (work / "done").mkdir()
-                _make(work / "root", work / "done", work / "log")
+                _make(suite, work / "root", work / "done", work / "log")
                 (work / "done").rename(folder)
             except subprocess.CalledProcessError:
                 print((work / "log").read_text(errors="replace")[-3000:], file=sys.stderr)
@@ -132,8 +131,12 @@ def image() -> Image:
     return found
 
 
-def _key() -> str:
-    recipe = repr((SUITE, PACKAGES, WHEELS, UNUSED, sorted(FILES.items())))
+def _packages(suite: str) -> tuple[str, ...]:
+    return (*PACKAGES, "libcriu2") if suite == "trixie" else PACKAGES  # of Debian 12's runtimes none loads it
+
+
+def _key(suite: str) -> str:
+    recipe = repr((suite, PYTHON[suite], _packages(suite), WHEELS, UNUSED, sorted(FILES.items())))
     return hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
@@ -144,19 +147,20 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _make(root: Path, done: Path, log: Path) -> None:
-    print(f"making the image of the modern host (Debian {SUITE}): about a minute", file=sys.stderr)
+def _make(suite: str, root: Path, done: Path, log: Path) -> None:
+    print(f"making the image of the modern host (Debian {suite}): about a minute", file=sys.stderr)
+    python = PYTHON[suite]
     slim = [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in ("doc", "man", "locale")]
-    packages = ",".join(PACKAGES)
+    packages = ",".join(_packages(suite))
     with open(log, "wb") as words:
         kind = ["--variant=minbase", "--mode=root", '--aptopt=Acquire::Languages "none"', *slim]
-        _run(["mmdebstrap", *kind, f"--include={packages}", SUITE, str(root)], words)
-        target = root / "usr" / "local" / "lib" / f"python{PYTHON}" / "dist-packages"
-        wheels = ["--only-binary=:all:", f"--python-version={PYTHON}"]
+        _run(["mmdebstrap", *kind, f"--include={packages}", suite, str(root)], words)
+        target = root / "usr" / "local" / "lib" / f"python{python}" / "dist-packages"
+        wheels = ["--only-binary=:all:", f"--python-version={python}"]
         wheels += [f"--platform={each}" for each in ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "any")]
         _run([sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target), *wheels, *WHEELS], words)
         for path, (text, mode) in FILES.items():
-            file = root / path
+            file = root / path.format(python=python)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.unlink(missing_ok=True)
             file.write_text(text)

@@ -2,6 +2,7 @@
 
     scripts/vm image                      make the image, or see that it is there
     scripts/vm run 'COMMAND'              run a command (by bash, in /longshore, a copy of this checkout)
+    scripts/vm run --suite bookworm 'COMMAND'  the same on Debian 12
     scripts/vm run --disk FILE 'COMMAND'  the same on a disk that stays: FILE is made from the image if it is not there
 
 What it prints, and its exit code, are the command's; 124: the time limit; 125: no command came to its end.
@@ -25,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from image import CHECKOUT, image
+from image import CHECKOUT, PYTHON, SUITE, Image, image
 
 LIMIT = 900.0
 MEMORY = "2048"
@@ -35,13 +36,15 @@ OPTIONS = "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 mitigations=off aud
 class Machine:
     """A machine that was switched on: `wait` for its command, or pull the plug by `cut`."""
 
-    def __init__(self, command: str, *, disk: Path | None = None, output: Callable[[bytes], object]) -> None:
+    def __init__(
+        self, command: str, *, suite: str = SUITE, disk: Path | None = None, output: Callable[[bytes], object]
+    ) -> None:
         self._output = output
         self._work = Path(tempfile.mkdtemp(prefix="longshore-vm-"))
         try:
             _pack(self._work / "brought.tar", command)
             self._qemu = subprocess.Popen(
-                self._command_line(disk),
+                self._command_line(image(suite), disk),
                 stdin=subprocess.PIPE,  # never written: its end would close the port on the machine's side
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -52,8 +55,7 @@ class Machine:
         self._relay = threading.Thread(target=self._pass_on)
         self._relay.start()
 
-    def _command_line(self, disk: Path | None) -> list[str]:
-        made = image()
+    def _command_line(self, made: Image, disk: Path | None) -> list[str]:
         if disk is None:
             root = f"file={made.disk},format=raw,snapshot=on"
         else:
@@ -149,18 +151,20 @@ def main(argv: list[str]) -> int:
         prog="scripts/vm", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("image", help="make the image, or see that it is there")
+    make = verbs.add_parser("image", help="make the image, or see that it is there")
     run = verbs.add_parser("run", help="run a command in a machine of its own")
     run.add_argument("--limit", type=float, default=LIMIT, help="seconds, after which the plug is pulled (%(default)g)")
     run.add_argument("--disk", type=Path, help="a disk that stays")
+    for verb in (make, run):
+        verb.add_argument("--suite", choices=PYTHON, default=SUITE, help="of Debian (%(default)s)")
     run.add_argument("command")
     asked = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no machine outlives this
     if asked.verb == "image":
-        print(image().disk)
+        print(image(asked.suite).disk)
         return 0
     begun = time.monotonic()
-    with Machine(asked.command, disk=asked.disk, output=_write) as machine:
+    with Machine(asked.command, suite=asked.suite, disk=asked.disk, output=_write) as machine:
         code = machine.wait(asked.limit)
     print(f"the machine was on for {time.monotonic() - begun:.0f} s; exit code {code}", file=sys.stderr)
     return code
