@@ -150,10 +150,10 @@ async def test_an_exec_of_a_killed_owner_is_ended_with_all_it_started_where_it_h
 
 @pytest.mark.modern
 @needs("systemd")
-async def test_what_a_service_kept_outlives_the_service(state: Path) -> None:
+async def test_what_a_service_kept_outlives_the_service(state: Path, tmp_path: Path) -> None:
     """systemd kills what is in the cgroup of a service that is stopped: the caller, its keeper, and no monitor."""
     unit = f"longshore-test-{os.getpid()}"
-    ready = state / "ready"
+    ready = tmp_path / "ready"
     body = """
         script = "trap 'echo bye; exit 9' TERM; echo hello; while :; do sleep 0.05; done"
         await engine.launch("kept", root="host", args=["sh", "-c", script])
@@ -165,7 +165,7 @@ async def test_what_a_service_kept_outlives_the_service(state: Path) -> None:
     path = f"--setenv=PYTHONPATH={os.pathsep.join(filter(None, sys.path))}"
     subprocess.run(["systemd-run", "--quiet", "--collect", f"--unit={unit}", path, *program], check=True)
     async with asyncio.timeout(90):
-        with DirectoryWatch(state) as watch:
+        with DirectoryWatch(tmp_path) as watch:
             while not ready.exists():
                 await watch.changed()
     subprocess.run(["systemctl", "stop", unit], check=True)
