@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from longshore.compute import PIPE, Stdio
+from longshore.hcs.notifications import NOTIFICATIONS
 from longshore.hcs.process import HcsProcess
 from longshore.hcs.system import HcsSystem
 from longshore.spec import ProcessSpec
@@ -29,6 +30,12 @@ def descriptors() -> int:
 def objects() -> Counter[str]:
     gc.collect()
     return Counter(type(each).__name__ for each in gc.get_objects() if type(each).__module__.startswith("longshore"))
+
+
+def noted() -> list[int]:
+    """How much is noted of registrations, in the whole program."""
+    told = NOTIFICATIONS
+    return [len(each) for each in (told._watches, told._registrations, told._closers)]
 
 
 async def cycle(it: World, number: int) -> None:
@@ -80,7 +87,7 @@ async def run(tmp_path: Path, cycles: int) -> None:
             await cycle(it, number)
         await asyncio.sleep(0)
         before, handles, fds, threads = objects(), it.open_handles, descriptors(), threading.active_count()
-        tasks = len(asyncio.all_tasks())
+        tasks, told = len(asyncio.all_tasks()), noted()
         for number in range(0, cycles, 20):
             await asyncio.gather(*(cycle(it, number + k) for k in range(20)))
         await it.quiet()
@@ -91,8 +98,7 @@ async def run(tmp_path: Path, cycles: int) -> None:
         grown = objects() - before
         assert {name: count for name, count in grown.items() if count > 3} == {}
         assert grown[HcsSystem.__name__] == grown[HcsProcess.__name__] == 0
-        assert it.service.session.notifications._watches == {}
-        assert it.service.session.notifications._closers == {}
+        assert noted() == told
 
 
 async def test_a_thousand_containers_leave_nothing(tmp_path: Path) -> None:

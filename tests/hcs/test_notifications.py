@@ -202,51 +202,74 @@ async def test_ten_thousand_notifications_are_handled(tmp_path: Path) -> None:
         await system.close()
 
 
-def test_a_program_ends_with_systems_open_and_notifications_on_their_way(tmp_path: Path) -> None:
-    """Threads of the service must not enter an interpreter that is gone: registrations are undone at its end."""
-    source = f"""
-        import asyncio, sys, threading
-        from pathlib import Path
-        from tests.hcs.world import World
+PROGRAM = """
+import atexit, asyncio, gc, sys, threading
+from pathlib import Path
 
-        async def main():
-            world = World(Path({str(tmp_path)!r}))
-            await asyncio.gather(*(world.launch(id=f"box-{{number}}") for number in range(5)))
-            return world
+def left():
+    handles = world.hcs.open_handles()
+    print(handles["callbacks"], handles["systems"], handles["processes"], world.hcs.errors)
 
-        world = asyncio.run(main())
-        done = threading.Event()
+if sys.argv[2] == "look":
+    atexit.register(left)  # the first registered is the last called
 
-        def nag():
-            while not done.is_set():
-                for number in range(5):
-                    world.notify(0x7, id=f"box-{{number}}")
+from tests.hcs.world import World
 
-        threading.Thread(target=nag, daemon=True).start()
-        import atexit
-        atexit.register(lambda: None)
+world = World(Path(sys.argv[1]))
+"""
+"""Begins a program of its own on a machine; at its end it says what is left open there, if that is asked for."""
 
-        def look():
-            done.set()
-            left = world.hcs.open_handles()
-            print(left["callbacks"], left["systems"], left["processes"], world.hcs.errors)
 
-        import longshore.hcs.notifications as notifications
-        atexit.unregister(notifications._at_exit)
-        atexit.register(look)
-        atexit.register(notifications._at_exit)  # runs first
-    """
-    root = Path(__file__).parents[2]
+def run(tmp_path: Path, source: str, *, look: bool = True) -> str:
+    """What a program says that goes on with `source`, and ends well."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(source)],
+        [sys.executable, "-c", PROGRAM + textwrap.dedent(source), str(tmp_path), "look" if look else ""],
         capture_output=True,
         text=True,
         timeout=60,
-        cwd=root,
+        cwd=Path(__file__).parents[2],
         check=False,
     )
     assert (done.stderr, done.returncode) == ("", 0)
-    assert done.stdout.strip() == "[] [] [] []"
+    return done.stdout.strip()
+
+
+def test_a_program_ends_with_systems_open_and_notifications_on_their_way(tmp_path: Path) -> None:
+    """Threads of the service must not enter an interpreter that is gone: registrations are undone at its end."""
+    source = """
+        async def main():
+            await asyncio.gather(*(world.launch(id=f"box-{number}") for number in range(5)))
+
+        asyncio.run(main())
+
+        def nag():
+            while world.open_handles:
+                for number in range(5):
+                    world.notify(0x7, id=f"box-{number}")
+
+        threading.Thread(target=nag, daemon=True).start()
+    """
+    assert run(tmp_path, source) == "[] [] [] []"
+
+
+def test_nothing_is_closed_by_the_garbage_collector_and_what_it_took_is_told_no_more(tmp_path: Path) -> None:
+    """Bug 38: finalizers closed handles that were in use.
+
+    And an engine that is forgotten without being closed: the service calls back as long as it was not told to stop.
+    """
+    source = """
+        asyncio.run(world.launch())
+        client = world.clients.pop(world.service)
+        world.service = None
+        gc.collect()
+        world.notify(0x6)
+        world.exit(1004)
+        while world.hcs.post.busy:
+            pass
+        print(world.hcs.open_handles())
+    """
+    said = "{'systems': ['s1'], 'processes': ['p1'], 'callbacks': ['c1', 'c2']}\n[] [] [] []"
+    assert run(tmp_path, source) == said
 
 
 async def test_streams_and_ends_of_many_at_once(tmp_path: Path) -> None:

@@ -15,17 +15,21 @@ import atexit
 import ctypes
 import itertools
 import logging
-import weakref
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import EngineClosed, LongshoreError, TimeLimit
 from .hresults import SERVICE_DISCONNECT, UNEXPECTED_EXIT, HcsError, failed, normal
 from .vmcompute import NotificationCallback
 
 log = logging.getLogger("longshore.hcs")
+
+T = TypeVar("T")
+
+REGISTER_LIMIT = 2.0  # seconds that the interpreter's end waits for registrations that are just being made
 
 
 class Type(IntEnum):
@@ -127,21 +131,68 @@ async def completed(expected: asyncio.Future[int], operation: str, container_id:
         raise HcsError(operation, container_id, normal(status))
 
 
+class _Registration:
+    """One registration, to be undone once."""
+
+    def __init__(self, undo: Callable[[], None]) -> None:
+        self._undo = undo
+        self._lock = threading.Lock()
+        self._undone = False
+
+    def undo(self) -> None:
+        """Returns when it is undone, also if another thread is at it."""
+        with self._lock:
+            if not self._undone:
+                self._undo()
+                self._undone = True
+
+
 class Notifications:
-    """The callback that the service is given, and the watches that its numbers stand for."""
+    """The callback that the service is given, and the watches that its numbers stand for.
+
+    One program has one, `NOTIFICATIONS`: the service may call back as long as a registration is left, and that of an
+    engine that was forgotten without being closed stays. What it calls must not be freed.
+    """
 
     def __init__(self) -> None:
         self._watches: dict[int, Watch] = {}
         self._numbers = itertools.count(1)
+        self._registrations: dict[int, _Registration] = {}
         self._closers: dict[int, Callable[[], None]] = {}
-        self.callback = NotificationCallback(self._told)  # must outlive every registration: it has our lifetime
-        _all.add(self)
+        self._changed = threading.Condition()
+        self._registering = 0  # calls of the service that are under way
+        self._ending = False
+        self.callback = NotificationCallback(self._told)
 
     def add(self, watch: Watch) -> int:
         """A number for a watch: the context of its registration."""
         number = next(self._numbers)
         self._watches[number] = watch
         return number
+
+    def register(self, number: int, register: Callable[[Any, int], T], unregister: Callable[[T], None]) -> None:
+        """Have the service told of a number: `register(callback, number)`. EngineClosed once the program ends. Blocks.
+
+        It is noted by the thread that does it: the program may end before the loop hears of it.
+        """
+        with self._changed:
+            if self._ending:
+                raise EngineClosed("the program ends")
+            self._registering += 1
+        try:
+            registration = register(self.callback, number)
+            self._registrations[number] = _Registration(lambda: unregister(registration))
+        finally:
+            with self._changed:
+                self._registering -= 1
+                self._changed.notify_all()
+
+    def unregister(self, number: int) -> None:
+        """Undo it; returns when nothing of it is being told any more. Undone already is fine. Blocks."""
+        registration = self._registrations.get(number)
+        if registration is not None:
+            registration.undo()
+            self._registrations.pop(number, None)
 
     def close_at_exit(self, number: int, close: Callable[[], None]) -> None:
         """Have `close` called at the interpreter's end, unless `remove` comes first."""
@@ -167,16 +218,20 @@ class Notifications:
             log.exception("a notification was lost")
 
     def close_all(self) -> None:
-        """Undo every registration: foreign threads must not find an interpreter that is gone."""
+        """Undo every registration: foreign threads must not find an interpreter that is gone.
+
+        Also those of handles that a call still uses; such a handle itself is left to the end of the process.
+        """
+        with self._changed:
+            self._ending = True
+            self._changed.wait_for(lambda: not self._registering, REGISTER_LIMIT)
+        for number in list(self._registrations):
+            with suppress(Exception):
+                self.unregister(number)
         for close in list(self._closers.values()):
             with suppress(Exception):
                 close()
 
 
-_all: weakref.WeakSet[Notifications] = weakref.WeakSet()
-
-
-@atexit.register
-def _at_exit() -> None:
-    for each in list(_all):
-        each.close_all()
+NOTIFICATIONS = Notifications()
+atexit.register(NOTIFICATIONS.close_all)

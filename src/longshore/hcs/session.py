@@ -6,14 +6,15 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
-from ..errors import NotSupported, TimeLimit
+from ..errors import EngineClosed, NotSupported, TimeLimit
 from ..limits import HcsLimits
 from ..tasks import shielded, uninterrupted
 from .calls import Handle, Threads
 from .hresults import HcsError
-from .notifications import Notifications, Watch
+from .notifications import NOTIFICATIONS, Watch
 from .pipes import Pipes
 from .vmcompute import Process, Registration, System, Vmcompute
 
@@ -32,7 +33,7 @@ class Session:
         self.pipes = pipes
         self.limits = limits
         self.threads = Threads()
-        self.notifications = Notifications()
+        self.notifications = NOTIFICATIONS
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # handles
@@ -97,18 +98,19 @@ class Session:
                 log.warning("container `%s`: undoing: %s", container_id, error)
             shut()
 
-        def discard(registration: Registration) -> None:
-            unregister(registration)
+        def discard(_: None) -> None:
+            notifications.unregister(number)
+            notifications.remove(number)
             undo_all()
 
         try:
-            registration = await self.make(
+            await self.make(
                 "registering for notifications",
                 container_id,
-                self.threads.call(register, value, notifications.callback, number),
+                self.threads.call(notifications.register, number, partial(register, value), unregister),
                 discard,
             )
-        except (HcsError, NotSupported) as error:
+        except (HcsError, NotSupported, EngineClosed) as error:
             notifications.remove(number)
             await uninterrupted(self.threads.call(undo_all))
             if isinstance(error, HcsError):
@@ -117,7 +119,7 @@ class Session:
 
         def release() -> None:
             try:
-                unregister(registration)  # returns when no notification is under way any more
+                notifications.unregister(number)  # returns when no notification is under way any more
             except (HcsError, NotSupported) as error:
                 # it may still be called back: what the service uses is not closed under it
                 log.warning("container `%s`: a handle stays open: %s", container_id, error)
