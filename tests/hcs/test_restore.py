@@ -10,18 +10,22 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from longshore.compute import Cause, State, SystemGone
+from longshore.hcs import measure
+from longshore.hcs.documents import ContainerProperties, ProcessListItem
+from longshore.hcs.hresults import HcsError
 from longshore.hcs.process import HcsProcess, ProcessToken
 from longshore.hcs.system import HcsSystem
 from longshore.spec import ProcessSpec
 
-from .world import ALL, World, windows, world
+from .world import ALL, World, script, windows, world
 
 FOREVER = ("sleep", "100")
 
@@ -84,7 +88,8 @@ async def test_an_exec_of_a_dead_program_is_found_again(tmp_path: Path) -> None:
 async def test_a_process_that_has_our_number_by_chance_is_not_ours(tmp_path: Path) -> None:
     async with left(tmp_path, *FOREVER) as (it, system, init):
         second = it.another()
-        wrong = ProcessToken(init.pid, init.identity.started_at - timedelta(hours=1))
+        earlier = init.identity.started_at - timedelta(seconds=6)
+        wrong = ProcessToken(init.pid, earlier, earlier)
         token = msgspec.json.encode(msgspec.structs.replace(system._identity, init=wrong))
         assert await second.state(token) is State.STOPPED
         found = await second.open("box", token, it.place())
@@ -93,6 +98,96 @@ async def test_a_process_that_has_our_number_by_chance_is_not_ours(tmp_path: Pat
         assert (exit.code, exit.cause) == (None, Cause.SYSTEM_GONE)
         assert it.count("HcsOpenProcess") == 0
         await found.terminate()
+        await found.delete()
+        await found.close()
+
+
+@pytest.mark.parametrize(
+    ("created", "returned", "hyperv", "is_it"),
+    [
+        (-5.1, 8, False, False),
+        (-4.9, 8, False, True),
+        (8, 8, False, True),  # the service may take its time to make it
+        (12.9, 8, False, True),
+        (13.1, 8, False, False),
+        (-3600, -3600, False, True),  # the clock was set back meanwhile
+        (1, -3600, False, True),
+        (-118, 1, True, True),  # a utility VM has a clock of its own
+        (-122, 1, True, False),
+        (4, None, False, True),  # by a token of an earlier version
+        (6, None, False, False),
+    ],
+)
+def test_a_process_is_known_by_the_time_between_its_being_asked_for_and_being_there(
+    created: float, returned: float | None, hyperv: bool, is_it: bool
+) -> None:
+    asked = datetime(2026, 1, 1, tzinfo=UTC)
+    token = ProcessToken(7, asked, None if returned is None else asked + timedelta(seconds=returned))
+    item = ProcessListItem(process_id=7, create_timestamp=asked + timedelta(seconds=created))
+    found = ContainerProperties(process_list=[ProcessListItem(process_id=4), item])
+    assert measure.is_listed(found, token, hyperv=hyperv) is is_it
+
+
+async def test_a_process_that_the_service_took_long_to_make_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "SAME_CLOCK", timedelta(seconds=0.2))
+    async with world(tmp_path, script(HcsCreateProcess=[{"delay_ms": 500}]), crew=True) as it:
+        system, init = await it.launch(*FOREVER)
+        it.die(it.service)
+        second = it.another()
+        assert await second.state(system.token) is State.RUNNING
+        found = await second.open("box", system.token, it.place())
+        assert found.init is not None
+        assert found.init.pid == init.pid
+        assert not found.init.over
+        await found.delete()
+        await found.close()
+
+
+NO_LIST = [{"hr": 0xC0370105, "match": "ProcessList"}]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"HcsOpenProcess": [{"hr": 0x80004005}]},
+        {"HcsOpenProcess": [{"hr": 0x80070490}]},
+        {"HcsRegisterProcessCallback": [{"hr": 0xC0370104}]},
+        {"HcsOpenProcess": [{"hr": 0x80004005}], "HcsGetComputeSystemProperties": NO_LIST},
+    ],
+    ids=["open", "not-found", "register", "no-list"],
+)
+async def test_an_init_that_lives_and_cannot_be_opened_is_not_taken_for_ended(
+    tmp_path: Path, rules: dict[str, Any]
+) -> None:
+    """Else its system would be shut down, as that of one which has ended."""
+    async with left(tmp_path, *FOREVER) as (it, system, init):
+        second = it.another()
+        it.script(**rules)
+        with pytest.raises(HcsError):
+            await second.open("box", system.token, it.place())
+        assert it.open_handles == 0
+        it.script()
+        found = await second.open("box", system.token, it.place())
+        assert found.init is not None
+        assert not found.init.over
+        assert not it.process(init.pid).exited
+        assert not {"HcsShutdownComputeSystem", "HcsTerminateComputeSystem", "HcsTerminateProcess"} & set(it.functions)
+        await found.delete()
+        await found.close()
+
+
+@pytest.mark.parametrize("rules", [{}, {"HcsGetComputeSystemProperties": NO_LIST}], ids=["list", "no-list"])
+async def test_an_init_that_ended_unseen_is_told_so(tmp_path: Path, rules: dict[str, Any]) -> None:
+    async with left(tmp_path, *FOREVER) as (it, system, init):
+        it.hcs.crew.kill(it.process(init.pid))
+        await it.until(lambda: it.process(init.pid).exited)
+        it.script(**rules)
+        found = await it.another().open("box", system.token, it.place())
+        assert found.init is not None
+        exit = await found.init.wait()
+        assert (exit.code, exit.cause) == (None, Cause.SYSTEM_GONE)
         await found.delete()
         await found.close()
 

@@ -39,8 +39,5 @@ def _state(vmcompute: Vmcompute, handle: System, known: SystemToken) -> State:
     init = known.init
     text = vmcompute.get_compute_system_properties(handle, documents.property_query("ProcessList"))
     found = measure.properties(text, "the processes", known.id)
-    alive = any(
-        item.process_id == init.pid and measure.is_same_moment(item, init.started_at, hyperv=known.hyperv)
-        for item in found.process_list or []
-    )
+    alive = measure.is_listed(found, init, hyperv=known.hyperv)
     return State.RUNNING if alive else State.STOPPED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,8 +12,11 @@ from ..compute import NetworkStats, ProcessInfo, Stats
 from ..errors import ServiceError
 from . import documents
 
+if TYPE_CHECKING:
+    from .process import ProcessToken
+
 TICKS = 10_000_000  # 100 ns units in a second
-SAME_CLOCK = timedelta(seconds=5)  # between our asking for a process and the time the service gives it
+SAME_CLOCK = timedelta(seconds=5)  # that the time the service gives a process may lie outside of the call that made it
 OTHER_CLOCK = timedelta(minutes=2)  # a utility VM has a clock of its own
 
 
@@ -39,12 +43,16 @@ def listed(text: str | None) -> list[documents.ContainerProperties]:
         raise ServiceError("listing the systems", None, f"the service gave no list ({error})") from error
 
 
-def is_same_moment(item: documents.ProcessListItem, started_at: datetime, *, hyperv: bool) -> bool:
-    """Whether a listed process is the one that was started then, and not a later one with its number."""
-    created = moment(item.create_timestamp)
-    if created is None:  # an old build does not tell
-        return True
-    return abs(created - started_at) <= (OTHER_CLOCK if hyperv else SAME_CLOCK)
+def is_listed(found: documents.ContainerProperties, token: ProcessToken, *, hyperv: bool) -> bool:
+    """Whether the processes of a system have this one, and not only a later one with its number."""
+    # the call that made it may have taken its time, and the clock may have been set meanwhile
+    moments = sorted([token.started_at, token.returned_at or token.started_at])
+    off = OTHER_CLOCK if hyperv else SAME_CLOCK
+    for item in found.process_list or []:
+        created = moment(item.create_timestamp)  # None: an old build does not tell
+        if item.process_id == token.pid and (created is None or moments[0] - off <= created <= moments[1] + off):
+            return True
+    return False
 
 
 def moment(value: datetime | None) -> datetime | None:

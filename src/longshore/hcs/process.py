@@ -48,10 +48,11 @@ ANSWER_LIMIT = 1.0  # seconds in which the service says whether it takes a word 
 
 
 class ProcessToken(msgspec.Struct, frozen=True):
-    """What finds a process again: its pid, and when it was created, since pids are used again."""
+    """What finds a process again: its pid, and between which moments it was created, since pids are used again."""
 
     pid: int
-    started_at: datetime
+    started_at: datetime  # before it was asked for
+    returned_at: datetime | None = None  # when it was there
 
 
 class HcsProcess:

@@ -10,7 +10,7 @@ from ..errors import CommandNotExecutable, CommandNotFound, LongshoreError, Serv
 from ..tasks import shielded, uninterrupted
 from . import documents, measure
 from .calls import Handle
-from .hresults import NO_COMMAND, NOT_EXECUTABLE, HcsError, same
+from .hresults import GONE, NO_COMMAND, NOT_EXECUTABLE, STOPPED, HcsError, same
 from .process import HcsProcess, ProcessToken
 from .session import Session
 from .stdio import Wiring
@@ -44,7 +44,7 @@ async def create(
         process, pid, pipes = await session.make("start", id, call, lambda made: _end_late(vm, wiring, made))
     except HcsError as error:
         raise _of_command(error, id, config.command_line) from error
-    token = ProcessToken(pid, started_at)
+    token = ProcessToken(pid, started_at, measure.now())
     made = HcsProcess(session, id, token, wiring=wiring, terminal=terminal, keep_open=keep_open)
     if system.terminating:
         made.killed_with_system(True)
@@ -101,30 +101,31 @@ async def find(session: Session, system: HcsSystem, token: ProcessToken, *, keep
     """A process that somebody started, by pid and creation time.
 
     Pids are used again, and the list has the system's own processes, too. One that is not there any more has ended
-    unseen: its code is unknown.
+    unseen: its code is unknown. HcsError if it cannot be opened though it is there: it must not be taken for ended.
     """
     made = HcsProcess(session, system.id, token, keep_open=keep_open)
     handle = system.handle
-    if handle is None or handle.closing or not await _is_listed(system, token):
+    if handle is None or handle.closing or await _is_listed(system, token) is False:
         made.gone()
         return made
     try:
         call = handle.call("open a process", session.vmcompute.open_process, token.pid)
         process = await session.make("open a process", system.id, call, session.vmcompute.close_process)
         await uninterrupted(made.watch(process, ours=False))
-    except HcsError:
+    except HcsError as error:
+        listed = await _is_listed(system, token)  # or it has ended just now
+        if listed or (listed is None and not same(error.code or 0, (*GONE, *STOPPED))):
+            raise
         made.gone()
         return made
     await made.look()
     return made
 
 
-async def _is_listed(system: HcsSystem, token: ProcessToken) -> bool:
+async def _is_listed(system: HcsSystem, token: ProcessToken) -> bool | None:
+    """Whether the service lists it; None where it does not tell, as of a paused VM."""
     try:
         found = await system.properties("ProcessList")
-    except ServiceError:  # a paused VM has no list: then its number must do
-        return True
-    return any(
-        item.process_id == token.pid and measure.is_same_moment(item, token.started_at, hyperv=system.hyperv)
-        for item in found.process_list or []
-    )
+    except ServiceError:
+        return None
+    return measure.is_listed(found, token, hyperv=system.hyperv)
