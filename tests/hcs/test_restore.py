@@ -6,6 +6,7 @@ would have caught, where there is one.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ import msgspec
 import pytest
 
 from longshore.compute import Cause, State, SystemGone
+from longshore.errors import InvalidState
 from longshore.hcs import measure
 from longshore.hcs.documents import ContainerProperties, ProcessListItem
 from longshore.hcs.hresults import HcsError
@@ -25,6 +27,7 @@ from longshore.hcs.process import HcsProcess, ProcessToken
 from longshore.hcs.system import HcsSystem
 from longshore.spec import ProcessSpec
 
+from .test_engine import engine
 from .world import ALL, World, script, windows, world
 
 FOREVER = ("sleep", "100")
@@ -188,6 +191,68 @@ async def test_an_init_that_ended_unseen_is_told_so(tmp_path: Path, rules: dict[
         assert found.init is not None
         exit = await found.init.wait()
         assert (exit.code, exit.cause) == (None, Cause.SYSTEM_GONE)
+        await found.delete()
+        await found.close()
+
+
+async def test_what_was_paused_is_found_paused_and_can_be_resumed(tmp_path: Path) -> None:
+    async with world(tmp_path, crew=True) as it:
+        system, init = await it.launch(*FOREVER, hyperv=True)
+        await system.pause()
+        second = it.another()
+        assert await second.state(system.token) is State.PAUSED  # without opening it
+        it.die(it.service)
+        found = await second.open("box", system.token, it.place())
+        assert await found.paused()
+        assert await second.state(system.token) is State.PAUSED
+        with pytest.raises(InvalidState, match="paused"):
+            await found.exec(ProcessSpec(args=["true"]), ALL, "work", it.place("work"))
+        await found.resume()
+        assert it.hcs.systems["box"].state == "Running"
+        assert await second.state(system.token) is State.RUNNING
+        assert not it.process(init.pid).exited
+        await found.delete()
+        await found.close()
+
+
+async def test_an_engine_shows_what_another_program_paused_and_resumes_it(tmp_path: Path) -> None:
+    async with world(tmp_path, crew=True) as it:
+        async with engine(it) as first:
+            await (await first.launch("box", it.spec(*FOREVER, hyperv=True))).pause()
+        async with engine(it, it.another()) as second:
+            await second.restore()
+            box = await second.get("box")
+            assert (await box.inspect())["state"] == "paused"
+            await box.resume()
+            assert (await box.inspect())["state"] == "running"
+            await box.delete(force=True)
+
+
+async def test_what_is_resumed_while_it_is_being_opened_is_not_found_paused(tmp_path: Path) -> None:
+    async with world(tmp_path, crew=True) as it:
+        system, _ = await it.launch(*FOREVER, hyperv=True)
+        await system.pause()
+        asked = it.count("HcsGetComputeSystemProperties")
+        it.script(HcsGetComputeSystemProperties=[{"properties": {"State": "Paused"}, "delay_ms": 200, "times": 1}])
+        opening = asyncio.create_task(it.another().open("box", system.token, it.place()))
+        await it.until(lambda: it.count("HcsGetComputeSystemProperties") > asked)
+        await system.resume()
+        found = await opening
+        assert not await found.paused()
+        await found.close()
+        await system.delete()
+        await system.close()
+
+
+async def test_what_does_not_say_whether_it_is_paused_is_found_all_the_same(tmp_path: Path) -> None:
+    async with world(tmp_path, crew=True) as it:
+        system, init = await it.launch(*FOREVER, hyperv=True)
+        it.die(it.service)
+        it.script(HcsGetComputeSystemProperties=[{"hr": 0x80004005, "times": 1}])
+        found = await it.another().open("box", system.token, it.place())
+        assert found.init is not None
+        assert found.init.pid == init.pid
+        assert not await found.paused()
         await found.delete()
         await found.close()
 

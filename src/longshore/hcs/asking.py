@@ -1,19 +1,25 @@
-"""What a system is now, for who has not got it open: asked of the service, in one go."""
+"""What a system is now: asked of the service, where nobody has told us."""
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 
 from ..compute import State
 from ..errors import ServiceError
 from . import documents, measure
 from .hresults import GONE, HcsError, same
-from .system import SystemToken
+from .notifications import Type
+from .system import HcsSystem, SystemToken
 from .vmcompute import System, Vmcompute
+
+log = logging.getLogger("longshore.hcs")
+
+PAUSED = "Paused"  # a `State` of the properties document
 
 
 def ask_state(vmcompute: Vmcompute, known: SystemToken) -> State:
-    """Whether a system's init is alive. Blocks."""
+    """Whether a system's init is alive, of one that is not open here: in one go. Blocks."""
     try:
         handle = vmcompute.open_compute_system(known.id)
     except HcsError as error:
@@ -32,7 +38,7 @@ def _state(vmcompute: Vmcompute, handle: System, known: SystemToken) -> State:
     base = measure.properties(text, "the state", known.id)
     if base.stopped or base.state in ("Stopped", "Terminated"):
         return State.STOPPED
-    if base.state == "Paused":
+    if base.state == PAUSED:
         return State.PAUSED
     if known.init is None:
         return State.RUNNING
@@ -41,3 +47,17 @@ def _state(vmcompute: Vmcompute, handle: System, known: SystemToken) -> State:
     found = measure.properties(text, "the processes", known.id)
     alive = measure.is_listed(found, init, hyperv=known.hyperv)
     return State.RUNNING if alive else State.STOPPED
+
+
+async def look_whether_paused(system: HcsSystem) -> None:
+    """Have a system that was opened know whether it was paused before. If the service does not say, it was not."""
+    resumed = system.watch.expect(Type.SYSTEM_RESUME_COMPLETED)
+    try:
+        base = await system.properties()
+    except ServiceError as error:
+        log.warning("container `%s`: whether it is paused is not known: %s", system.id, error)
+    else:
+        if base.state == PAUSED and not resumed.done():  # not by the one who paused it, while we asked
+            system.watch.deliver(Type.SYSTEM_PAUSE_COMPLETED, 0)
+    finally:
+        resumed.cancel()

@@ -17,7 +17,7 @@ from ..limits import USUAL, HcsLimits
 from ..spec import Spec
 from ..tasks import shielded
 from . import documents, layers, measure, probe, translate
-from .asking import ask_state
+from .asking import ask_state, look_whether_paused
 from .hresults import GONE, NO_COMMAND, HcsError, same
 from .notes import LeaseNotes, Made
 from .notifications import Type, completed
@@ -237,12 +237,14 @@ class HcsService:
             if known.scratch is None:
                 raise SystemGone
             system.lost()  # its layer is still there, to be taken away by `delete`
-        if known.init is not None:
-            try:
+        try:
+            if known.hyperv and system.handle is not None:
+                await look_whether_paused(system)
+            if known.init is not None:
                 system.init = await system.find_process(known.init, keep_open=True)
-            except BaseException:
-                await system.close()
-                raise
+        except BaseException:
+            await system.close()
+            raise
         if system.handle is not None:
             self._systems[id] = system
         return system
