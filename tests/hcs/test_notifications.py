@@ -272,6 +272,32 @@ def test_nothing_is_closed_by_the_garbage_collector_and_what_it_took_is_told_no_
     assert run(tmp_path, source) == said
 
 
+def test_a_program_that_ends_amid_a_call_is_told_of_nothing_any_more(tmp_path: Path) -> None:
+    """What a call still uses stays open; but the service must not call back."""
+    source = """
+        world.script(HcsGetComputeSystemProperties=[{"delay_ms": 5000}])
+
+        async def main():
+            system, _ = await world.launch()
+            asking = asyncio.create_task(system.stats())
+            await world.until(lambda: world.count("HcsGetComputeSystemProperties"))
+
+        asyncio.run(main())
+    """
+    assert run(tmp_path, source) == "[] ['s1'] [] []"
+
+
+@pytest.mark.parametrize("of", ["ComputeSystem", "Process"])
+def test_a_registration_that_is_being_made_when_the_program_ends_is_undone(tmp_path: Path, of: str) -> None:
+    source = f"""
+        world.script(HcsRegister{of}Callback=[{{"delay_ms": 500}}])
+        threading.Thread(target=asyncio.run, args=[world.launch()], daemon=True).start()
+        while not world.count("HcsRegister{of}Callback"):
+            pass
+    """
+    assert run(tmp_path, source).startswith("[] ")
+
+
 async def test_streams_and_ends_of_many_at_once(tmp_path: Path) -> None:
     """200 systems at once, callbacks from 8 threads: each has its own output and its own code."""
     rules = script(HcsCreateProcess=[{"stdout": "hello", "repeat": 100}])
