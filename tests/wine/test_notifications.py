@@ -164,3 +164,86 @@ def test_a_program_may_end_with_systems_open_and_notifications_on_their_way(tmp_
         assert (done.stdout, done.returncode) == ("open\n", 0), done.stderr
         (tmp_path / "run").rename(tmp_path / f"run-{time.monotonic_ns()}")
         (tmp_path / "state").rename(tmp_path / f"state-{time.monotonic_ns()}")
+
+
+PROGRAM = """
+import asyncio, atexit, gc, sys, threading, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+
+def left():
+    while any("hr" not in call for call in machine.calls() if "Register" in call["function"]):
+        time.sleep(0.001)
+    print(machine.open_handles()["callbacks"], machine.errors)
+
+atexit.register(left)  # the first registered is the last called
+from longshore.compute import PIPE, Place, Stdio
+from longshore.hcs.service import HcsService
+from longshore.hcs.pipes import WindowsPipes
+from tests.hcs.wine_double import Machine
+from tests.wine.conftest import spec
+
+machine = Machine(sys.argv[3])
+here = Path(sys.argv[2])
+
+def flood():
+    while True:
+        machine.notify_system(None, 0xB)
+        time.sleep(0.0005)
+
+threading.Thread(target=flood, daemon=True).start()
+
+async def launch():
+    service = HcsService(here, vmcompute=machine.client().binding, pipes=WindowsPipes(), exists=lambda path: True)
+    return await service.launch("box", spec("x"), Stdio(), Place(run=here, data=here))
+
+def wait_for(function):
+    while not any(call["function"] == function for call in machine.calls()):
+        time.sleep(0.001)
+"""
+
+
+def _run(tmp_path: Path, source: str, *rules: str) -> str:
+    """What a program says of which `source` is the rest; at its end, which registrations are left."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-X", "faulthandler", "-c", PROGRAM + textwrap.dedent(source)),
+            *(str(Path(__file__).parents[2]), str(tmp_path), "".join(f"{rule}\n" for rule in rules)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_is_told_to_an_engine_that_was_forgotten_hurts_nobody(tmp_path: Path) -> None:
+    source = """
+        asyncio.run(launch())  # and nobody closes it
+        gc.collect()
+        time.sleep(0.1)  # some two hundred notifications
+        print(len(machine.open_handles()["callbacks"]))
+    """
+    assert _run(tmp_path, source) == "2\n[] []\n"
+
+
+def test_a_program_that_ends_amid_a_call_is_told_of_nothing_any_more(tmp_path: Path) -> None:
+    source = """
+        async def main():
+            system, _ = await launch()
+            asking = asyncio.create_task(system.stats())
+            await asyncio.to_thread(wait_for, "HcsGetComputeSystemProperties")
+
+        asyncio.run(main())
+    """
+    assert _run(tmp_path, source, "rule\tHcsGetComputeSystemProperties", "delay\t5000") == "[] []\n"
+
+
+def test_a_registration_that_is_being_made_when_the_program_ends_is_undone(tmp_path: Path) -> None:
+    source = """
+        threading.Thread(target=lambda: asyncio.run(launch()), daemon=True).start()
+        wait_for("HcsRegisterProcessCallback")
+    """
+    assert _run(tmp_path, source, "rule\tHcsRegisterProcessCallback", "delay\t500") == "[] []\n"
