@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from .errors import EngineClosed
-from .tasks import program_ends
+from .tasks import close_engines_first, program_ends
 
 T = TypeVar("T")
 
@@ -260,6 +260,9 @@ def _at_exit() -> None:
             thread.begin_finish()
     for thread in left:
         thread.finish_at_exit(deadline)
+
+
+close_engines_first(_at_exit)
 
 
 def _after_fork() -> None:

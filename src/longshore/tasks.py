@@ -100,3 +100,20 @@ def program_ends() -> None:
     """To be called when the interpreter has begun to end: `in_thread` then does without a thread if there is none."""
     global _program_ends
     _program_ends = True
+
+
+_to_close: list[Callable[[], None]] = []
+
+
+def close_engines_first(close: Callable[[], None]) -> None:
+    """Have `close`, which may be called twice, called by `close_engines`."""
+    _to_close.append(close)
+
+
+def close_engines() -> None:
+    """Close the engines that the program left open: for the interpreter's end, before what they need is taken away.
+
+    What registers with atexit when it is imported may be imported by an engine's own thread, and is called first then.
+    """
+    for close in _to_close:
+        close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import textwrap
@@ -247,3 +248,42 @@ def test_a_registration_that_is_being_made_when_the_program_ends_is_undone(tmp_p
         wait_for("HcsRegisterProcessCallback")
     """
     assert _run(tmp_path, source, "rule\tHcsRegisterProcessCallback", "delay\t500") == "[] []\n"
+
+
+def test_an_engine_that_a_program_leaves_open_ends_its_containers_before_their_handles_are_taken(
+    tmp_path: Path,
+) -> None:
+    """The machine's own service is loaded by the thread of the engine, after that has registered for the end."""
+    source = """
+        import atexit, ctypes, sys
+        sys.path.insert(0, sys.argv[1])
+
+        def look():
+            dll = ctypes.WinDLL("vmcompute.dll")  # that of the machine
+            dll.DoubleCalls.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t]
+            calls = ctypes.create_string_buffer(1 << 16)
+            dll.DoubleCalls(0, calls, len(calls))
+            for line in calls.value.decode().splitlines():
+                if "System" in line:
+                    print(line.partition("\\t")[0])
+
+        atexit.register(look)
+        import longshore.sync
+        from tests.wine.conftest import LAYERS
+        engine = longshore.sync.Engine(state=sys.argv[2])
+        engine.launch("box", args=["x"], windows=LAYERS, owner="remove")
+        print("open")
+    """
+    (tmp_path / "script").write_text("rule\tHcsCreateProcess\nstdout\tout\n")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(source), str(Path(__file__).parents[2]), str(tmp_path / "state")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | {"VMCOMPUTE_DOUBLE": str(tmp_path / "script")},
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.split()
+    before = said[: said.index("HcsUnregisterComputeSystemCallback")]
+    assert {"HcsTerminateComputeSystem", "HcsShutdownComputeSystem"} & set(before)

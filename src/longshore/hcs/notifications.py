@@ -22,6 +22,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import EngineClosed, LongshoreError, TimeLimit
+from ..tasks import close_engines
 from .hresults import SERVICE_DISCONNECT, UNEXPECTED_EXIT, HcsError, failed, normal
 from .vmcompute import NotificationCallback
 
@@ -234,4 +235,11 @@ class Notifications:
 
 
 NOTIFICATIONS = Notifications()
-atexit.register(NOTIFICATIONS.close_all)
+
+
+@atexit.register
+def _at_exit() -> None:
+    try:
+        close_engines()
+    finally:
+        NOTIFICATIONS.close_all()
