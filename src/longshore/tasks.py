@@ -102,6 +102,11 @@ def program_ends() -> None:
     _program_ends = True
 
 
+def is_program_ending() -> bool:
+    """Whether the interpreter has begun to end."""
+    return _program_ends
+
+
 _to_close: list[Callable[[], None]] = []
 
 

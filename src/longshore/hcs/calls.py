@@ -7,6 +7,7 @@ stays open until it has returned: hcsshim learnt what happens otherwise (lessons
 from __future__ import annotations
 
 import asyncio
+import errno
 import queue
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from ..errors import NotSupported
+from ..tasks import is_program_ending
 from .hresults import INVALID_HANDLE, HcsError
 
 T = TypeVar("T")
@@ -31,22 +33,33 @@ class Threads:
         self._idle = 0
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Have `job`, which must not raise, done in a thread."""
-        with self._lock:
-            fresh = not self._idle
-            if not fresh:
-                self._idle -= 1
-            self._jobs.put(job)
-        if fresh:
-            threading.Thread(target=self._work, name="longshore-hcs", daemon=True).start()
+    def submit(self, job: Callable[[], None], *, or_here: bool = False) -> None:
+        """Have `job`, which must not raise, done in a thread.
 
-    def _work(self) -> None:
-        while (job := self._next()) is not None:
+        Where the limit of threads allows none: OSError (EAGAIN), or with `or_here` it is done here. That is for what
+        ends and closes; and Python 3.12 makes no threads any more when it ends.
+        """
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+                self._jobs.put(job)
+                return
+        try:
+            # in a list: a thread keeps its arguments as long as it lives
+            threading.Thread(target=self._work, args=([job],), name="longshore-hcs", daemon=True).start()
+        except RuntimeError as error:
+            if not (or_here or is_program_ending()):
+                raise OSError(errno.EAGAIN, "no thread can be started") from error
             job()
-            del job  # it holds what the call was given
+
+    def _work(self, first: list[Callable[[], None]]) -> None:
+        job: Callable[[], None] | None = first.pop()
+        while job is not None:
+            job()
+            job = None  # it holds what the call was given
             with self._lock:
                 self._idle += 1
+            job = self._next()
 
     def _next(self) -> Callable[[], None] | None:
         """The next job; None if there was none for a while. Who takes another thread's leaves it idle in its place."""
@@ -60,8 +73,12 @@ class Threads:
                     self._idle -= 1
                     return None
 
-    async def call(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def call(self, function: Callable[..., T], *arguments: Any, or_here: bool = False) -> T:
         """What `function` returns. Cancelled: only the waiting ends."""
+        return await self.begin(function, *arguments, or_here=or_here)
+
+    def begin(self, function: Callable[..., T], *arguments: Any, or_here: bool = False) -> asyncio.Future[T]:
+        """What `function` will return; `or_here` as in `submit`. OSError if it is not called at all."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -82,8 +99,8 @@ class Threads:
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(tell, result, failure)
 
-        self.submit(job)
-        return await future
+        self.submit(job, or_here=or_here)
+        return future
 
 
 class Handle(Generic[H]):
@@ -115,7 +132,12 @@ class Handle(Generic[H]):
                 raise HcsError(operation, self.container_id, INVALID_HANDLE)
             self._calls += 1
         try:
-            return await self._threads.call(self._use, function, *arguments)
+            future: asyncio.Future[T] = self._threads.begin(self._use, function, *arguments)
+        except OSError:
+            self._end_call()
+            raise
+        try:
+            return await future
         except HcsError as error:
             raise error.about(operation, self.container_id) from error
         except NotSupported as error:
@@ -125,11 +147,14 @@ class Handle(Generic[H]):
         try:
             return function(self.value, *arguments)
         finally:
-            with self._lock:
-                self._calls -= 1
-                last = self._closing and not self._calls
-            if last:
-                self._close()
+            self._end_call()
+
+    def _end_call(self) -> None:
+        with self._lock:
+            self._calls -= 1
+            last = self._closing and not self._calls
+        if last:
+            self._close()
 
     def _close(self) -> None:
         try:
@@ -156,7 +181,7 @@ class Handle(Generic[H]):
     def let_go(self) -> None:
         """As `close`, without waiting for it."""
         if self._begin_to_close():
-            self._threads.submit(self._close)
+            self._threads.submit(self._close, or_here=True)
 
     async def close(self) -> None:
         """Close it, after the last call that uses it: that is waited for only so long. Idempotent."""

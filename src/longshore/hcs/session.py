@@ -110,9 +110,9 @@ class Session:
                 self.threads.call(notifications.register, number, partial(register, value), unregister),
                 discard,
             )
-        except (HcsError, NotSupported, EngineClosed) as error:
+        except (HcsError, NotSupported, EngineClosed, OSError) as error:
             notifications.remove(number)
-            await uninterrupted(self.threads.call(undo_all))
+            await uninterrupted(self.threads.call(undo_all, or_here=True))
             if isinstance(error, HcsError):
                 raise error.about("registering for notifications", container_id) from error
             raise
@@ -175,7 +175,7 @@ class Session:
         def done(task: asyncio.Future[T]) -> None:
             if not task.cancelled() and task.exception() is None:
                 made = task.result()
-                self.threads.submit(lambda: quietly(made))
+                self.threads.submit(lambda: quietly(made), or_here=True)
 
         task.add_done_callback(done)
 
