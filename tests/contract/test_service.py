@@ -819,6 +819,32 @@ async def test_a_container_is_found_again_after_its_maker_died(station: Station)
     assert await second.leftovers(OWNER) == []
 
 
+async def test_what_was_paused_is_found_paused_and_goes_on_when_resumed(station: Station) -> None:
+    first = station.service
+    if not (await first.probe()).items["pause"].supported:
+        pytest.skip("nothing can be paused here")
+    spec = station.spec(station.commands.trap(39), **station.pausable)
+    system = await first.create("box", spec, KEPT, station.place("box"))
+    process = await system.start()
+    await logged(station, process, "box", b"ready")
+    await system.pause()
+    token, init = system.token, process.token
+
+    station.lose(first)
+    second = station.another()
+    assert await second.state(token) is State.PAUSED
+    found = await second.open("box", token, station.found_place("box"))
+    assert await found.paused()
+    assert await second.state(token) is State.PAUSED
+    await found.resume()
+    assert not await found.paused()
+    again = await found.open_process(init)
+    await found.shutdown(TERM)
+    assert (await again.wait()).code == 39
+    await end(found, again)
+    assert await second.leftovers(OWNER) == []
+
+
 async def test_what_ended_unseen_has_its_true_code_or_none(station: Station) -> None:
     features = await station.service.probe()
     first = station.service
