@@ -72,6 +72,23 @@ async def test_what_fails_while_starting_leaves_no_handle_open(tmp_path: Path, r
         await system.close()
 
 
+@pytest.mark.parametrize("hr", [0, DENIED])
+@pytest.mark.parametrize("of", ["ComputeSystem", "Process"])
+async def test_a_registration_that_takes_too_long_is_waited_for_before_its_handle_is_closed(
+    tmp_path: Path, of: str, hr: int
+) -> None:
+    """Nothing is left, however it then ends; and nothing that a call uses is closed meanwhile."""
+    function = f"HcsRegister{of}Callback"
+    async with world(tmp_path, script(**{function: [{"delay_ms": 800, "hr": hr}]}), limits=SOON) as it:
+        with pytest.raises(TimeLimit, match="registering"):
+            await it.launch()
+        await it.until(lambda: not it.open_handles)
+        close = f"HcsClose{of}"
+        registered = [call for call in it.hcs.calls if call["function"] in (function, close)]
+        assert [call["function"] for call in registered] == [function, close]
+        assert f"HcsTerminate{of}" in it.functions
+
+
 async def test_the_first_error_is_told_not_that_of_the_clean_up(tmp_path: Path) -> None:
     rules = script(HcsStartComputeSystem=[{"hr": 0x800704C6}], HcsTerminateComputeSystem=[{"hr": 0x80070006}])
     async with world(tmp_path, rules) as it:

@@ -98,7 +98,7 @@ class Session:
                 log.warning("container `%s`: undoing: %s", container_id, error)
             shut()
 
-        def discard(_: None) -> None:
+        def discard(_: None = None) -> None:
             notifications.unregister(number)
             notifications.remove(number)
             undo_all()
@@ -109,7 +109,10 @@ class Session:
                 container_id,
                 self.threads.call(notifications.register, number, partial(register, value), unregister),
                 discard,
+                failed=discard,
             )
+        except TimeLimit:
+            raise  # it is still under way: discarded when it returns
         except (HcsError, NotSupported, EngineClosed, OSError) as error:
             notifications.remove(number)
             await uninterrupted(self.threads.call(undo_all, or_here=True))
@@ -134,10 +137,19 @@ class Session:
 
     # calls that make something
 
-    async def make(self, operation: str, container_id: str, call: Awaitable[T], discard: Callable[[T], object]) -> T:
+    async def make(
+        self,
+        operation: str,
+        container_id: str,
+        call: Awaitable[T],
+        discard: Callable[[T], object],
+        *,
+        failed: Callable[[], object] | None = None,
+    ) -> T:
         """What a call makes, which the caller then owns: also one who is cancelled meanwhile hears of it first.
 
-        A service that does not answer is left to itself, and what it may still make is discarded: TimeLimit.
+        A service that does not answer is left to itself, and what it may still make is discarded: TimeLimit. `failed`
+        is called in a thread if it makes nothing when nobody waits for it any more.
         """
         task = asyncio.ensure_future(call)
         current = asyncio.current_task()
@@ -147,12 +159,12 @@ class Session:
         except asyncio.CancelledError:
             await self._wait_in_spite(task)
             if not task.done():
-                self._discard_later(task, discard)
+                self._discard_later(task, discard, failed)
                 raise
             current.uncancel()  # so that an enclosing asyncio.timeout still counts right
             current.cancel()  # delivered at the caller's next await
         if not task.done():
-            self._discard_later(task, discard)
+            self._discard_later(task, discard, failed)
             raise TimeLimit(f"{operation} of container `{container_id}`", self.limits.default, hint=NO_ANSWER)
         return task.result()
 
@@ -165,17 +177,21 @@ class Session:
         with suppress(asyncio.CancelledError):
             await shielded(wait())
 
-    def _discard_later(self, task: asyncio.Future[T], discard: Callable[[T], object]) -> None:
-        def quietly(made: T) -> None:
+    def _discard_later(
+        self, task: asyncio.Future[T], discard: Callable[[T], object], failed: Callable[[], object] | None
+    ) -> None:
+        def quietly(discard: Callable[[], object]) -> None:
             try:
-                discard(made)
+                discard()
             except (HcsError, NotSupported) as error:
                 log.warning("discarding what was made too late: %s", error)
 
         def done(task: asyncio.Future[T]) -> None:
-            if not task.cancelled() and task.exception() is None:
-                made = task.result()
-                self.threads.submit(lambda: quietly(made), or_here=True)
+            if task.cancelled():
+                return
+            late = partial(discard, task.result()) if task.exception() is None else failed
+            if late is not None:
+                self.threads.submit(partial(quietly, late), or_here=True)
 
         task.add_done_callback(done)
 
