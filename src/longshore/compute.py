@@ -400,11 +400,11 @@ class ComputeService(Protocol):
         ...
 
     async def create(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> ComputeSystem:
-        """It exists, and no code of the user has run. Failed or cancelled: all undone."""
+        """It exists, and no code of the user has run. Failed or cancelled: all undone, or NotUndone."""
         ...
 
     async def launch(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> tuple[ComputeSystem, ComputeProcess]:
-        """Create and start, as one step where the platform can. Failed or cancelled: all undone."""
+        """Create and start, as one step where the platform can. Failed or cancelled: all undone, or NotUndone."""
         ...
 
     async def open(self, id: str, token: bytes, place: Place) -> ComputeSystem:
@@ -416,7 +416,7 @@ class ComputeService(Protocol):
         ...
 
     async def abandon(self, id: str, place: Place) -> None:
-        """Undo whatever a maker that died left of a half-made system. Idempotent."""
+        """Undo whatever a maker that died, or was told NotUndone, left of a half-made system. Idempotent."""
         ...
 
     def keeper(self, lease: Lease, directory: Path) -> Sequence[str] | None:
@@ -451,6 +451,18 @@ class SystemGone(Exception):
         self.exit = exit
 
 
+class NotUndone(Exception):
+    """Raised by `create` and `launch` in place of `error`, with which they failed: something of it is left.
+
+    `left` says what could not be undone. It is there for `abandon`, to which the caller keeps the place.
+    """
+
+    def __init__(self, error: BaseException, left: LongshoreError) -> None:
+        super().__init__(f"{error}; {left}")
+        self.error = error
+        self.left = left
+
+
 def now() -> datetime:
     """The time, aware and in UTC: the form of every time stamp here."""
     return datetime.now(UTC)
@@ -473,6 +485,7 @@ __all__ = [
     "Features",
     "Lease",
     "NetworkStats",
+    "NotUndone",
     "Place",
     "Plan",
     "ProcessInfo",

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 
 from .arguments import check_streams
-from .compute import DEVNULL, LOG, ComputeProcess, ComputeSystem, Stdio, now
+from .compute import DEVNULL, LOG, ComputeProcess, ComputeSystem, NotUndone, Stdio, now
 from .core import Core, Live, log
 from .deleting import delete
 from .entry import RECORD, SPEC, Entry, trash_name
@@ -36,6 +36,7 @@ class _Making:
         self.lock_fd = -1
         self.system: ComputeSystem | None = None
         self.process: ComputeProcess | None = None
+        self.left: NotUndone | None = None
 
     async def undo(self) -> None:
         """Nothing of it is left, and its id is free.
@@ -45,6 +46,8 @@ class _Making:
         """
         entry, record = self.entry, self.record
         try:
+            if self.left is not None:
+                raise self.left.left
             if self.system is not None:
                 await discard(self.system)
             self._release_lock()  # the removal is not to wait for it
@@ -116,8 +119,11 @@ async def _reserve_and_make(
     making = _Making(core, lease, entry, claim, record)
     try:
         await _make(making, spec, stdio, ours=ours, launch=launch)
-    except BaseException:
+    except BaseException as error:
+        making.left = error if isinstance(error, NotUndone) else None
         await shielded(making.undo())
+        if isinstance(error, NotUndone):
+            raise error.error from error.error.__cause__
         raise
     making.release()
     assert making.system is not None

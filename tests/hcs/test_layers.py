@@ -10,17 +10,19 @@ from typing import Any
 import pytest
 
 from longshore import Engine
-from longshore.compute import SystemGone
+from longshore.compute import NotUndone, SystemGone
 from longshore.errors import CommandNotExecutable, ServiceError
 from longshore.hcs.hresults import HcsError
 from longshore.hcs.layers import LayerFunctions, mount
 from longshore.spec import HyperV, Layers, Spec, WindowsOptions
 
 from .scripted import Hcs
+from .test_engine import engine
 from .world import ALL, World, script, world
 
 PARENTS = [r"C:\layers\app", r"C:\layers\base"]
 DENIED, NOT_READY, SHARING = 0x80070005, 0x80070015, 0x80070020
+FAILED, OTHER_BUILD = 0x80004005, 0xC0370101
 LIFE = ["CreateSandboxLayer", "ActivateLayer", "PrepareLayer", "GetLayerMountPath"]
 END = ["UnprepareLayer", "DeactivateLayer", "DestroyLayer"]
 
@@ -168,6 +170,74 @@ async def test_a_layer_that_is_still_in_use_is_removed_a_little_later(tmp_path: 
         await system.delete()
         assert it.hcs.layers == {}
         await system.close()
+
+
+@pytest.mark.parametrize("step", ["ExpandSandboxSize", "PrepareLayer", "GetLayerMountPath", "HcsCreateComputeSystem"])
+async def test_a_layer_that_is_in_use_for_a_moment_after_a_failure_is_removed_all_the_same(
+    tmp_path: Path, step: str
+) -> None:
+    rules = script(**{step: [{"hr": FAILED}]}, DestroyLayer=[{"hr": SHARING, "times": 2}])
+    async with world(tmp_path, rules) as it:
+        with pytest.raises(HcsError, match="E_FAIL"):
+            await it.service.launch("box", layered(storage_size=1 << 30), ALL, it.place())
+        assert it.hcs.layers == {}
+        assert list(it.place().data.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["PrepareLayer", "HcsCreateComputeSystem"])
+async def test_what_failed_and_cannot_be_undone_is_told_with_its_first_error_and_can_be_undone_later(
+    tmp_path: Path, step: str
+) -> None:
+    async with world(tmp_path, script(**{step: [{"hr": DENIED}]}, DestroyLayer=[{"hr": FAILED}])) as it:
+        with pytest.raises(NotUndone) as told:
+            await it.service.create("box", layered(), ALL, it.place())
+        assert isinstance(told.value.error, HcsError)
+        assert told.value.error.name == "ACCESS_DENIED"
+        assert "removing the scratch layer (DestroyLayer of" in str(told.value.left)
+        assert it.hcs.layers
+        it.script()
+        await it.service.abandon("box", it.place())
+        assert it.hcs.layers == {}
+        assert list(it.place().data.iterdir()) == []
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_an_engine_raises_what_failed_first_and_removes_the_layer_as_soon_as_it_can(
+    tmp_path: Path, kept: bool
+) -> None:
+    rules = script(HcsCreateComputeSystem=[{"hr": OTHER_BUILD}], DestroyLayer=[{"hr": FAILED}])
+    async with world(tmp_path, rules) as it, engine(it) as longshore:
+        with pytest.raises(HcsError, match="create of container `box` failed: its layers are of another Windows build"):
+            if kept:
+                await longshore.create("box", layered())
+            else:
+                await longshore.launch("box", layered())
+        assert it.hcs.layers
+        it.script()
+        assert (await longshore.restore()).undone == ["box"]
+        assert it.hcs.layers == {}
+        assert await longshore.list() == []
+
+
+async def test_a_layer_that_could_not_be_removed_after_a_failure_does_not_keep_its_id(tmp_path: Path) -> None:
+    rules = script(PrepareLayer=[{"hr": DENIED, "times": 1}], DestroyLayer=[{"hr": FAILED, "times": 1}])
+    async with world(tmp_path, rules) as it, engine(it) as longshore:
+        with pytest.raises(HcsError, match="ACCESS_DENIED"):
+            await longshore.create("box", layered())
+        box = await longshore.create("box", layered())
+        assert len(it.hcs.layers) == 1
+        await box.delete()
+        assert it.hcs.layers == {}
+
+
+async def test_a_layer_that_could_not_be_removed_after_a_failure_goes_at_last_with_its_engine(tmp_path: Path) -> None:
+    async with world(tmp_path, script(PrepareLayer=[{"hr": DENIED}], DestroyLayer=[{"hr": FAILED}])) as it:
+        async with engine(it) as longshore:
+            with pytest.raises(HcsError, match="ACCESS_DENIED"):
+                await longshore.create("box", layered())
+            assert it.hcs.layers
+            it.script()
+        assert it.hcs.layers == {}
 
 
 async def test_the_layer_of_a_container_that_is_gone_is_still_taken_away(tmp_path: Path) -> None:

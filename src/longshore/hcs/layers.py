@@ -171,24 +171,19 @@ def _quietly(call: Callable[[str], None], path: str) -> None:
         log.warning("undoing a layer: %s", error)
 
 
-def make(
-    functions: LayerFunctions, path: str, parents: Sequence[str], *, mounted: bool, size: int
-) -> tuple[Scratch, str]:
-    """A scratch layer at `path`, made if there is none, and its volume if it is to be `mounted`. Failed: undone."""
-    with ExitStack() as undo:
-        made = not functions.exists(path)
-        if made:
-            functions.create(path, parents)
-            undo.callback(_quietly, functions.destroy, path)
-            if size:
-                functions.expand(path, size)
-        volume = mount(functions, path, parents) if mounted else ""
-        undo.pop_all()
-        return Scratch(path=path, mounted=mounted, made=made), volume.rstrip("\\")
+def make(functions: LayerFunctions, scratch: Scratch, parents: Sequence[str], *, size: int) -> str:
+    """A scratch layer, and its volume if it is to be mounted. Failed: one that was there is as it was before, and
+    what was made is there for `take_away`."""
+    if scratch.made:
+        functions.create(scratch.path, parents)
+        if size:
+            functions.expand(scratch.path, size)
+    volume = mount(functions, scratch.path, parents) if scratch.mounted else ""
+    return volume.rstrip("\\")
 
 
 def take_away(functions: LayerFunctions, scratch: Scratch) -> None:
-    """Undo `make`; what is undone already is fine. The first failure is raised after everything was tried."""
+    """Undo `make`, how far it ever came. The first failure is raised after everything was tried, if a layer is left."""
     failure: HcsError | None = None
     steps: list[Callable[[str], None]] = []
     if scratch.mounted:
@@ -209,17 +204,27 @@ def _destroy(functions: LayerFunctions, path: str) -> None:
     _retried(lambda: functions.destroy(path), (SHARING_VIOLATION, ACCESS_DENIED), DESTROY_TRIES, DESTROY_PAUSE)
 
 
-async def add(
-    session: Session, container_id: str, path: str, parents: Sequence[str], *, mounted: bool, size: int
-) -> tuple[Scratch, str]:
+async def plan(session: Session, container_id: str, path: str, *, mounted: bool) -> Scratch:
+    """The scratch layer that a container is to have: there already, or to be made."""
+    functions = LayerFunctions(session.vmcompute)
+    try:
+        there = await session.threads.call(functions.exists, path)
+    except HcsError as error:
+        raise _making(error, container_id) from error
+    return Scratch(path=path, mounted=mounted, made=not there)
+
+
+async def add(session: Session, container_id: str, scratch: Scratch, parents: Sequence[str], *, size: int) -> str:
     """`make`, for a container; once begun it completes, so that its result can be undone."""
     functions = LayerFunctions(session.vmcompute)
     try:
-        return await uninterrupted(
-            session.threads.call(lambda: make(functions, path, parents, mounted=mounted, size=size))
-        )
+        return await uninterrupted(session.threads.call(lambda: make(functions, scratch, parents, size=size)))
     except HcsError as error:
-        raise error.about(f"making the scratch layer ({error.operation})", container_id) from error
+        raise _making(error, container_id) from error
+
+
+def _making(error: HcsError, container_id: str) -> HcsError:
+    return error.about(f"making the scratch layer ({error.operation})", container_id)
 
 
 async def remove(session: Session, scratch: Scratch, container_id: str) -> None:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import msgspec
 
-from ..compute import Features, Lease, Place, Plan, State, Stdio, SystemGone
+from ..compute import Features, Lease, NotUndone, Place, Plan, State, Stdio, SystemGone
 from ..decoding import decode_json
-from ..errors import NotSupported, ServiceError
+from ..errors import LongshoreError, NotSupported, ServiceError, TimeLimit
 from ..limits import USUAL, HcsLimits
 from ..spec import Spec
 from ..tasks import shielded
 from . import documents, layers, measure, probe, translate
 from .asking import ask_state, look_whether_paused
-from .hresults import GONE, NO_COMMAND, HcsError, same
+from .hresults import GONE, NO_COMMAND, STOPPED, HcsError, same
 from .notes import LeaseNotes, Made
 from .notifications import Type, completed
 from .pipes import Pipes, WindowsPipes
@@ -119,29 +119,33 @@ class HcsService:
         except HcsError as error:
             raise error.about(f"create ({error.operation})", id) from error
         translate.init_process(spec)  # what cannot be meant is refused before anything is made
-        scratch: layers.Scratch | None = None
         made = Made(owner=config.owner, spec=spec)
+        begun: layers.Scratch | None = None  # to be taken away again, as far as it comes
+        system: HcsSystem | None = None
         try:
             if self._needs_scratch(spec, config):
                 path = self._scratch(config, place)
-                made.scratch = layers.Scratch(
-                    path=path, mounted=not config.hv_partition, made=not os.path.lexists(path)
-                )
+                made.scratch = await layers.plan(session, id, path, mounted=not config.hv_partition)
                 made.write(place)
-                scratch, volume = await self._add_scratch(id, spec, config, path)
-                made.scratch = scratch
+                begun = made.scratch if made.scratch.made else None
+                volume = await self._add_scratch(id, spec, config, made.scratch)
+                begun = made.scratch
                 config.layer_folder_path = path
                 if not config.hv_partition:
                     config.volume_path = volume
-            made.write(place)
+            else:
+                made.write(place)
             if place.lease is not None:
                 self._notes.add_system(place.lease.id, id, config.owner)
                 config.terminate_on_last_handle_closed = self._end_with_handles
-            token = SystemToken(id=id, hyperv=config.hv_partition, scratch=scratch)
+            token = SystemToken(id=id, hyperv=config.hv_partition, scratch=made.scratch)
             system = self._system(token, place, lambda: spec, stdio)
             await self._create(system, documents.encode(config))
-        except BaseException:
-            await shielded(self._undo_create(id, place, scratch))
+        except BaseException as error:
+            try:
+                await shielded(self._undo_create(id, place, system, begun, error))
+            except LongshoreError as left:
+                raise NotUndone(error, left) from error
             raise
         self._systems[id] = system
         return system
@@ -164,29 +168,42 @@ class HcsService:
             system.handle = await session.watch_system(value, system.watch, id, undo=vm.terminate_compute_system)
             if not done:
                 await completed(expected, "create", id, limit)
-        except BaseException as error:
-            await shielded(self._undo_system(system, error))
-            raise
         finally:
             expected.cancel()
 
-    async def _undo_system(self, system: HcsSystem, error: BaseException) -> None:
-        vm = self.session.vmcompute
-        if system.handle is None:
-            return  # terminated and closed already
-        refused = isinstance(error, HcsError)  # its creation failed, it exited, or the service is lost
-        if not refused:
-            with suppress(HcsError, NotSupported):
-                await system.handle.call("terminate", vm.terminate_compute_system)
-                await asyncio.wait((system.watch.ended,), timeout=self.session.limits.terminate)
-        await system.close()
-
-    async def _undo_create(self, id: str, place: Place, scratch: layers.Scratch | None) -> None:
+    async def _undo_create(
+        self, id: str, place: Place, system: HcsSystem | None, scratch: layers.Scratch | None, error: BaseException
+    ) -> None:
+        """Take back what was made before `error`. LongshoreError: something is left, and what is noted of it stays."""
+        if system is not None:
+            await self._undo_system(system, error)
         if place.lease is not None:
             self._notes.remove_system(place.lease.id, id)
         if scratch is not None:
             await layers.remove(self.session, scratch, id)
         Made.forget(place)
+
+    async def _undo_system(self, system: HcsSystem, error: BaseException) -> None:
+        if system.handle is None:
+            return  # terminated and closed already
+        try:
+            if not isinstance(error, HcsError):  # else its creation failed, it exited, or the service is lost
+                await self._terminate_fresh(system)
+        finally:
+            await system.close()
+
+    async def _terminate_fresh(self, system: HcsSystem) -> None:
+        vm, limit = self.session.vmcompute, self.session.limits.terminate
+        assert system.handle is not None
+        try:
+            await system.handle.call("terminate", vm.terminate_compute_system)
+        except HcsError as error:
+            if not same(error.code or 0, STOPPED):
+                raise
+            return
+        await asyncio.wait((system.watch.ended,), timeout=limit)
+        if not system.watch.ended.done():
+            raise TimeLimit(f"terminate of container `{system.id}`", limit, hint="the service did not complete it")
 
     def _needs_scratch(self, spec: Spec, config: documents.ContainerConfig) -> bool:
         """Whether the container's own layer is ours to prepare: not where the options name layers that somebody has
@@ -200,30 +217,32 @@ class HcsService:
         return config.layer_folder_path or str(place.data / "scratch")
 
     async def _add_scratch(
-        self, id: str, spec: Spec, config: documents.ContainerConfig, path: str
-    ) -> tuple[layers.Scratch, str]:
+        self, id: str, spec: Spec, config: documents.ContainerConfig, scratch: layers.Scratch
+    ) -> str:
         parents = [layer.path for layer in config.layers or []]
         size = int(translate.options(spec).storage_size or 0)
-        return await layers.add(self.session, id, path, parents, mounted=not config.hv_partition, size=size)
+        return await layers.add(self.session, id, scratch, parents, size=size)
 
     async def launch(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> tuple[HcsSystem, HcsProcess]:
         system = await self.create(id, spec, stdio, place)
         try:
             process = await system.start()
-        except BaseException:
-            await shielded(self._discard(system))
+        except BaseException as error:
+            try:
+                await shielded(self._discard(system))
+            except LongshoreError as left:
+                raise NotUndone(error, left) from error
             raise
         return system, process
 
     @staticmethod
     async def _discard(system: HcsSystem) -> None:
         try:
-            await system.terminate()
+            with suppress(LongshoreError):  # `delete` says it, if it matters
+                await system.terminate()
+            await system.delete()
         finally:
-            try:
-                await system.delete()
-            finally:
-                await system.close()
+            await system.close()
 
     # finding
 
