@@ -31,6 +31,7 @@ from .test_engine import engine
 from .world import ALL, World, script, windows, world
 
 FOREVER = ("sleep", "100")
+E_FAIL = 0x80004005
 
 
 @dataclass
@@ -359,6 +360,44 @@ async def test_a_lease_is_ended_by_whoever_finds_it_too(tmp_path: Path) -> None:
         await second.end_lease(lease, tmp_path / "lease")
         await second.end_lease("1-nobody", tmp_path / "nobody")
         await second.abandon("kept", it.place("kept"))
+
+
+async def test_one_system_that_cannot_be_ended_does_not_keep_the_rest_of_its_lease_alive(tmp_path: Path) -> None:
+    async with world(tmp_path, crew=True, end_with_handles=False) as it:
+        lease = ALease()
+        for id in ("a", "b"):
+            await it.launch(*FOREVER, id=id, lease=lease)
+        kept, _ = await it.launch(*FOREVER, id="kept")
+        work = await kept.exec(ProcessSpec(args=list(FOREVER)), ALL, "work", it.place("work", lease))
+        it.die(it.service)
+
+        second = it.another()
+        it.script(
+            HcsTerminateComputeSystem=[{"hr": E_FAIL, "system": "a"}], HcsTerminateProcess=[{"hr": E_FAIL, "times": 1}]
+        )
+        with pytest.raises(HcsError, match="terminate of container `a`"):
+            await second.end_lease(lease, tmp_path / "lease")
+        assert set(it.hcs.systems) == {"a", "kept"}
+        assert not it.process(work.pid).exited
+        it.script()
+        await second.end_lease(lease, tmp_path / "lease")
+        assert set(it.hcs.systems) == {"kept"}
+        await it.until(lambda: it.process(work.pid).exited)
+        assert list((tmp_path / "hcs-leases").iterdir()) == []
+        await second.abandon("kept", it.place("kept"))
+
+
+async def test_a_note_that_was_being_written_when_its_owner_died_is_passed_over(tmp_path: Path) -> None:
+    async with world(tmp_path, crew=True, end_with_handles=False) as it:
+        lease = ALease()
+        await it.launch(*FOREVER, id="a")
+        await it.launch(*FOREVER, id="b", lease=lease)
+        (tmp_path / "hcs-leases" / lease.id / "a~1004").write_bytes(b"")
+        it.die(it.service)
+        second = it.another()
+        await second.end_lease(lease, tmp_path / "lease")
+        assert set(it.hcs.systems) == {"a"}
+        await second.abandon("a", it.place("a"))
 
 
 async def test_a_lease_forgets_what_has_ended(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +47,7 @@ class Made(msgspec.Struct, kw_only=True):
 class Note(NamedTuple):
     """One thing that a lease has: a system with the name of its owner, or a process in it with its token."""
 
+    name: str  # of its file
     id: str
     owner: str | None
     process: bytes | None = None
@@ -90,19 +90,24 @@ class LeaseNotes:
             for lease in os.listdir(self._folder):
                 self._remove(lease, id)
 
-    def of(self, lease: str) -> Iterator[Note]:
-        """What a lease has. Each note is gone once the next is asked for."""
+    def of(self, lease: str) -> list[Note]:
+        """What a lease has."""
         folder = self._folder / lease
-        try:
-            names = sorted(os.listdir(folder))
-        except OSError:
-            return
-        for name in names:
-            id, mark, _ = name.partition("~")
-            data = b""
-            with suppress(OSError):
-                data = (folder / name).read_bytes()
-            yield Note(id, None, data) if mark else Note(id, data.decode(errors="replace"))
-            self._remove(lease, name)
+        found: list[Note] = []
         with suppress(OSError):
-            folder.rmdir()
+            for name in sorted(os.listdir(folder)):
+                id, mark, _ = name.partition("~")
+                data = b""
+                with suppress(OSError):
+                    data = (folder / name).read_bytes()
+                found.append(Note(name, id, None, data) if mark else Note(name, id, data.decode(errors="replace")))
+        return found
+
+    def remove(self, lease: str, note: Note) -> None:
+        """It has ended."""
+        self._remove(lease, note.name)
+
+    def forget_lease(self, lease: str) -> None:
+        """It has ended, unless there is still a note of it."""
+        with suppress(OSError):
+            (self._folder / lease).rmdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,10 +23,12 @@ from .hresults import GONE, NO_COMMAND, STOPPED, HcsError, same
 from .notes import LeaseNotes, Made
 from .notifications import Type, completed
 from .pipes import Pipes, WindowsPipes
-from .process import HcsProcess
+from .process import HcsProcess, ProcessToken
 from .session import Session
 from .system import HcsSystem, SystemToken
 from .vmcompute import System, Vmcompute, load
+
+log = logging.getLogger("longshore.hcs")
 
 OWNER = "longshore"
 
@@ -334,16 +337,30 @@ class HcsService:
         return None
 
     async def end_lease(self, lease: Lease | str, directory: Path) -> None:
+        """As the protocol has it. What fails is tried again the next time; the first error is raised at the end."""
         name = lease if isinstance(lease, str) else lease.id
+        failure: LongshoreError | None = None
         for note in self._notes.of(name):
-            if note.process is None:
-                await self._end(note.id, note.owner, self._nowhere)
-            else:
-                with suppress(ServiceError):
+            try:
+                if note.process is None:
+                    await self._end(note.id, note.owner, self._nowhere)
+                else:
                     await self._end_process(note.id, note.process)
+            except LongshoreError as error:
+                log.warning("ending lease %s: %s", name, error)
+                failure = failure or error
+            else:
+                self._notes.remove(name, note)
+        self._notes.forget_lease(name)
+        if failure is not None:
+            raise failure
 
     async def _end_process(self, id: str, token: bytes) -> None:
         """Kill a process that somebody else started, in a system that goes on."""
+        try:
+            decode_json(token, ProcessToken)
+        except msgspec.MsgspecError:
+            return  # the note was being written when its owner died: nothing says which process it was to be
         system = self._system(SystemToken(id=id), self._nowhere, _no_spec, None)
         if await self._open(system) is None:
             return
