@@ -135,6 +135,17 @@ async def test_a_create_that_is_cancelled_leaves_no_layer(tmp_path: Path) -> Non
         assert it.open_handles == 0
 
 
+@pytest.mark.parametrize("code", [0x80070002, 0x80070003, 0xC0370112])
+@pytest.mark.parametrize("step", ["CreateSandboxLayer", "ActivateLayer", "PrepareLayer"])
+async def test_a_missing_layer_is_told_with_the_next_step(tmp_path: Path, step: str, code: int) -> None:
+    async with world(tmp_path, script(**{step: [{"hr": code}]})) as it:
+        with pytest.raises(HcsError, match=f"making the scratch layer .{step} of") as told:
+            await it.service.create("box", layered(), ALL, it.place())
+        assert told.value.hint is not None
+        assert "folder" in told.value.hint
+        assert "nearest one first" in told.value.hint
+
+
 async def test_a_flaky_mount_is_tried_again_but_not_for_ever(tmp_path: Path) -> None:
     """Windows of 2019 says "not ready" for some milliseconds after a layer was activated."""
     async with world(tmp_path, script(PrepareLayer=[{"hr": NOT_READY, "times": 2}])) as it:
