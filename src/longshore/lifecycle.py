@@ -7,7 +7,7 @@ or deleting one container at once, and everything else gets through meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
@@ -391,16 +391,30 @@ async def need_endpoints(core: Core, entry: Entry, uid: str) -> None:
 
 
 async def change_endpoints(core: Core, entry: Entry, uid: str, add: Sequence[str], remove: Sequence[str]) -> None:
-    """Give it network endpoints, and take others away. NotSupported where the platform has none."""
+    """Give it network endpoints, and take others away; if one fails, the others are as they were.
+
+    NotSupported where the platform has none. Cancelled: done all the same.
+    """
 
     async def change(system: ComputeSystem) -> None:
         connectable = _connectable(system)
-        for endpoint in add:
-            await connectable.connect(endpoint)
-        for endpoint in remove:
-            await connectable.disconnect(endpoint)
+        undo: list[tuple[Callable[[str], Awaitable[None]], str]] = []
+        try:
+            for endpoint in add:
+                await connectable.connect(endpoint)
+                undo.append((connectable.disconnect, endpoint))
+            for endpoint in remove:
+                await connectable.disconnect(endpoint)
+                undo.append((connectable.connect, endpoint))
+        except LongshoreError:
+            for reverse, endpoint in reversed(undo):
+                try:
+                    await reverse(endpoint)
+                except LongshoreError as error:
+                    log.warning("container `%s`: undoing a change of its endpoints: %s", entry.id, error)
+            raise
 
-    await with_system(core, entry, uid, "update", change)
+    await with_system(core, entry, uid, "update", lambda system: shielded(change(system)))
 
 
 async def resize(core: Core, entry: Entry, uid: str, rows: int, columns: int) -> None:

@@ -205,7 +205,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise empty_command()
         if self.layers is not None and self.root:
             if self.root != "host":  # which a spec has where nothing is said; `of` knows whether it was
-                _check_only_root(self.root)
+                _check_only_root(self.root, "`layers`")
             else:
                 set_(self, "root", "")
         kind, _, path = self.root.partition(":")
@@ -302,7 +302,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         on_windows = isinstance(windows, WindowsOptions) and windows.layer_paths is not None
         if values.get("root"):
             if on_windows or values.get("layers", spec.layers if spec else None) is not None:
-                _check_only_root(values["root"])
+                _check_only_root(values["root"], "`layers`")
+            elif values["root"] == "host" and _has_layers(values.get("oci", spec.oci if spec else None)):
+                _check_only_root(values["root"], "the OCI document's `layerFolders`")
         elif values.get("layers") is not None or (spec is None and (on_windows or values.get("oci") is not None)):
             values["root"] = ""
 
@@ -335,14 +337,22 @@ def _check_object(field: str, value: Any) -> None:
     raise InvalidSpec(field, f"must be {kind}(...), not {value!r:.100}", hint=f"write {field}={example:.400}")
 
 
-def _check_only_root(root: str) -> None:
+def _check_only_root(root: str, beside: str) -> None:
     """InvalidSpec unless a root can be given beside layers: as Windows' volume of the scratch layer."""
     if not root.startswith("rootfs:\\\\"):
         raise InvalidSpec(
             "root",
-            f"{root!r} is given, and `layers` too: each is a whole root file system",
-            hint="give root='' with `layers`, or `root` alone",
+            f"{root!r} is given, and {beside} too: each is a whole root file system",
+            hint=f"give root='' with {beside}, or `root` alone",
         )
+
+
+def _has_layers(document: Any) -> bool:
+    """Whether an OCI document gives layers, and for Windows alone: one for both platforms may get a root for Linux."""
+    if not isinstance(document, Mapping) or document.get("linux") is not None:
+        return False
+    windows = document.get("windows")
+    return isinstance(windows, Mapping) and bool(windows.get("layerFolders"))
 
 
 def _check_writable(field: str, value: Any) -> None:

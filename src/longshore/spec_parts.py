@@ -227,19 +227,20 @@ class WindowsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     `owner` is the tag by which HCS tells the container's makers apart. `layer_paths` are the parent layers, nearest
     first, and `layer_folder` the container's own (`layers` of the spec says the same); `credentials` is the JSON text
-    of a credential spec. `servicing` runs a container that installs updates into its layer: it has no streams.
+    of a credential spec. `servicing` runs a container that installs updates into its layer: it has no streams. Of
+    `servicing` and `ignore_flushes_during_boot`, None is what an OCI document says, and False without one.
     `cpu_count` is cut to what the host has; `cpu_percent` is 1 to 100 of all processors, `cpu_maximum` the same in
     hundredths of a percent, `cpu_shares` 1 to 10000. Storage: bytes and operations a second; `storage_size` is that
-    of a scratch layer that is made for the container. 0 is "not configured" throughout. `devices` are GUIDs of device
-    interface classes, for process isolation.
+    of a scratch layer that is made for the container, and refused where none is. 0 is "not configured" throughout.
+    `devices` are GUIDs of device interface classes, for process isolation.
     """
 
     owner: str = "longshore"
     hyperv: HyperV | None = None
     endpoints: Endpoints | None = None
     credentials: str = ""
-    servicing: bool = False
-    ignore_flushes_during_boot: bool = False
+    servicing: bool | None = None
+    ignore_flushes_during_boot: bool | None = None
     layer_folder: str = ""
     layer_paths: list[str] | None = None
     cpu_count: int | None = None

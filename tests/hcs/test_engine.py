@@ -7,6 +7,7 @@ would have caught, where there is one.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -199,6 +200,34 @@ async def test_limits_are_refused_with_the_reason_and_endpoints_are_changed(tmp_
         with pytest.raises(InvalidSpec, match="add_endpoints"):
             await box.update(add_endpoints="e3")
         assert it.count("HcsModifyComputeSystem") == 2
+
+
+@pytest.mark.parametrize("failing", ["e2", "gone"])
+async def test_endpoints_are_changed_all_or_none(tmp_path: Path, failing: str) -> None:
+    async with world(tmp_path) as it, engine(it) as longshore:
+        box = await longshore.launch("box", it.spec())
+        it.script(HcsModifyComputeSystem=[{"match": f'"{failing}"', "hr": 0x803B0002}])
+        with pytest.raises(HcsError, match=f"the endpoint {failing} of container `box`"):
+            await box.update(add_endpoints=["e1", "e2"], remove_endpoints=["old", "gone"])
+        asked = [json.loads(text) for text in it.documents("HcsModifyComputeSystem")]
+        has = {"old", "gone"}
+        for request in (request for request in asked if request["Settings"] != failing):
+            (has.add if request["RequestType"] == "Add" else has.discard)(request["Settings"])
+        assert has == {"old", "gone"}
+        await box.delete(force=True)
+
+
+async def test_a_change_of_endpoints_that_is_cancelled_is_made_all_the_same(tmp_path: Path) -> None:
+    rules = script(HcsModifyComputeSystem=[{"delay_ms": 50}])
+    async with world(tmp_path, rules) as it, engine(it) as longshore:
+        box = await longshore.launch("box", it.spec())
+        changing = asyncio.create_task(box.update(add_endpoints=["e1", "e2"]))
+        await it.until(lambda: it.count("HcsModifyComputeSystem"))
+        changing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await changing
+        assert [json.loads(text)["Settings"] for text in it.documents("HcsModifyComputeSystem")] == ["e1", "e2"]
+        await box.delete(force=True)
 
 
 async def test_a_running_container_is_not_deleted_unless_by_force(tmp_path: Path) -> None:

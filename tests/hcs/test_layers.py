@@ -11,7 +11,7 @@ import pytest
 
 from longshore import Engine
 from longshore.compute import NotUndone, SystemGone
-from longshore.errors import CommandNotExecutable, ServiceError
+from longshore.errors import CommandNotExecutable, InvalidSpec, ServiceError
 from longshore.hcs.hresults import HcsError
 from longshore.hcs.layers import LayerFunctions, mount
 from longshore.spec import HyperV, Layers, Spec, WindowsOptions
@@ -89,6 +89,17 @@ async def test_its_size_can_be_chosen(tmp_path: Path) -> None:
         assert f"size {40 << 30}" in next(iter(it.hcs.layers.values()))
         await system.delete()
         await system.close()
+
+
+async def test_a_size_for_a_layer_that_is_there_already_is_refused_and_the_layer_stays(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        mine = r"C:\layers\mine"
+        it.hcs.layers[mine] = {"made"}
+        with pytest.raises(InvalidSpec, match=r"windows\.storage_size: is that of a scratch") as told:
+            await it.service.create("box", layered(scratch=mine, storage_size=40 << 30), ALL, it.place())
+        assert told.value.hint == "leave it out, or name another folder"
+        assert it.hcs.layers == {mine: {"made"}}
+        assert list(it.place().data.iterdir()) == []
 
 
 async def test_where_a_volume_is_given_no_layer_is_touched(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -420,6 +421,56 @@ def test_what_windows_has_no_such_thing_for_is_refused_not_ignored(fields: dict[
 def test_a_view_of_this_machine_is_refused_beside_a_document_too() -> None:
     with pytest.raises(NotSupported, match="`host` root"):
         config(Spec.of(from_oci(), root="host:full"))
+
+
+def test_the_host_root_beside_layers_of_a_document_is_refused_as_it_is_beside_layers() -> None:
+    document = from_oci().oci
+    assert document is not None
+    said = "root: 'host' is given, and the OCI document's `layerFolders` too"
+    with pytest.raises(InvalidSpec, match=said):
+        Spec.of(from_oci(), root="host")
+    with pytest.raises(InvalidSpec, match=said):
+        Spec.from_oci(document, root="host")
+    both = {**document, "linux": {}}  # for both platforms: this is the root that it is to have on Linux
+    assert Spec.from_oci(both, root="host").root == "host"
+
+
+# what is said of a document's switches counts
+
+
+@pytest.mark.parametrize("member", ["servicing", "ignoreFlushesDuringBoot"])
+def test_a_switch_of_a_document_can_be_taken_back(member: str) -> None:
+    name = {"servicing": "servicing", "ignoreFlushesDuringBoot": "ignore_flushes_during_boot"}[member]
+    given = from_oci({member: True})
+    sent = member[0].upper() + member[1:]
+    for said, comes_to in ((None, True), (False, False), (True, True)):
+        options: dict[str, Any] = {name: said}
+        spec = Spec.of(given, windows=WindowsOptions(**options))
+        assert getattr(translate.options(spec), name) is comes_to
+        assert json.loads(documents.encode(config(spec)))[sent] is comes_to
+
+
+# the size of the scratch layer
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        lambda: Spec.of(args=["cmd"], windows=WindowsOptions(layer_paths=[BASE], storage_size="40g")),
+        lambda: Spec.of(
+            root=f"rootfs:{VOLUME}",
+            args=["cmd"],
+            layers=Layers(parents=[BASE]),
+            windows=WindowsOptions(storage_size="40g"),
+        ),
+        lambda: Spec.of(layers=Layers(parents=[BASE]), windows=WindowsOptions(servicing=True, storage_size="40g")),
+    ],
+    ids=["layers of the caller's", "a volume", "servicing"],
+)
+def test_a_size_is_refused_where_no_scratch_layer_is_made(spec: Callable[[], Spec]) -> None:
+    with pytest.raises(InvalidSpec, match=r"windows\.storage_size: is that of a scratch layer") as told:
+        config(spec())
+    assert told.value.hint == "leave it out, or give `layers` alone"
 
 
 # mounts

@@ -88,8 +88,8 @@ def options(args: Arguments) -> WindowsOptions | None:
 
     refuse_elsewhere(args, OPTIONS)
     found: dict[str, Any] = {
-        "servicing": args.servicing,
-        "ignore_flushes_during_boot": args.ignore_flushes,
+        "servicing": args.servicing or None,  # not given: as --spec says
+        "ignore_flushes_during_boot": args.ignore_flushes or None,
         "cpu_count": args.cpu_count,
         "cpu_percent": args.cpu_percent,
         "storage_bps": args.io_maxbandwidth,

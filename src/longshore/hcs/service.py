@@ -13,7 +13,7 @@ import msgspec
 
 from ..compute import Features, Lease, NotUndone, Place, Plan, State, Stdio, SystemGone
 from ..decoding import decode_json
-from ..errors import LongshoreError, NotSupported, ServiceError, TimeLimit
+from ..errors import InvalidSpec, LongshoreError, NotSupported, ServiceError, TimeLimit
 from ..limits import USUAL, HcsLimits
 from ..spec import Spec
 from ..tasks import shielded
@@ -103,7 +103,7 @@ class HcsService:
         container = translate.container_config(id, spec, host)
         process = translate.init_process(spec)
         reasons = {"EndpointList": "a Windows container has the network endpoints that it is given"}
-        if self._needs_scratch(spec, container):
+        if translate.makes_scratch(spec, container):
             reasons["VolumePath"] = f"a scratch layer is made at {self._scratch(container, place)} and mounted"
         return Plan(
             documents={
@@ -126,9 +126,15 @@ class HcsService:
         begun: layers.Scratch | None = None  # to be taken away again, as far as it comes
         system: HcsSystem | None = None
         try:
-            if self._needs_scratch(spec, config):
+            if translate.makes_scratch(spec, config):
                 path = self._scratch(config, place)
                 made.scratch = await layers.plan(session, id, path, mounted=not config.hv_partition)
+                if not made.scratch.made and spec.windows is not None and spec.windows.storage_size:
+                    raise InvalidSpec(
+                        "windows.storage_size",
+                        f"is that of a scratch layer that is made, and {path} is one already",
+                        hint="leave it out, or name another folder",
+                    )
                 made.write(place)
                 begun = made.scratch if made.scratch.made else None
                 volume = await self._add_scratch(id, spec, config, made.scratch)
@@ -207,13 +213,6 @@ class HcsService:
         await asyncio.wait((system.watch.ended,), timeout=limit)
         if not system.watch.ended.done():
             raise TimeLimit(f"terminate of container `{system.id}`", limit, hint="the service did not complete it")
-
-    def _needs_scratch(self, spec: Spec, config: documents.ContainerConfig) -> bool:
-        """Whether the container's own layer is ours to prepare: not where the options name layers that somebody has
-        prepared, as the original's caller did, nor where a volume is given."""
-        if config.servicing or config.volume_path:
-            return False
-        return spec.windows is None or spec.windows.layer_paths is None
 
     @staticmethod
     def _scratch(config: documents.ContainerConfig, place: Place) -> str:

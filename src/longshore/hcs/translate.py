@@ -81,7 +81,7 @@ def container_config(id: str, spec: Spec, host: Host) -> ContainerConfig:
         name=id,
         owner=chosen.owner,
         is_dummy=False,
-        ignore_flushes_during_boot=chosen.ignore_flushes_during_boot,
+        ignore_flushes_during_boot=bool(chosen.ignore_flushes_during_boot),
         layer_folder_path=folder,
         layers=None,
         credentials=chosen.credentials,
@@ -89,7 +89,7 @@ def container_config(id: str, spec: Spec, host: Host) -> ContainerConfig:
         mapped_directories=[],
         hv_partition=chosen.isolated,
         endpoint_list=None,
-        servicing=chosen.servicing,
+        servicing=bool(chosen.servicing),
         allow_unqualified_dns_query=False,
     )
     _limit(config, spec, chosen, document, host)
@@ -106,8 +106,22 @@ def container_config(id: str, spec: Spec, host: Host) -> ContainerConfig:
         config.hv_runtime = HvRuntime(image_path=image)
     else:
         config.volume_path = volume
+    if spec.windows is not None and spec.windows.storage_size and not makes_scratch(spec, config):
+        raise InvalidSpec(
+            "windows.storage_size",
+            "is that of a scratch layer that is made for the container, and here none is",
+            hint="leave it out, or give `layers` alone",
+        )
     config.layers = [Layer(id=host.name_to_guid(ntpath.split(path)[1]), path=path) for path in parents]
     return config
+
+
+def makes_scratch(spec: Spec, config: ContainerConfig) -> bool:
+    """Whether the container's own layer is ours to prepare: not where the options name layers that somebody has
+    prepared, as the original's caller did, nor where a volume is given."""
+    if config.servicing or config.volume_path:
+        return False
+    return spec.windows is None or spec.windows.layer_paths is None
 
 
 def layers(spec: Spec, chosen: WindowsOptions) -> tuple[list[str], str]:
