@@ -431,7 +431,11 @@ class ComputeService(Protocol):
         ...
 
     async def leftovers(self, owner: str) -> list[str]:
-        """Ids of systems that the platform has and the store may not know."""
+        """Ids of systems that the platform has and the store may not know.
+
+        To be looked at, not to be ended: another store of this machine may have made them, under the same owner's
+        name. What a dead owner left is found by its lease and by the records.
+        """
         ...
 
     async def version(self) -> Mapping[str, str]:
