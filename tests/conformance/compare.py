@@ -130,11 +130,12 @@ def _documents(vector: Vector, seen: Observed) -> Iterator[str]:
         for step in vector.operations
         if step.error is not None and step.op == "create" and step.error.extra_info
     }
+    looked_for = _looked_for(vector, seen)
     for call in seen.calls:
         if call.document is None or call.function in ("HcsEnumerateComputeSystems", "HcsSignalProcess"):
             continue
         if call.function == "HcsGetComputeSystemProperties":
-            if call.document not in _QUERIES:
+            if call.document not in _QUERIES and call.system_handle not in looked_for:
                 yield f"a query that the original had not: {call.document}"
         elif call.function in ("HcsCreateComputeSystem", "HcsCreateProcess", "HcsModifyProcess"):
             is_known = (call.function, _without_command(call)) in recorded
@@ -212,7 +213,32 @@ def _asked_in_the_original(vector: Vector, seen: Observed) -> list[Call]:
         inside += (entry.get("op") in asked_nothing) - (entry.get("return") in asked_nothing)
         if inside and "call" in entry:
             dropped.add(entry["call"])
-    return [call for index, call in enumerate(seen.calls) if index not in dropped]
+    looked_for = _looked_for(vector, seen)
+    return [
+        call
+        for index, call in enumerate(seen.calls)
+        if index not in dropped and call.system_handle not in looked_for and not _looks(seen.calls, index)
+    ]
+
+
+def _looked_for(vector: Vector, seen: Observed) -> set[str | None]:
+    """Rule `gone-is-not-found`: handles of systems that were opened again to end them."""
+    return {
+        call.system_handle
+        for call in seen.calls
+        if call.function == "HcsOpenComputeSystem" and rules.may_live_on(vector, call.system or "")
+    } - {call.system_handle for call in vector.calls}
+
+
+def _looks(calls: Sequence[Call], index: int) -> bool:
+    """Rule `looked-at`: the reading of a status after the service would not kill the process."""
+    call = calls[index]
+    return call.function == "HcsGetProcessProperties" and any(
+        earlier.function == "HcsTerminateProcess"
+        and earlier.process_handle == call.process_handle
+        and earlier.hresult >= 1 << 31
+        for earlier in calls[:index]
+    )
 
 
 def _is_unlocked(step: Operation) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.hcs.argv import command_line_to_argv
 
-from .vectors import Operation, Option, Vector
+from .vectors import PENDING, Operation, Option, Vector
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,19 @@ RULES = (
         "events",
         "a servicing container that has done its work is a container that was started and has exited: both are told",
         "the original kept it out of its table and told nobody; an exit record is what longshore's callers look at",
+    ),
+    Rule(
+        "gone-is-not-found",
+        "calls",
+        "a system that could not be ended, or whose service was lost, is looked for by its id when it is taken away,"
+        " and ended then, if it has the same owner",
+        "the original took it for gone, and its id was never free again",
+    ),
+    Rule(
+        "looked-at",
+        "calls",
+        "the status of a process that the service will not kill is read: it may have ended",
+        "the original waited for ever for one that had ended and of which nobody had been told",
     ),
     Rule(
         "unknown-code",
@@ -330,6 +343,22 @@ def is_remembered(vector: Vector, index: int) -> bool:
     step = vector.operations[index]
     made = bool(made_before(vector, index, "create"))
     return made and not _is_alive(vector, vector.container_of(step), "", _at(vector, index))
+
+
+def may_live_on(vector: Vector, container: str) -> bool:
+    """Rule `gone-is-not-found`: the service was lost, or was asked to terminate the system, and did not."""
+    told = {
+        notice.get("type")
+        for entry in vector.timeline
+        if (notice := entry.get("notify") or {}).get("system") == container and "process" not in notice
+    }
+    answers = [
+        call.hresult
+        for call in vector.calls
+        if call.function == "HcsTerminateComputeSystem" and call.system == container
+    ]
+    refused = any(each >= 1 << 31 and each not in (PENDING, *STOPPED) for each in answers)
+    return "ServiceDisconnect" in told or refused or (PENDING in answers and "SystemExited" not in told)
 
 
 def has_ended(vector: Vector, index: int) -> bool:

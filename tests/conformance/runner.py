@@ -283,7 +283,8 @@ class _Player:
         try:
             process = await container.start()
         except BaseException:
-            await container.delete(force=True)
+            with suppress(LongshoreError):  # its caller is told why it did not start
+                await container.delete(force=True)
             raise
         self.pids.setdefault(id, []).append(process.pid)
         key = "init" if id == self.vector.create.container else f"{id}:init"

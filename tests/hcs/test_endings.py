@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from longshore.compute import Stdio
+from longshore import hcs
+from longshore.compute import Cause, Exit, Stdio
 from longshore.errors import (
     TimeLimit,
 )
 from longshore.hcs import calls
 from longshore.hcs.hresults import HcsError
+from longshore.hcs.process import HcsProcess
 from longshore.limits import HcsLimits
 from longshore.spec import ProcessSpec
 
@@ -33,6 +35,12 @@ SOON = HcsLimits(default=0.3, shutdown=0.3, terminate=0.3, servicing=0.3, late_e
 
 async def exec_(it: World, system: Any, process: ProcessSpec = WORK, stdio: Stdio = ALL) -> Any:
     return await system.exec(process, stdio, "work", it.place("work"))
+
+
+async def ends(process: HcsProcess) -> Exit:
+    """Its end, which must come."""
+    async with asyncio.timeout(5):
+        return await process.wait()
 
 
 # the end
@@ -161,19 +169,63 @@ async def test_the_code_is_read_once_before_the_handle_is_closed(tmp_path: Path)
         await system.close()
 
 
-async def test_stopping_what_is_gone_already_ends(tmp_path: Path) -> None:
-    """Bug 33: a stop of a container whose process was gone waited for ever."""
+@pytest.mark.parametrize("verb", ["shutdown", "terminate"])
+async def test_stopping_what_is_gone_already_ends(tmp_path: Path, verb: str) -> None:
+    """Bug 33: a stop of a container whose process was gone, of which nobody had been told, waited for ever."""
     rules = script(
         HcsShutdownComputeSystem=[{"hr": 0x80070490}],
         HcsTerminateComputeSystem=[{"hr": 0x80070490}],
     )
     async with world(tmp_path, rules) as it:
         system, init = await it.launch()
-        await system.shutdown()
-        await system.terminate()
-        it.exit(init.pid, 0)
-        assert (await system.settle(await init.wait(), 10)).error is None
+        work = await exec_(it, system)
+        it.exit(init.pid, 3, silent=True)
+        it.exit(work.pid, 4, silent=True)
+        await (system.shutdown() if verb == "shutdown" else system.terminate())
+        exit = await ends(init)
+        assert exit.code == 3
+        assert (await ends(work)).code == 4
+        assert (await system.settle(exit, 10)).error is None
         await system.delete()
+        await system.close()
+
+
+@pytest.mark.parametrize("code", [0x80070490, 0x8037011F, 0x80070005])
+async def test_killing_a_process_that_is_gone_already_ends_it(tmp_path: Path, code: int) -> None:
+    """Bugs 33 and 43: the kill failed, and whoever waited for the process waited for ever."""
+    async with world(tmp_path, script(HcsTerminateProcess=[{"hr": code}])) as it:
+        system, _ = await it.launch()
+        work = await exec_(it, system)
+        it.exit(work.pid, 3, silent=True)
+        await work.kill()
+        exit = await ends(work)
+        assert (exit.code, exit.cause) == (3, Cause.EXITED)
+        await system.close()
+
+
+async def test_a_process_that_the_service_does_not_know_any_more_has_ended_with_a_code_that_nobody_knows(
+    tmp_path: Path,
+) -> None:
+    rules = script(HcsTerminateProcess=[{"hr": 0x80070490}], HcsGetProcessProperties=[{"hr": 0x80070490}])
+    async with world(tmp_path, rules) as it:
+        system, _ = await it.launch()
+        work = await exec_(it, system)
+        await work.kill()
+        exit = await ends(work)
+        assert (exit.code, exit.cause) == (None, Cause.SYSTEM_GONE)
+        await system.close()
+
+
+async def test_a_process_that_may_not_be_killed_and_lives_is_not_taken_for_dead(tmp_path: Path) -> None:
+    async with world(tmp_path, script(HcsTerminateProcess=[{"hr": DENIED}])) as it:
+        system, _ = await it.launch()
+        work = await exec_(it, system)
+        with pytest.raises(HcsError, match="killing a process"):
+            await work.kill()
+        assert not work.ending
+        it.exit(work.pid, 5)
+        exit = await ends(work)
+        assert (exit.code, exit.cause) == (5, Cause.EXITED)
         await system.close()
 
 
@@ -198,6 +250,90 @@ async def test_a_system_that_cannot_be_ended_is_not_forgotten(tmp_path: Path) ->
             await system.delete()
         assert it.open_handles
         await system.delete()
+        assert it.open_handles == 0
+        await system.close()
+
+
+@pytest.mark.parametrize("told", ["E_FAIL", "no exit"])
+async def test_what_could_not_be_brought_down_is_ended_when_it_is_deleted(tmp_path: Path, told: str) -> None:
+    """Its handle is closed when its end is settled: with that it was taken for gone, and its id was never free."""
+    answer = [{"hr": 0x80004005}] if told == "E_FAIL" else [{"hr": PENDING, "notify": []}]
+    async with world(tmp_path, crew=True, limits=SOON) as it:
+        system, init = await it.launch("true")
+        exit = await init.wait()
+        it.script(HcsShutdownComputeSystem=answer, HcsTerminateComputeSystem=answer)
+        assert (await system.settle(exit, 0.6)).error
+        with pytest.raises((HcsError, TimeLimit), match="terminate of container `box`"):
+            await system.delete()
+        assert it.hcs.systems["box"].state == "Running"
+        assert it.open_handles == 0
+        it.script()
+        await system.delete()
+        assert it.hcs.systems == {}
+        await system.close()
+
+
+async def test_what_a_failed_start_has_left_is_ended_when_it_is_deleted(tmp_path: Path) -> None:
+    async with world(tmp_path, crew=True) as it:
+        system = await it.service.create("box", it.spec("sleep", "100"), ALL, it.place())
+        it.script(HcsCreateProcess=[{"hr": 0x80004005}], HcsTerminateComputeSystem=[{"hr": 0x80004005}])
+        with pytest.raises(HcsError):
+            await system.start()
+        assert it.hcs.systems["box"].state == "Running"
+        it.script()
+        await system.delete()
+        assert it.hcs.systems == {}
+        await system.close()
+
+
+@pytest.mark.parametrize("started", [True, False])
+async def test_deleting_after_the_service_was_lost_ends_what_has_survived_it(tmp_path: Path, started: bool) -> None:
+    """The loss of the service says nothing of its systems: only one that cannot be found any more is gone."""
+    async with world(tmp_path, crew=True) as it:
+        system = await it.service.create("box", it.spec("sleep", "100"), ALL, it.place())
+        init = await system.start() if started else None
+        lost = [{"hr": 0x8037011E}]
+        it.script(HcsOpenComputeSystem=lost, HcsShutdownComputeSystem=lost, HcsTerminateComputeSystem=lost)
+        it.notify(TYPES["ServiceDisconnect"])
+        if init is not None:
+            await system.settle(await init.wait(), 5)
+        with pytest.raises(HcsError, match="delete of container `box`"):
+            await system.delete()
+        it.script()
+        await system.delete()
+        assert it.hcs.systems == {}
+        assert it.open_handles == 0
+        await system.close()
+
+
+async def test_deleting_after_the_service_was_lost_and_its_systems_with_it(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        system, init = await it.launch()
+        it.notify(TYPES["ServiceDisconnect"])
+        await init.wait()
+        it.script(HcsOpenComputeSystem=[{"hr": 0xC037010E}])
+        await system.delete()
+        assert it.count("HcsTerminateComputeSystem") == 0
+        await system.close()
+
+
+async def test_a_handle_that_outlived_its_service_holds_up_no_deletion(tmp_path: Path) -> None:
+    """Nobody told us that the service was lost: its answers show it."""
+    async with world(tmp_path, script(HcsTerminateComputeSystem=[{"hr": 0x8037011E, "times": 1}]), crew=True) as it:
+        system, _ = await it.launch("sleep", "100")
+        await system.delete()
+        assert it.hcs.systems == {}
+        await system.close()
+
+
+async def test_a_system_of_somebody_else_that_has_the_id_meanwhile_is_let_be(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        system, init = await it.launch()
+        it.notify(TYPES["ServiceDisconnect"])
+        await init.wait()
+        it.script(HcsGetComputeSystemProperties=[{"properties": {"Id": "box", "Owner": "docker"}}])
+        await system.delete()
+        assert it.count("HcsTerminateComputeSystem") == 0
         assert it.open_handles == 0
         await system.close()
 
@@ -272,8 +408,7 @@ async def test_who_is_cancelled_while_the_service_does_not_answer_is_not_held_fo
         with pytest.raises(asyncio.CancelledError):
             await launching
         assert asyncio.get_running_loop().time() - begin < 1.4
-        await it.quiet()
-        assert it.open_handles == 0
+        await it.until(lambda: it.hcs.quiet_for > 0.02 and it.open_handles == 0)
 
 
 async def test_calls_that_block_hold_up_no_others(tmp_path: Path) -> None:

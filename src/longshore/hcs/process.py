@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("longshore.hcs")
 
 KILL, INTERRUPT, TERM = 9, 2, 15
+DEAD = (ELEMENT_NOT_FOUND, PROCESS_ALREADY_STOPPED)
 CONTROL = {INTERRUPT: "CtrlC", TERM: "CtrlShutdown"}
 """What Windows has for signals (HcsSignalProcess, builds from 17763 on): sent to one process and what it started."""
 
@@ -219,11 +220,21 @@ class HcsProcess:
 
     async def look(self) -> None:
         """Whether it had ended before we watched it: nobody tells us then."""
+        if await self._has_exited():
+            self._watch.deliver(Type.PROCESS_EXITED, 0)
+
+    async def _has_exited(self) -> bool | None:
+        """Whether its status says so; None if there is none to be read."""
         assert self.handle is not None
         with suppress(HcsError, msgspec.MsgspecError):
             text = await self.handle.call("looking at a process", self._session.vmcompute.get_process_properties)
-            if documents.decode(text or "", documents.ProcessStatus).exited:
-                self._watch.deliver(Type.PROCESS_EXITED, 0)
+            return documents.decode(text or "", documents.ProcessStatus).exited
+        return None
+
+    async def _is_untold(self, *, gone: bool) -> bool:
+        """Whether it has ended, and nobody has told us; `gone`: the service has just said that there is none."""
+        exited = await self._has_exited()
+        return gone if exited is None else exited
 
     async def gone_within(self, limit: float) -> None:
         """Return when its end is known, or after `limit` seconds: TimeLimit."""
@@ -258,15 +269,18 @@ class HcsProcess:
         """Have it ended. Already ended is fine."""
         if self.ending or self._closed or self.handle is None:
             return
-        self._killed = True
+        before, self._killed = self._killed, True
         try:
             await self.handle.call("killing a process", self._session.vmcompute.terminate_process)
         except HcsError as error:
             # so it is for one that is already dead, too (hcsshim's findings): its end is then about to be told
-            if same(error.code or 0, (ACCESS_DENIED, ELEMENT_NOT_FOUND, PROCESS_ALREADY_STOPPED)):
+            if same(error.code or 0, (ACCESS_DENIED, *DEAD)):
                 await asyncio.wait((self._watch.ended,), timeout=ANSWER_LIMIT)
+                if not self.ending and await self._is_untold(gone=same(error.code or 0, DEAD)):
+                    self._killed = before
+                    self._missed()
             if not self.ending:
-                self._killed = False
+                self._killed = before
                 raise
 
     def killed_with_system(self, killed: bool) -> None:

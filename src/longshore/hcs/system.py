@@ -23,8 +23,8 @@ from ..spec import ProcessSpec, Resources, Spec
 from ..tasks import shielded
 from . import documents, layers, measure, starting, translate
 from .calls import Handle
-from .hresults import STOPPED, HcsError, failed, meaning, normal, same
-from .notes import LeaseNotes
+from .hresults import GONE, INVALID_HANDLE, SERVICE_DISCONNECT, STOPPED, HcsError, failed, meaning, normal, same
+from .notes import LeaseNotes, Made
 from .notifications import End, Type, Watch, completed
 from .process import ANSWER_LIMIT, CONTROL, HcsProcess, ProcessToken
 from .session import Session
@@ -77,12 +77,13 @@ class HcsSystem:
         self._paused = False
         self._started = token.init is not None
         self._terminating = False
-        self._stopped = False  # the service said so, when it was asked to terminate it
+        self._stopped = False  # the service says so; the loss of the service says nothing
         self._settled: SystemEnd | None = None
         self._down = False  # the system is gone, or is to be taken for gone
         self._deleted = False
         self.watch.on(Type.SYSTEM_PAUSE_COMPLETED, self._on_paused)
         self.watch.on(Type.SYSTEM_RESUME_COMPLETED, self._on_resumed)
+        self.watch.on(Type.SYSTEM_EXITED, self._on_exited)
         self.watch.ended.add_done_callback(self._on_end)
 
     # what it is
@@ -115,6 +116,9 @@ class HcsSystem:
     @property
     def _exited(self) -> bool:
         return self.watch.ended.done() and self.watch.ended.result().type is not None
+
+    def _on_exited(self, status: int) -> None:
+        self._stopped = True
 
     def _on_paused(self, status: int) -> None:
         self._paused = self._paused or not failed(status)
@@ -193,17 +197,19 @@ class HcsSystem:
         except HcsError as error:
             if not same(error.code or 0, STOPPED):
                 raise
+            self._is_stopped()
             return
         self._terminating = True
         if not done:
             await self._wait_for_exit("terminate", limit)
 
-    async def _wait_for_exit(self, operation: str, limit: float) -> None:
+    async def _wait_for_exit(self, operation: str, limit: float, watch: Watch | None = None) -> None:
         """Return when the system has exited. HcsError if it did so badly, TimeLimit after `limit` seconds."""
-        await asyncio.wait((self.watch.ended,), timeout=limit)
-        if not self.watch.ended.done():
+        watch = watch or self.watch
+        await asyncio.wait((watch.ended,), timeout=limit)
+        if not watch.ended.done():
             raise TimeLimit(f"{operation} of container `{self.id}`", limit, hint="the service did not complete it")
-        end = self.watch.ended.result()
+        end = watch.ended.result()
         if end.type is not Type.SYSTEM_EXITED:
             error = end.error
             assert error is not None
@@ -223,7 +229,13 @@ class HcsSystem:
 
     def lost(self) -> None:
         """The service has no such system any more."""
-        self._down = True
+        self._down = self._stopped = True
+
+    def _is_stopped(self) -> None:
+        """The service says that it has ended: the ends of its processes are told now, or never."""
+        self._stopped = True
+        for process in self._all():
+            process.system_ended()
 
     async def _close_handle(self) -> None:
         self._down = True
@@ -293,6 +305,7 @@ class HcsSystem:
         except HcsError as error:
             if not same(error.code or 0, STOPPED):
                 raise
+            self._is_stopped()
 
     def is_ending(self) -> bool:
         """Whether the service told its end."""
@@ -313,7 +326,7 @@ class HcsSystem:
             await self.handle.call("terminate", self._session.vmcompute.terminate_compute_system)
         except LongshoreError as error:
             if isinstance(error, HcsError) and same(error.code or 0, STOPPED):
-                self._stopped = True
+                self._is_stopped()
                 return
             self._terminating = before
             for process in processes:
@@ -358,6 +371,7 @@ class HcsSystem:
             return None
         except LongshoreError as error:
             if isinstance(error, HcsError) and same(error.code or 0, STOPPED):
+                self._is_stopped()
                 return self._bad_exit()
             first = error
         try:
@@ -384,6 +398,8 @@ class HcsSystem:
             if not self._exited:
                 await self._terminate_for_deletion()
             await self._let_go()
+        if not self._stopped:
+            await self._end_by_id()
         waiting = [process.ended for process in self._all() if not process.over]
         if waiting:  # each is about to be told
             await asyncio.wait(waiting, timeout=session.limits.late_exit + ANSWER_LIMIT)
@@ -395,16 +411,63 @@ class HcsSystem:
     async def _terminate_for_deletion(self) -> None:
         """End it, and wait for that. HcsError or TimeLimit if it fails: what may still run is not forgotten."""
         if not self._terminating:
-            await self.terminate()
+            try:
+                await self.terminate()
+            except HcsError as error:
+                if same(error.code or 0, (SERVICE_DISCONNECT, INVALID_HANDLE)):
+                    return  # of no use any more: it is the caller's to look for the system by its id
+                raise
         if self._stopped:
             return
         try:
             await self._wait_for_exit("terminate", self._session.limits.terminate)
-        except HcsError:  # it has ended, badly; or the service is lost, and with it the system
+        except HcsError:  # it has ended, badly; or the service is lost: that is for the caller to see
             pass
         except TimeLimit:
             self._terminating = False  # the next try asks again
             raise
+
+    async def _end_by_id(self) -> None:
+        """End a system whose end nobody has told, and whose handle is closed or was one of a service that was lost.
+
+        Gone is only what cannot be found by its id. HcsError or TimeLimit: it may still run.
+        """
+        session, vm = self._session, self._session.vmcompute
+        try:
+            opening = session.threads.call(vm.open_compute_system, self.id)
+            value = await session.make("open", self.id, opening, vm.close_compute_system)
+        except HcsError as error:
+            if not same(error.code or 0, GONE):
+                raise error.about("delete", self.id) from error
+            self._stopped = True
+            return
+        watch = Watch(asyncio.get_running_loop())
+        handle = await session.watch_system(value, watch, self.id)
+        try:
+            if await self._is_ours(handle):
+                await self._terminate_found(handle, watch)
+        finally:
+            await shielded(handle.close())
+        self._stopped = True
+
+    async def _is_ours(self, handle: Handle[System]) -> bool:
+        """Whether a system that has our id has our owner, too: once ours has ended, somebody else may have made it."""
+        try:
+            owner = Made.read(self.place).owner
+            told = (await self._ask(handle)).owner
+        except (OSError, msgspec.MsgspecError, ServiceError):
+            return True
+        return not told or told == owner
+
+    async def _terminate_found(self, handle: Handle[System], watch: Watch) -> None:
+        try:
+            if await handle.call("terminate", self._session.vmcompute.terminate_compute_system):
+                return
+            await self._wait_for_exit("terminate", self._session.limits.terminate, watch)
+        except HcsError as error:
+            exited = watch.ended.done() and watch.ended.result().type is Type.SYSTEM_EXITED  # though badly
+            if not exited and not same(error.code or 0, STOPPED):
+                raise
 
     # the rest
 
@@ -446,8 +509,10 @@ class HcsSystem:
 
     async def properties(self, *types: str) -> documents.ContainerProperties:
         """The properties of some types, of the living system."""
+        return await self._ask(self._open("ask about"), *types)
+
+    async def _ask(self, handle: Handle[System], *types: str) -> documents.ContainerProperties:
         query = documents.property_query(*types)
-        handle = self._open("ask about")
         text = await handle.call(
             f"asking for {' and '.join(types) or 'the properties'}",
             self._session.vmcompute.get_compute_system_properties,
