@@ -7,16 +7,22 @@ would have caught, where there is one.
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from select import select
 from typing import Any
 
 import pytest
 
-from longshore.compute import DEVNULL, INHERIT, STDOUT, Stdio
+from longshore.compute import DEVNULL, INHERIT, STDOUT, Cause, Exit, Stdio
 from longshore.errors import (
     InvalidSpec,
 )
+from longshore.hcs import stdio
 from longshore.hcs.hresults import HcsError
+from longshore.hcs.process import HcsProcess
 from longshore.limits import HcsLimits
 from longshore.spec import ProcessSpec
 
@@ -33,10 +39,14 @@ async def exec_(it: World, system: Any, process: ProcessSpec = WORK, stdio: Stdi
     return await system.exec(process, stdio, "work", it.place("work"))
 
 
+async def ends(process: HcsProcess) -> Exit:
+    """Its end, which must come."""
+    async with asyncio.timeout(8):
+        return await process.wait()
+
+
 async def test_a_reader_that_stops_early_leaks_nothing(tmp_path: Path) -> None:
     """Bug 36: pipes were closed only at their end."""
-    import os
-
     async with world(tmp_path, script(HcsCreateProcess=[{"stdout": "x" * 1000, "repeat": 10_000}])) as it:
         before = len(os.listdir("/proc/self/fd"))
         system, init = await it.launch()
@@ -62,6 +72,71 @@ async def test_a_slow_reader_gets_all_of_what_a_dead_process_wrote(tmp_path: Pat
             await asyncio.sleep(0.01)
         assert len(data) == 5_000_000
         await system.close()
+
+
+@pytest.fixture
+def blocked() -> Iterator[int]:
+    """A descriptor that takes nothing: a full pipe that nobody reads."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write, bytes(1 << 16))
+    os.set_blocking(write, True)
+    yield write
+    os.close(read)
+    os.close(write)
+
+
+@pytest.mark.parametrize("which", ["init", "exec"])
+async def test_a_descriptor_that_takes_nothing_does_not_hold_up_the_end_of_what_is_killed(
+    tmp_path: Path, which: str, blocked: int
+) -> None:
+    async with world(tmp_path, script(HcsCreateProcess=[{"stdout": "x" * 1000, "repeat": 3000}])) as it:
+        given = Stdio(stdout=blocked)
+        system, init = await it.service.launch("box", it.spec(), given if which == "init" else ALL, it.place())
+        if which == "init":
+            await system.terminate()
+            exit = await ends(init)
+        else:
+            work = await exec_(it, system, stdio=given)
+            await work.kill()
+            exit = await ends(work)
+        assert exit.cause is Cause.KILLED
+        await system.delete()
+        await system.close()
+
+
+async def test_who_ended_before_it_is_killed_is_held_up_by_no_descriptor_then(tmp_path: Path, blocked: int) -> None:
+    rule = {"stdout": "x" * 1000, "repeat": 3000, "exit": {"code": 3}}
+    async with world(tmp_path, script(HcsCreateProcess=[{"times": 1}, rule])) as it:
+        system, _ = await it.launch()
+        work = await exec_(it, system, stdio=Stdio(stdout=blocked))
+        await it.until(lambda: work.ending)
+        await work.kill()
+        exit = await ends(work)
+        assert (exit.code, exit.cause) == (3, Cause.EXITED)
+        await system.close()
+
+
+async def test_a_slow_descriptor_gets_all_of_what_a_process_that_ended_by_itself_wrote(tmp_path: Path) -> None:
+    """It is told to have ended when all is copied, however long that takes: its caller may end with it."""
+    rule = {"stdout": "x" * 1000, "repeat": 1000, "exit": {"code": 0}}
+    read, write = os.pipe()
+    async with world(tmp_path, script(HcsCreateProcess=[rule])) as it:
+        system, init = await it.service.launch("box", it.spec(), Stdio(stdout=write), it.place())
+        await it.until(lambda: init.ending)
+        await asyncio.sleep(stdio.LATE_OUTPUT * 1.2)  # nobody reads for longer than one who is killed is given
+        assert not init.over
+        taken = 0
+        while not init.over or select([read], [], [], 0)[0]:
+            if select([read], [], [], 0)[0]:
+                taken += len(os.read(read, 1 << 16))
+            await asyncio.sleep(0)
+        assert taken == 1_000_000
+        await system.close()
+    os.close(read)
+    os.close(write)
 
 
 async def test_closing_the_input_closes_the_pipe_and_then_tells_the_service(tmp_path: Path) -> None:

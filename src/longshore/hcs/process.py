@@ -173,8 +173,8 @@ class HcsProcess:
         cause = Cause.KILLED if self._killed else Cause.EXITED
         if end.type is Type.SERVICE_DISCONNECT and code is None:
             cause = Cause.SYSTEM_GONE
-        if wiring is not None:
-            await wiring.copied()
+        if wiring is not None and not await wiring.copied():
+            log.warning("container `%s`: not all output of process %d could be copied", self.container_id, self.pid)
         if not self._keep_open and self.handle is not None:
             await self.handle.close()
         self.tell(Exit(code=code, cause=cause, started_at=self.identity.started_at, at=at, pid=self.pid))
@@ -267,6 +267,7 @@ class HcsProcess:
 
     async def kill(self) -> None:
         """Have it ended. Already ended is fine."""
+        self.hurry()
         if self.ending or self._closed or self.handle is None:
             return
         before, self._killed = self._killed, True
@@ -282,6 +283,11 @@ class HcsProcess:
             if not self.ending:
                 self._killed = before
                 raise
+
+    def hurry(self) -> None:
+        """It is ended by force: its end is told, whether or not its output can be copied to where it goes."""
+        if self._wiring is not None:
+            self._wiring.hurry()
 
     def killed_with_system(self, killed: bool) -> None:
         """Its system is (or, after all, was not) being terminated."""

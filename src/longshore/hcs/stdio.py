@@ -4,8 +4,11 @@ The handles are overlapped named pipes; the Proactor loop reads and writes them.
 caller wants, so what is wanted is done here: output is thrown away, copied to a descriptor, or joined.
 
 A grandchild may hold the pipes after the process has ended: they are then read until nothing has come for a while,
-and let go of. A reader that is slow loses nothing by that, and one that stops early leaks nothing: the pipes belong to
-the process object, not to the reader's diligence.
+and let go of. A reader that is slow loses nothing by that, nor does a descriptor: the pipe waits for it. One that stops
+early leaks nothing: the pipes belong to the process object, not to the reader's diligence, and end with it.
+
+The end of a process is told when its output has been copied to the descriptors that were given for it; for one that is
+ended by force, a descriptor that takes nothing more holds that up only so long.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ log = logging.getLogger("longshore.hcs")
 LIMIT = 1 << 20  # what a reader holds before it lets the pipe fill: the program then waits, nobody else
 CHUNK = 1 << 18
 LATE_OUTPUT = 1.0  # seconds of silence after which the streams of a process that has ended are let go of
+COPY_LIMIT = 5.0  # seconds that copying to descriptors may hold up the end of a process that is ended by force
 
 
 class OutputPipe(asyncio.Protocol):
@@ -200,6 +204,8 @@ class Wiring:
         self._terminal = terminal
         self._outputs: list[OutputPipe] = []
         self._copies: list[asyncio.Task[None]] = []
+        self._copied_at = 0.0  # when a descriptor last took something
+        self._hurried: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._feed: asyncio.Task[None] | None = None
         self._descriptors: list[Handle[int]] = []
         self._unread: asyncio.TimerHandle | None = None  # the input of a process that has ended
@@ -281,6 +287,7 @@ class Wiring:
         try:
             while data := await source.read(CHUNK):
                 await descriptor.call("write", _write_all, data)
+                self._copied_at = asyncio.get_running_loop().time()
         except OSError as error:
             log.warning("writing to the caller's descriptor: %s", error)
             while await source.read(CHUNK):
@@ -334,10 +341,31 @@ class Wiring:
         if self.input is not None and not self.input.is_closing():
             self._unread = asyncio.get_running_loop().call_later(patience, _abort, self.input.transport)
 
-    async def copied(self) -> None:
-        """Return when all that is copied to descriptors has been, after the process's end."""
-        if self._copies:
-            await asyncio.wait(self._copies)
+    def hurry(self) -> None:
+        """It is ended by force: a descriptor that takes nothing is not waited for much longer."""
+        if not self._hurried.done():
+            self._hurried.set_result(None)
+
+    async def copied(self) -> bool:
+        """Return when all that is copied to descriptors has been, after the process's end.
+
+        False if that was given up after `hurry`: the copying goes on then until `close`.
+        """
+        if not self._copies:
+            return True
+        copying = asyncio.ensure_future(asyncio.wait(self._copies))
+        try:
+            await asyncio.wait((copying, self._hurried), return_when=asyncio.FIRST_COMPLETED)
+            loop = asyncio.get_running_loop()
+            begin = loop.time()
+            while not copying.done() and (now := loop.time()) < begin + COPY_LIMIT:
+                left = max(begin, self._copied_at) + LATE_OUTPUT - now
+                if left <= 0:
+                    break
+                await asyncio.wait((copying,), timeout=left)
+            return copying.done()
+        finally:
+            copying.cancel()
 
     def close(self) -> None:
         """Let go of all pipes; readers see the end."""

@@ -316,6 +316,8 @@ class HcsSystem:
         return not self.over
 
     async def terminate(self) -> None:
+        for process in self._all():
+            process.hurry()
         if self._down or self._exited or self.handle is None or self.handle.closing:
             return
         before, self._terminating = self._terminating, True
@@ -338,6 +340,8 @@ class HcsSystem:
             return msgspec.structs.replace(self._settled, exit=init)
         if self.handle is None or self.handle.closing:
             return SystemEnd(exit=init)
+        for process in self._processes:
+            process.hurry()
         try:
             pending = await self._updates_pending()
             error = await self._bring_down(limit)
