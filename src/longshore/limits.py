@@ -23,7 +23,7 @@ class HcsLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds that each step may take; then it fails with a typed error, and what it began is undone.
+    """Seconds that each step may take; then it fails with a typed error. What it was making, or pausing, is undone.
 
     A machine that is much slower than others (emulated, or with hundreds of containers for each processor) needs
     more: `Engine(limits=Limits(create=300, start=300, verb=120))`.

@@ -18,6 +18,7 @@ from longshore.errors import (
     InvalidState,
     NotSupported,
     ProcessNotFound,
+    TimeLimit,
 )
 from longshore.hcs.hresults import HcsError
 from longshore.limits import HcsLimits
@@ -231,6 +232,33 @@ async def test_a_pause_that_is_cancelled_is_taken_back(tmp_path: Path) -> None:
         assert it.functions[-1] == "HcsResumeComputeSystem"
         assert not await system.paused()
         assert await it.service.state(system.token) is State.RUNNING
+        await system.close()
+
+
+async def test_a_pause_that_reaches_its_limit_is_taken_back_also_when_it_comes_late(tmp_path: Path) -> None:
+    """Its caller was told that it failed, and the container stood still all the same."""
+    limits = HcsLimits(default=0.2, terminate=0.2)
+    async with world(tmp_path, script(HcsPauseComputeSystem=[{"hr": PENDING, "notify": []}]), limits=limits) as it:
+        system, _ = await it.launch(hyperv=True)
+        with pytest.raises(TimeLimit, match="pause"):
+            await system.pause()
+        assert it.functions[-2:] == ["HcsPauseComputeSystem", "HcsResumeComputeSystem"]
+        it.notify(TYPES["SystemPauseCompleted"])
+        await it.until(lambda: it.count("HcsResumeComputeSystem") == 2)
+        await it.until(lambda: not system.is_paused)
+        await system.close()
+
+
+async def test_a_pause_that_is_asked_for_again_after_its_limit_stays(tmp_path: Path) -> None:
+    rules = script(HcsPauseComputeSystem=[{"hr": PENDING, "notify": [], "times": 1}])
+    async with world(tmp_path, rules, limits=HcsLimits(default=0.2, terminate=0.2)) as it:
+        system, _ = await it.launch(hyperv=True)
+        with pytest.raises(TimeLimit, match="pause"):
+            await system.pause()
+        await system.pause()
+        await it.quiet()
+        assert it.count("HcsResumeComputeSystem") == 1
+        assert await system.paused()
         await system.close()
 
 

@@ -75,6 +75,7 @@ class HcsSystem:
         self._on_close = on_close
         self._processes: set[HcsProcess] = set()
         self._paused = False
+        self._unwanted_pause = False  # one that was given up, and may still come
         self._started = token.init is not None
         self._terminating = False
         self._stopped = False  # the service says so; the loss of the service says nothing
@@ -122,6 +123,9 @@ class HcsSystem:
 
     def _on_paused(self, status: int) -> None:
         self._paused = self._paused or not failed(status)
+        if self._unwanted_pause and not failed(status):
+            self._unwanted_pause = False
+            self._session.spawn(self._resume(self._session.limits.terminate), f"resuming container `{self.id}`")
 
     def _on_resumed(self, status: int) -> None:
         self._paused = self._paused and failed(status)
@@ -479,28 +483,30 @@ class HcsSystem:
         self._need_vm("pause")
         session = self._session
         verb, limit = session.vmcompute.pause_compute_system, session.limits.default
+        self._unwanted_pause = False
         work = asyncio.ensure_future(self._verb("pause", Type.SYSTEM_PAUSE_COMPLETED, verb, limit))
         try:
             await asyncio.shield(work)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, TimeLimit):
             await shielded(self._undo_pause(work))
             raise
         self._paused = True
 
     async def _undo_pause(self, work: asyncio.Future[None]) -> None:
-        """What was asked for cannot be taken back: it is waited for, and undone."""
-        await asyncio.wait((work,), timeout=self._session.limits.terminate)
-        if not work.done():
-            work.cancel()
-        with suppress(LongshoreError, asyncio.CancelledError):
-            work.result()
+        """What was asked for cannot be taken back: it is waited for, and undone; also if it comes after that."""
+        limit = self._session.limits.terminate
+        await asyncio.wait((work,), timeout=limit)
+        self._unwanted_pause = not work.done() or isinstance(work.exception(), TimeLimit)
+        work.cancel()
         with suppress(LongshoreError):
-            await self.resume()
+            await self._resume(limit)
 
     async def resume(self) -> None:
         self._need_vm("resume")
-        session = self._session
-        verb, limit = session.vmcompute.resume_compute_system, session.limits.default
+        await self._resume(self._session.limits.default)
+
+    async def _resume(self, limit: float) -> None:
+        verb = self._session.vmcompute.resume_compute_system
         await self._verb("resume", Type.SYSTEM_RESUME_COMPLETED, verb, limit)
         self._paused = False
 
