@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from longshore.compute import PIPE
+from longshore.compute import PIPE, Cause
 from longshore.engine import Engine
 from longshore.errors import CommandNotFound, InvalidSpec
+from longshore.oci import processes, watch
 from longshore.spec import Spec
 
 from ..conftest import crun_is_modern
 
 pytestmark = pytest.mark.real
+
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def runtime_of(pid: int) -> int:
@@ -53,6 +59,69 @@ async def test_what_is_said_after_the_runtime_was_killed_is_heard(engine: Engine
     os.kill(runtime_of(box.init.pid), signal.SIGKILL)
     assert await box.init.communicate(timeout=30) == (b"after\n", b"")
     await box.delete(force=True)
+
+
+def monitor_of(state: Path, id: str) -> int:
+    """The pid of a kept container's monitor."""
+    return int((state / "run" / "containers" / id / "monitor.pid").read_text())
+
+
+of_linux_5_17 = pytest.mark.skipif(not processes._linux_is(5, 17), reason="an older kernel does not tell such a code")
+UNTIL_TOLD = "until [ -e /tmp/end ]; do sleep 0.01; done; "
+
+
+@contextmanager
+def parent_of_orphans() -> Iterator[None]:
+    """Be who gets the processes that a program below us leaves behind, and reap them only at the end (prctl(2))."""
+    set_subreaper = ctypes.CDLL(None).prctl
+    assert set_subreaper(PR_SET_CHILD_SUBREAPER, 1) == 0
+    try:
+        yield
+    finally:
+        set_subreaper(PR_SET_CHILD_SUBREAPER, 0)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+
+
+@of_linux_5_17
+@pytest.mark.parametrize("end", ["exit 7", "exit 137", "SIGKILL"])
+async def test_a_monitor_that_is_stopped_hides_no_code(
+    engine: Engine, state: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(watch, "MONITOR_LIMIT", 0.5)
+    box = await engine.launch("box", root="host", args=["sh", "-c", f"{UNTIL_TOLD} {end}"])
+    assert box.init is not None
+    monitor = monitor_of(state, "box")
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        if end == "SIGKILL":
+            os.kill(box.init.pid, signal.SIGKILL)
+        else:
+            await box.run(["touch", "/tmp/end"])
+        async with asyncio.timeout(30):
+            exit = await box.wait()
+    finally:
+        os.kill(monitor, signal.SIGCONT)
+    if end == "SIGKILL":
+        assert (exit.code, exit.signal, exit.cause) == (137, 9, Cause.SIGNALLED)
+    else:
+        assert (exit.code, exit.signal, exit.cause) == (int(end.split()[1]), None, Cause.EXITED)
+    await box.delete()
+
+
+@of_linux_5_17
+async def test_the_code_of_an_orphan_of_a_killed_monitor_is_known_before_anybody_reaps_it(
+    engine: Engine, state: Path
+) -> None:
+    with parent_of_orphans():
+        box = await engine.launch("box", root="host", args=["sh", "-c", f"{UNTIL_TOLD} exit 7"])
+        os.kill(monitor_of(state, "box"), signal.SIGKILL)
+        await box.run(["touch", "/tmp/end"])
+        async with asyncio.timeout(30):
+            exit = await box.wait()
+        assert (exit.code, exit.cause) == (7, Cause.EXITED)
+        await box.delete()
 
 
 async def document(engine: Engine) -> dict[str, object]:

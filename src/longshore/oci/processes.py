@@ -134,13 +134,19 @@ def _get_info(pidfd: int, wanted: int) -> tuple[int, int] | None:
     return fields[0], fields[-1]
 
 
+def _linux_is(major: int, minor: int) -> bool:
+    """Whether this kernel is that version or later; so it is if its version cannot be read."""
+    release = os.uname().release.split(".")
+    with suppress(ValueError, IndexError):
+        return (int(release[0]), int(release[1].split("-")[0])) >= (major, minor)
+    return True
+
+
 @cache
 def status_known() -> bool:
     """Whether this kernel tells the wait status of a process that is not our child (Linux 6.15)."""
-    release = os.uname().release.split(".")
-    with suppress(ValueError, IndexError):
-        if (int(release[0]), int(release[1].split("-")[0])) < (6, 15):
-            return False
+    if not _linux_is(6, 15):
+        return False
     own = os.pidfd_open(os.getpid())
     try:
         return _get_info(own, PIDFD_INFO_EXIT) is not None
@@ -156,6 +162,25 @@ def wait_status(pidfd: int) -> int | None:
     if answer is None or not answer[0] & PIDFD_INFO_EXIT:
         return None
     return answer[1]
+
+
+def status_of_zombie(pid: int, start: int | None) -> int | None:
+    """The raw wait status of the very process, once it has ended and until somebody reaps it; None where unknown.
+
+    proc_pid_stat(5), exit_code. What is told is true: not a 0 in its place, nor the code of its first thread alone.
+    """
+    if not _linux_is(5, 17):  # "exit: Use the correct exit_code in /proc/<pid>/stat": before, it is the first thread's
+        return None
+    try:
+        # who may not trace it reads a 0; this link asks for the same permission, and says so (proc_pid_ns(5))
+        os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return None
+    fields = _stat(pid)
+    # with other threads alive it has not ended; none at all are told where it was reaped amid the reading
+    if fields is None or fields[0] != b"Z" or fields[17] != b"1" or int(fields[19]) != start:
+        return None
+    return int(fields[49])
 
 
 def _status(pid: int) -> dict[str, str] | None:

@@ -63,13 +63,15 @@ async def ended(pidfd: int) -> None:
         loop.remove_reader(pidfd)
 
 
-async def reaped_status(pidfd: int) -> int | None:
-    """The raw wait status of a process that is not our child, once its parent has reaped it; None if unknown."""
+async def status_of(pidfd: int, identity: ProcessToken) -> int | None:
+    """The raw wait status of a process that has ended and is not our child; None if it cannot be known."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + REAP_LIMIT
     pause = 0.0005
     while True:
-        status = processes.wait_status(pidfd)
+        status = processes.status_of_zombie(identity.pid, identity.start)
+        if status is None:  # in this order: it may be reaped between the two
+            status = processes.wait_status(pidfd)
         if status is not None or not processes.status_known() or loop.time() >= deadline:
             return status
         # there is no notification of being reaped by somebody else; this is the path of a lost monitor only
@@ -253,7 +255,7 @@ class DirectProcess(OciProcess):
             raw = None
             if self._pidfd is not None:
                 await ended(self._pidfd)  # with a runtime that hands over its streams, it may have more to say
-                raw = await reaped_status(self._pidfd)
+                raw = await status_of(self._pidfd, self.identity)
                 at = now()
             self._end_streams()
             return self._unknown(at) if raw is None else self.from_status(raw, at)
@@ -311,7 +313,7 @@ class DirectProcess(OciProcess):
         limit = GRANDCHILD_LIMIT if pidfd is None else math.inf
         releasing = self._release_runtime(limit)
         self._releasing = asyncio.create_task(releasing, name=f"end of the runtime of {self.name}")
-        raw = None if pidfd is None else await reaped_status(pidfd)  # busy with copying, it reaps when it can
+        raw = None if pidfd is None else await status_of(pidfd, self.identity)  # a busy runtime reaps when it can
         if raw is not None:
             return self.from_status(raw, at)
         await self._releasing
@@ -392,7 +394,11 @@ class KeptProcess(OciProcess):
         if pidfd is not None:
             await ended(pidfd)
         at = now()
+        # at once: whoever reaps it, the monitor or the parent that it gets in its place, need not tell
+        raw = processes.status_of_zombie(self._pid, self._start)
         await self._monitor_done()
+        if raw is not None:
+            return self.from_status(raw, at)
         found = conmon.read_exit(self._files, self.container_id)
         if found is not None and found[0] is not None:
             code, mtime = found
@@ -401,7 +407,7 @@ class KeptProcess(OciProcess):
                 at = datetime.fromtimestamp(mtime, UTC)
             raw = processes.wait_status(pidfd) if pidfd is not None and code > 128 else None
             return self.from_code(code, at) if raw is None else self.from_status(raw, at)
-        raw = await reaped_status(pidfd) if pidfd is not None else None
+        raw = await status_of(pidfd, self.identity) if pidfd is not None else None
         if raw is not None:
             return self.from_status(raw, at)
         return Exit(code=None, cause=Cause.MONITOR_LOST, at=at, pid=self._pid, started_at=self.started_at)
@@ -440,7 +446,7 @@ class StrangerProcess(OciProcess):
             return Exit(code=None, cause=Cause.SYSTEM_GONE, pid=self._pid)
         await ended(self._pidfd)
         at = now()
-        raw = await reaped_status(self._pidfd)
+        raw = await status_of(self._pidfd, self.identity)
         if raw is None:
             return Exit(code=None, cause=Cause.MONITOR_LOST, at=at, pid=self._pid)
         return self.from_status(raw, at)
