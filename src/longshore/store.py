@@ -47,7 +47,8 @@ class Store:
 
     @classmethod
     def at(cls, state: str | os.PathLike[str] | None) -> Store:
-        """The store at `state`, $LONGSHORE_ROOT, or the machine's own. InvalidSpec if the variable is relative."""
+        """The store at `state`, $LONGSHORE_ROOT, or the machine's own. InvalidSpec if the variable is relative, or if a
+        container could not be made there."""
         chosen = state
         if chosen is None and (named := os.environ.get("LONGSHORE_ROOT")):
             if not os.path.isabs(named):
@@ -61,6 +62,13 @@ class Store:
         if chosen is None:
             return cls(RUN, DATA)
         base = Path(os.path.abspath(chosen))
+        problem = _problem_of(str(base))
+        if problem:
+            raise InvalidSpec(
+                "LONGSHORE_ROOT" if state is None else "state",
+                f"{str(base)!r} {problem}",
+                hint="use another directory",
+            )
         return cls(base / "run", base / "lib")
 
     def open(self) -> None:
@@ -237,6 +245,17 @@ class Store:
             named=named,
             journal=self.journal.end(),
         )
+
+
+def _problem_of(base: str) -> str | None:
+    """Why no container could be made in a state directory with this path; None if nothing is known against it."""
+    if ":" in os.path.splitdrive(base)[1]:
+        return "has a `:`, at which runtimes and monitors cut paths"
+    try:
+        base.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8, as the documents of a container are"
+    return None
 
 
 def _content(path: Path) -> bytes | None:

@@ -66,6 +66,22 @@ def test_a_relative_state_is_meant_from_here_but_not_in_the_environment_which_ot
     assert Store.at(None).data == tmp_path / "state" / "lib"
 
 
+@pytest.mark.parametrize("name", ["a:b", "a\udcff"])
+def test_a_state_in_which_no_container_could_be_made_is_refused_before_anything_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for make in (longshore.Engine, longshore.sync.Engine):
+        with pytest.raises(InvalidSpec) as caught:
+            make(state=tmp_path / name / "state")
+        assert caught.value.field == "state"
+    monkeypatch.setenv("LONGSHORE_ROOT", str(tmp_path / name))
+    with pytest.raises(InvalidSpec) as caught:
+        Store.at(None)
+    assert caught.value.field == "LONGSHORE_ROOT"
+    str(caught.value).encode()  # it can be shown
+    assert list(tmp_path.iterdir()) == []
+
+
 # files
 
 

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from longshore.engine import Engine
 from longshore.errors import StoreError
+from longshore.logs import LogRecord
 from longshore.oci.direct import PidFile
 from longshore.oci.launch import spawn
 from longshore.oci.runtime import Runtime
+
+from ..conftest import wait_for_nothing_left
 
 real = pytest.mark.real
 
@@ -44,6 +48,19 @@ def test_a_caller_that_ignores_its_children_and_has_a_strict_umask_runs_containe
         [sys.executable, "-c", CALLER, state, runtime], capture_output=True, text=True, timeout=100, check=False
     )
     assert (done.stdout.splitlines(), done.stderr) == (["3 0022", "4 0022"], "")
+
+
+@real
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+async def test_the_state_directory_may_have_letters_and_signs_of_any_kind(tmp_path: Path, runtime: str) -> None:
+    state = tmp_path / "größe, 'a b' %s = 日本"
+    async with asyncio.timeout(60), Engine(state=state, runtime=runtime) as engine:
+        assert (await engine.run("host", ["sh", "-c", "exit 3"])).exit_code == 3
+        box = await engine.launch("box", root="host", args=["sh", "-c", "echo here; exit 4"])
+        assert (await box.wait()).code == 4
+        assert [record.data async for record in box.logs() if isinstance(record, LogRecord)] == [b"here\n"]
+        await box.delete()
+    assert wait_for_nothing_left(state) == []
 
 
 @real

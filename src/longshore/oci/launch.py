@@ -32,7 +32,10 @@ MS_SLAVE = 0x80000
 MNT_DETACH = 2
 
 UNIFIED = "/sys/fs/cgroup/unified"
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",  # conmon reads its arguments by GLib, which refuses paths that are none in its locale
+}
 
 
 class MountStep(Protocol):
