@@ -24,7 +24,7 @@ PLATFORMS = ("oci", "hcs", "simulator")
 PROTOCOLS = {"checks", "compute", "errors", "limits", "spec", "spec_parts"}
 """The seam, and the words that both of its sides use."""
 
-TOOLS = {"decoding", "dirchanges", "files", "inotify", "tasks", "trees", "unixfiles", "watching", "winfiles"}
+TOOLS = {"decoding", "dirchanges", "files", "forks", "inotify", "tasks", "trees", "unixfiles", "watching", "winfiles"}
 """Small helps that know nothing of containers."""
 
 STATE = {"store", "files"}

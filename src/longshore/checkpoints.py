@@ -291,9 +291,9 @@ async def _restore(
     core: Core, service: Checkpointable, entry: Entry, before: Record, record: Record, name: str
 ) -> tuple[ComputeSystem, ComputeProcess]:
     spec = entry.read_spec()
-    lock_fd = entry.making_lock()
+    lock = entry.making_lock()
     system: ComputeSystem | None = None
-    place = entry.place(named_lease(record) and core.hold_lease(), lock_fd)
+    place = entry.place(named_lease(record) and core.hold_lease(), lock.fd)
     stdio = Stdio(stdin=PIPE if record.stdin else DEVNULL, stdout=LOG, stderr=LOG)
     try:
         write_mark(entry.home / MARK, record.uid.encode())
@@ -311,7 +311,7 @@ async def _restore(
         await shielded(_undo(service, entry, system))
         raise
     finally:
-        os.close(lock_fd)
+        lock.let_go()
     await shielded(_tidy(service, entry))
     return system, process
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from . import forks
 from .compute import ComputeService, ComputeSystem, Exit
 from .descriptors import Descriptors
 from .entry import Entry
@@ -149,6 +150,7 @@ class Core:
             if self._opening is not None:
                 await asyncio.wait((self._opening,))
                 continue
+            forks.works_in(asyncio.get_running_loop())
             self._opening = asyncio.get_running_loop().create_future()
             try:
                 self.store.open()

@@ -283,14 +283,14 @@ class Entry:
             return False
         return not operations or word in [_CLAIMED[operation] for operation in operations]
 
-    def making_lock(self) -> int:
-        """A locked descriptor that helpers which make the container inherit: free again when all have ended."""
+    def making_lock(self) -> Held:
+        """A lock that helpers which make the container inherit: free again when all have ended, and it is let go of."""
         try:
-            fd = open_lock(f"{self.run}/making.lock")
+            held = Held.opened(f"{self.run}/making.lock")
         except OSError as error:
             raise store_error(f"lock {self.run}/making.lock", error) from error
-        try_lock(fd)
-        return fd
+        try_lock(held.fd)
+        return held
 
     # exec processes
 

@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from weakref import WeakSet
 
+from . import forks
 from .errors import LongshoreError, StoreError
 from .tasks import in_thread
 
@@ -175,22 +177,54 @@ def sync_tree(top: PathLike) -> None:
 
 
 class Held:
-    """A lock that is held; `release` is idempotent."""
+    """A lock file that is open, mostly to be held; `release` and `let_go` are idempotent.
+
+    A forked child has none of them: it would hold, for as long as it lives, what a parent that died held.
+    """
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
+        if fd >= 0:
+            _open.add(self)
+
+    @classmethod
+    def opened(cls, path: PathLike, *, make: bool = True) -> Held:
+        """The lock file at `path`, not locked yet; it is made if need be, unless `make` is off."""
+        with forks.not_now():
+            return cls(open_lock(path) if make else open_file(path, os.O_RDWR))
 
     def write(self, text: str) -> None:
         """Say in the file what it is held for."""
         data = text.encode()
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        os.write(self._fd, data)
-        os.ftruncate(self._fd, len(data))
+        os.lseek(self.fd, 0, os.SEEK_SET)
+        os.write(self.fd, data)
+        os.ftruncate(self.fd, len(data))
 
     def release(self) -> None:
-        if self._fd >= 0:
-            close_lock(self._fd)
-            self._fd = -1
+        """End the lock, whoever has inherited it, and close the file."""
+        if self.fd >= 0:
+            try:
+                unlock(self.fd)
+            finally:
+                self.let_go()
+
+    def let_go(self) -> None:
+        """Close the file: who has inherited the lock goes on holding it."""
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+
+_open: WeakSet[Held] = WeakSet()
+
+
+def _let_go_in_child() -> None:
+    for held in list(_open):
+        with suppress(OSError):
+            held.let_go()  # not `release`: the lock is the parent's
+
+
+forks.in_child(_let_go_in_child)
 
 
 def open_lock(path: PathLike) -> int:
@@ -198,24 +232,16 @@ def open_lock(path: PathLike) -> int:
     return open_file(path, os.O_RDWR | os.O_CREAT)
 
 
-def close_lock(fd: int) -> None:
-    """End a lock that is held by this descriptor, and close it."""
-    try:
-        unlock(fd)
-    finally:
-        os.close(fd)
-
-
 def try_hold(path: PathLike, *, make: bool = True) -> Held | None:
     """Take the lock at `path` if nobody has it; the file is made if need be, unless `make` is off."""
-    fd = open_lock(path) if make else open_file(path, os.O_RDWR)
+    held = Held.opened(path, make=make)
     try:
-        if try_lock(fd):
-            return Held(fd)
+        if try_lock(held.fd):
+            return held
     except BaseException:
-        os.close(fd)
+        held.let_go()
         raise
-    os.close(fd)
+    held.let_go()
     return None
 
 
@@ -234,13 +260,13 @@ def briefly(path: PathLike, limit: float = BRIEF_LIMIT) -> Iterator[None]:
 
     StoreError after `limit` seconds: whoever has it was stopped just then.
     """
-    fd = open_lock(path)
+    held = Held.opened(path)
     try:
-        if not try_lock(fd):
-            _wait_briefly(fd, path, limit)
+        if not try_lock(held.fd):
+            _wait_briefly(held.fd, path, limit)
         yield
     finally:
-        close_lock(fd)
+        held.release()
 
 
 def _wait_briefly(fd: int, path: PathLike, limit: float) -> None:
@@ -272,19 +298,19 @@ async def hold(path: PathLike, limit: float) -> AsyncIterator[None]:
 
 async def wait_for_lock(path: PathLike, limit: float) -> Held:
     """Wait in a thread that may be abandoned: flock(2) has no time limit of its own. StoreError after `limit`."""
-    fd = open_lock(path)
+    held = Held.opened(path)
     mutex = threading.Lock()
     locked = abandoned = False
 
     def work() -> None:
         nonlocal locked
         try:
-            lock_at_last(fd)
+            lock_at_last(held.fd)
         finally:
             with mutex:
                 locked = True
                 if abandoned:
-                    close_lock(fd)
+                    held.release()
 
     try:
         async with asyncio.timeout(limit):
@@ -293,18 +319,17 @@ async def wait_for_lock(path: PathLike, limit: float) -> Held:
         with mutex:
             abandoned = True
             if locked or (isinstance(error, OSError) and not isinstance(error, TimeoutError)):
-                close_lock(fd)  # the thread was done when we gave up, or could not be started
+                held.release()  # the thread was done when we gave up, or could not be started
         if isinstance(error, TimeoutError):
             raise _held(path, limit) from None
         raise
-    return Held(fd)
+    return held
 
 
 __all__ = [
     "MOVES_WHAT_IS_OPEN",
     "Held",
     "briefly",
-    "close_lock",
     "descriptors",
     "hold",
     "in_words",

@@ -16,12 +16,13 @@ import subprocess
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from . import forks
 from .compute import ComputeService
-from .files import Held, briefly, is_held, open_lock, store_error, try_hold, try_lock
+from .files import Held, briefly, is_held, store_error, try_hold, try_lock
 from .store import Store
 from .trees import remove_though_open, remove_tree
 
@@ -38,8 +39,7 @@ def _close_in_child() -> None:
         lease._forget()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_in_child)
+forks.in_child(_close_in_child)
 
 
 class OwnerLease:
@@ -50,8 +50,8 @@ class OwnerLease:
         self._service = service
         self.id = f"{os.getpid():x}-{os.urandom(4).hex()}"
         self.directory = store.leases / self.id
-        self._lock_fd = -1
-        self._owner_fd = -1
+        self._lock = Held(-1)
+        self._owner = Held(-1)
         self._pipe = -1
         self._keeper: subprocess.Popen[bytes] | None = None
         self._keeper_fd = -1
@@ -61,7 +61,7 @@ class OwnerLease:
     @property
     def lock_fd(self) -> int:
         """The shared lock; helpers inherit it."""
-        return self._lock_fd
+        return self._lock.fd
 
     @property
     def keeper_pid(self) -> int | None:
@@ -70,27 +70,26 @@ class OwnerLease:
 
     def hold(self) -> OwnerLease:
         """Have the lease in force: directory, lock and keeper. Idempotent; half a millisecond the first time."""
-        if self._lock_fd < 0:
-            fd = owner = -1
+        if self._lock.fd < 0:
+            lock = owner = Held(-1)
             try:
                 # so that nobody finds it unlocked, and takes it for one whose owner died
                 with briefly(self._store.lock_path):
                     self.directory.mkdir(mode=0o700)
                     for name in ("owned", "execs"):
                         (self.directory / name).mkdir(mode=0o700)
-                    owner = open_lock(self.directory / "owner.lock")
-                    try_lock(owner)
-                    fd = open_lock(self.directory / "lease.lock")
-                    try_lock(fd, shared=True)
+                    owner = Held.opened(self.directory / "owner.lock")
+                    try_lock(owner.fd)
+                    lock = Held.opened(self.directory / "lease.lock")
+                    try_lock(lock.fd, shared=True)
             except OSError as error:
-                for each in (fd, owner):
-                    if each >= 0:
-                        os.close(each)
+                for each in (lock, owner):
+                    each.let_go()
                 with suppress(OSError):
                     remove_tree(self.directory)
                 raise store_error(f"make the lease {self.directory}", error) from error
-            self._lock_fd = fd
-            self._owner_fd = owner
+            self._lock = lock
+            self._owner = owner
             self._loop = asyncio.get_running_loop()
             _leases.add(self)
         if self._keeper is None:
@@ -101,6 +100,14 @@ class OwnerLease:
         command = self._service.keeper(self, self.directory)
         if command is None:
             return
+        with forks.not_now():  # a child that had the write end, and did not know it, would keep the lease alive
+            self._run_keeper(command)
+        assert self._keeper is not None
+        self._keeper_fd = os.pidfd_open(self._keeper.pid)  # type: ignore[attr-defined,unused-ignore]  # Linux alone has keepers
+        assert self._loop is not None
+        self._loop.add_reader(self._keeper_fd, self._keeper_died)
+
+    def _run_keeper(self, command: Sequence[str]) -> None:
         read, write = os.pipe()
         try:
             self._keeper = subprocess.Popen(
@@ -111,7 +118,7 @@ class OwnerLease:
                 cwd="/",
                 env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
                 start_new_session=True,
-                pass_fds=(self._owner_fd,),
+                pass_fds=(self._owner.fd,),
             )
         except OSError as error:
             os.close(write)
@@ -119,9 +126,6 @@ class OwnerLease:
         finally:
             os.close(read)
         self._pipe = write
-        self._keeper_fd = os.pidfd_open(self._keeper.pid)  # type: ignore[attr-defined,unused-ignore]  # Linux alone has keepers
-        assert self._loop is not None
-        self._loop.add_reader(self._keeper_fd, self._keeper_died)
 
     def _keeper_died(self) -> None:
         """Somebody killed it: another takes its place."""
@@ -156,6 +160,8 @@ class OwnerLease:
 
     def disown(self, id: str) -> None:
         """It has been ended, or is no longer ours."""
+        if self._lock.fd < 0:  # this is a forked child
+            return
         self._owned[id] -= 1
         if self._owned[id] <= 0:
             del self._owned[id]
@@ -168,29 +174,27 @@ class OwnerLease:
             self.own(EXECS)
 
     def _forget(self) -> None:
-        """In a forked child: close our copies, touch nothing else."""
-        for fd in (self._pipe, self._lock_fd, self._owner_fd, self._keeper_fd):
+        """In a forked child: close our copies, touch nothing else. Of the locks it has none any more."""
+        for fd in (self._pipe, self._keeper_fd):
             if fd >= 0:
                 with suppress(OSError):
                     os.close(fd)
-        self._pipe = self._lock_fd = self._owner_fd = self._keeper_fd = -1
+        self._pipe = self._keeper_fd = -1
         if self._keeper is not None:
             self._keeper.returncode = 0  # it is not our child: nobody is to wait for it here
             self._keeper = None
 
     async def release(self) -> None:
         """End the lease after its containers were ended: the keeper has nothing to do any more. Idempotent."""
-        if self._lock_fd < 0:
+        if self._lock.fd < 0:
             return
         _leases.discard(self)
         if self._keeper is not None:
             self._keeper.kill()
             self._let_go_of_keeper()
-        os.close(self._lock_fd)
-        self._lock_fd = -1
+        self._lock.let_go()
         await self._service.end_lease(self.id, self.directory)
-        os.close(self._owner_fd)
-        self._owner_fd = -1
+        self._owner.let_go()
         remove_though_open(self.directory, self._store.run_trash)  # somebody may just be trying the lock
 
 

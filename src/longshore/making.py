@@ -33,7 +33,7 @@ class _Making:
         self.entry = entry
         self.claim = claim
         self.record = record
-        self.lock_fd = -1
+        self.lock: Held | None = None
         self.system: ComputeSystem | None = None
         self.process: ComputeProcess | None = None
         self.left: NotUndone | None = None
@@ -67,9 +67,8 @@ class _Making:
             journal.append(self.entry.id, self.record.uid, News("delete"))
 
     def _release_lock(self) -> None:
-        if self.lock_fd >= 0:
-            os.close(self.lock_fd)
-            self.lock_fd = -1
+        if self.lock is not None:
+            self.lock.let_go()
 
     def release(self) -> None:
         self._release_lock()
@@ -148,8 +147,8 @@ async def _make(making: _Making, spec: Spec, stdio: Stdio, *, ours: bool, launch
         entry.write(record)
     if launch:
         record.starter = making.lease.id
-    making.lock_fd = entry.making_lock()
-    place = entry.place(making.lease if ours else None, making.lock_fd)
+    making.lock = entry.making_lock()
+    place = entry.place(making.lease if ours else None, making.lock.fd)
     if launch and not record.kept:
         record.starting_at = now()
         making.system, making.process = await service.launch(entry.id, spec, stdio, place)

@@ -8,6 +8,8 @@ import errno
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from .forks import is_lost
+
 T = TypeVar("T")
 
 
@@ -24,7 +26,7 @@ async def uninterrupted(awaitable: Awaitable[T]) -> T:
         try:
             await asyncio.shield(inner)
         except asyncio.CancelledError:
-            if inner.cancelled():
+            if inner.cancelled() or is_lost():
                 raise
             task.uncancel()  # so that an enclosing asyncio.timeout still counts right
             cancels += 1
@@ -36,14 +38,20 @@ async def uninterrupted(awaitable: Awaitable[T]) -> T:
 
 
 async def shielded(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run cleanup to its end even when cancelled meanwhile; the cancellation is raised after it."""
+    """Run cleanup to its end even when cancelled meanwhile; the cancellation is raised after it.
+
+    In a forked child it is not run: what it would clean up is the parent's, which is still at it.
+    """
+    if is_lost():
+        coroutine.close()
+        raise asyncio.CancelledError
     inner = asyncio.ensure_future(coroutine)
     cancelled: asyncio.CancelledError | None = None
     while not inner.done():
         try:
             await asyncio.shield(inner)
         except asyncio.CancelledError as error:
-            if inner.cancelled():
+            if inner.cancelled() or is_lost():
                 raise
             cancelled = error
         except BaseException:
@@ -60,6 +68,8 @@ async def in_thread(function: Callable[[], T], name: str = "longshore", *, or_he
     Cancelling stops the waiting, not the thread. Where the limit of processes allows no thread: OSError (EAGAIN), or
     with `or_here` the loop is made to wait for it. That is for what ends, undoes and removes, and takes milliseconds.
     """
+    if is_lost():
+        raise asyncio.CancelledError
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 

@@ -14,6 +14,7 @@ import msgspec
 from ..compute import Cause, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd, now
 from ..decoding import decode_json
 from ..errors import InvalidState, ServiceError
+from ..forks import is_lost
 from ..spec import ProcessSpec, Resources
 from ..tasks import in_thread, shielded
 from . import conmon, counters, processes, translate
@@ -162,7 +163,7 @@ class OciSystem:
                 pass_fds=pass_fds,
             )
         except BaseException:
-            if entry is not None:
+            if entry is not None and not is_lost():  # else it is a forked child's parent's
                 entry.unlink(missing_ok=True)
             if own is not None:
                 await shielded(in_thread(own.kill, or_here=True))
@@ -370,8 +371,9 @@ class OciSystem:
         try:
             await self.runtime.verb(log, "update", "--resources", str(path), self.id, container_id=self.id)
         finally:
-            path.unlink(missing_ok=True)
-            log.unlink(missing_ok=True)
+            if not is_lost():
+                path.unlink(missing_ok=True)
+                log.unlink(missing_ok=True)
 
     async def close(self) -> None:
         for process in [*self._execs, *([self.init] if self.init is not None else [])]:

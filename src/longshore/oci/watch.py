@@ -18,6 +18,7 @@ import msgspec
 
 from ..compute import Cause, Exit, Streams, now
 from ..errors import EngineClosed, InvalidState, LongshoreError, ProcessNotFound
+from ..forks import is_lost
 from ..tasks import in_thread
 from . import conmon, processes
 from .cgroup import Cgroup
@@ -139,7 +140,7 @@ class OciProcess:
         try:
             exit = await self._watch()
         except asyncio.CancelledError:
-            if not self._exit.done():
+            if not self._exit.done() and not is_lost():
                 self._exit.set_exception(EngineClosed())
                 self._exit.exception()  # retrieved: nobody has to have waited
             raise
