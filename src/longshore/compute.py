@@ -359,6 +359,18 @@ class Connectable(Protocol):
 
 
 @runtime_checkable
+class HasKeepers(Protocol):
+    """A `ComputeService` whose leases have keepers, which can be stopped (SIGSTOP) like any process."""
+
+    async def end_stopped_keeper(self, directory: Path) -> None:
+        """Kill the keeper of a lease whose owner is dead, if it is stopped: it would never come to its work.
+
+        Returns once it is dead, or at once if it is at work.
+        """
+        ...
+
+
+@runtime_checkable
 class Checkpointable(Protocol):
     """A `ComputeService` that can write a kept container to files, and have it go on from them. Not every one can."""
 

@@ -1,10 +1,11 @@
 """The lease: what ties containers to the life of their owner, however that ends; and the keeper that enforces it.
 
-A lease is a directory with two locks. `lease.lock` is held, shared, by the owner and by every helper process of its
+A lease is a directory with three locks. `lease.lock` is held, shared, by the owner and by every helper process of its
 containers. `owner.lock` is held by the owner and the keeper alone, as one: it is free once both are dead. The keeper is
 a tiny process that reads from a pipe whose only write end the owner has: at its end, it kills what the lease has,
 until it can hold `lease.lock` alone. If owner and keeper are both dead, whoever next opens the store finds
-`owner.lock` free, and ends the lease in the same way.
+`owner.lock` free, and ends the lease in the same way. `alive.lock` is the owner's alone: where that is free and
+`owner.lock` is not, the keeper is at work; or it is stopped, and is then killed by whoever next opens the store.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import forks
-from .compute import ComputeService
+from .compute import ComputeService, HasKeepers
 from .files import Held, briefly, is_held, store_error, try_hold, try_lock
 from .store import Store
 from .trees import remove_though_open, remove_tree
@@ -52,6 +53,7 @@ class OwnerLease:
         self.directory = store.leases / self.id
         self._lock = Held(-1)
         self._owner = Held(-1)
+        self._alive = Held(-1)
         self._pipe = -1
         self._keeper: subprocess.Popen[bytes] | None = None
         self._keeper_fd = -1
@@ -71,25 +73,28 @@ class OwnerLease:
     def hold(self) -> OwnerLease:
         """Have the lease in force: directory, lock and keeper. Idempotent; half a millisecond the first time."""
         if self._lock.fd < 0:
-            lock = owner = Held(-1)
+            lock = owner = alive = Held(-1)
             try:
                 # so that nobody finds it unlocked, and takes it for one whose owner died
                 with briefly(self._store.lock_path):
                     self.directory.mkdir(mode=0o700)
                     for name in ("owned", "execs"):
                         (self.directory / name).mkdir(mode=0o700)
+                    alive = Held.opened(self.directory / "alive.lock")
+                    try_lock(alive.fd)
                     owner = Held.opened(self.directory / "owner.lock")
                     try_lock(owner.fd)
                     lock = Held.opened(self.directory / "lease.lock")
                     try_lock(lock.fd, shared=True)
             except OSError as error:
-                for each in (lock, owner):
+                for each in (lock, owner, alive):
                     each.let_go()
                 with suppress(OSError):
                     remove_tree(self.directory)
                 raise store_error(f"make the lease {self.directory}", error) from error
             self._lock = lock
             self._owner = owner
+            self._alive = alive
             self._loop = asyncio.get_running_loop()
             _leases.add(self)
         if self._keeper is None:
@@ -195,6 +200,7 @@ class OwnerLease:
         self._lock.let_go()
         await self._service.end_lease(self.id, self.directory)
         self._owner.let_go()
+        self._alive.let_go()  # after it: who finds this free takes who has the other for a keeper
         remove_though_open(self.directory, self._store.run_trash)  # somebody may just be trying the lock
 
 
@@ -205,6 +211,20 @@ def is_alive(store: Store, lease: str) -> bool:
             return is_held(store.leases / lease / "owner.lock", make=False)
     except OSError:
         return False
+
+
+async def end_stopped_keepers(store: Store, service: ComputeService) -> None:
+    """Kill the keepers of dead owners that are stopped: their leases would never end."""
+    if isinstance(service, HasKeepers):
+        for name in store.names(store.leases):
+            directory = store.leases / name
+            with suppress(OSError):
+                with briefly(store.lock_path):
+                    kept = not is_held(directory / "alive.lock", make=False) and is_held(
+                        directory / "owner.lock", make=False
+                    )
+                if kept:
+                    await service.end_stopped_keeper(directory)
 
 
 def owned(store: Store, lease: str) -> list[str]:

@@ -16,7 +16,7 @@ from .events import News
 from .execs import close_processes, tell_recorded_process
 from .finding import adopt, derive, end_of_gone, state_of
 from .half_restored import take_back
-from .lease import dead_leases, owned
+from .lease import dead_leases, end_stopped_keepers, owned
 from .lifecycle import wait_for_end
 from .making import undo_half_made
 from .records import Record
@@ -34,6 +34,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 
 async def bury(core: Core) -> None:
     """At the opening of the store: end the leases whose owner and keeper are dead, empty the trash."""
+    await end_stopped_keepers(core.store, core.service)
     with dead_leases(core.store) as leases:
         for lease in leases:
             log.info("ending lease %s, whose owner and keeper are dead", lease)
@@ -104,7 +105,7 @@ async def restore(core: Core) -> Restored:
     running: list[str] = []
     ended: list[str] = []
     undone: list[str] = []
-    await empty_trash(core)
+    await bury(core)
     for entry in list(core.store.entries()):
         try:
             if await undo_half_made(core, entry):

@@ -134,11 +134,11 @@ UNWINDS = """
 @pytest.mark.parametrize("verb", ["create", "start", "delete"])
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
 def test_a_child_that_unwinds_leaves_what_its_parent_is_at(state: Path, runtime: str, verb: str) -> None:
-    owner = program(state, runtime, UNWINDS, verb)
-    try:
-        out, _ = owner.communicate(timeout=60)
-    finally:
-        owner.kill()
+    with program(state, runtime, UNWINDS, verb) as owner:
+        try:
+            out, _ = owner.communicate(timeout=60)
+        finally:
+            owner.kill()
     found = {"create": "created None\nkilled\n0\n", "start": "running None\nkilled\n0\n", "delete": "0\n"}
     assert (out, owner.returncode) == (found[verb], 0)
     assert wait_for_nothing_left(state) == []

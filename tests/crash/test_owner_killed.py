@@ -1,4 +1,4 @@
-"""Owner and keeper are killed at once: whoever opens the store next ends their lease."""
+"""Owner and keeper are killed at once, or the keeper is stopped: whoever opens the store next ends their lease."""
 
 from __future__ import annotations
 
@@ -19,15 +19,11 @@ from .victims import kill
 pytestmark = pytest.mark.real
 
 
-@pytest.mark.parametrize("runtime", ["crun", "runc"])
-def test_who_comes_next_ends_a_lease_whose_owner_and_keeper_were_killed_at_once(
-    state: Path, runtime: str, tmp_path: Path
-) -> None:
-    program = f"""
+PROGRAM = """
 import asyncio, sys
 from longshore.engine import Engine
 async def main():
-    async with Engine(state={str(state)!r}, runtime={runtime!r}) as engine:
+    async with Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:
         await engine.launch("kept", root="host", args=["sleep", "1000"])
         await (await engine.get("kept")).exec(["sleep", "1001"])
         await engine.launch("mine", root="host", args=["sleep", "1002"], owner="remove")
@@ -36,9 +32,18 @@ async def main():
         await engine.run("host", ["sleep", "1004"])
 asyncio.run(main())
 """
-    owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+
+
+def begin(state: Path, runtime: str) -> tuple[subprocess.Popen[str], int]:
+    """An owner with all kinds of containers, and its keeper's pid."""
+    owner = subprocess.Popen([sys.executable, "-c", PROGRAM, str(state), runtime], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
-    keeper = int(owner.stdout.readline())
+    return owner, int(owner.stdout.readline())
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_who_comes_next_ends_a_lease_whose_owner_and_keeper_were_killed_at_once(state: Path, runtime: str) -> None:
+    owner, keeper = begin(state, runtime)
     os.kill(keeper, signal.SIGSTOP)  # so that it cannot come to the end, nor another take its place, before both die
     kill(owner.pid)
     owner.wait()
@@ -54,6 +59,58 @@ asyncio.run(main())
                 await (await engine.get(name)).delete(force=True)
 
     asyncio.run(look())
+    assert wait_for_nothing_left(state) == []
+
+
+@pytest.mark.modern
+@pytest.mark.parametrize("when", ["at its opening", "at restore"])
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_who_comes_next_ends_a_lease_whose_keeper_is_stopped(state: Path, runtime: str, when: str) -> None:
+    owner, keeper = begin(state, runtime)
+
+    async def look() -> None:
+        async with asyncio.timeout(60):
+            if when == "at its opening":
+                os.kill(keeper, signal.SIGSTOP)
+                kill(owner.pid)
+            async with Engine(state=state, runtime=runtime) as engine:
+                if when == "at restore":
+                    os.kill(keeper, signal.SIGSTOP)
+                    kill(owner.pid)
+                    await engine.restore()
+                states = {info.id: info.state for info in await engine.list()}
+                assert states == {"kept": "running", "stopped": "stopped"}
+                for name in states:
+                    await (await engine.get(name)).delete(force=True)
+
+    try:
+        asyncio.run(look())
+    finally:
+        kill(keeper)
+        owner.communicate()
+    assert wait_for_nothing_left(state) == []
+
+
+def test_a_stopped_owner_is_not_taken_for_a_dead_one(state: Path) -> None:
+    owner, keeper = begin(state, "crun")
+
+    async def look() -> None:
+        async with asyncio.timeout(60), Engine(state=state, runtime="crun") as engine:
+            await engine.restore()
+            assert {info.id: info.state for info in await engine.list(states=["running"])}.keys() >= {"kept", "mine"}
+            assert Path(f"/proc/{keeper}/stat").read_text().rpartition(") ")[2][0] == "T"  # and no zombie
+            kill(owner.pid)
+            os.kill(keeper, signal.SIGCONT)
+            for name in ("kept", "stopped"):
+                await (await engine.get(name)).delete(force=True)
+
+    os.kill(keeper, signal.SIGSTOP)
+    os.kill(owner.pid, signal.SIGSTOP)
+    try:
+        asyncio.run(look())
+    finally:
+        kill(owner.pid)
+        owner.communicate()
     assert wait_for_nothing_left(state) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from .cgroup import Cgroup
 log = logging.getLogger("longshore.lease")
 
 LIMIT = 30.0  # seconds
+KEEPER_LIMIT = 5.0  # seconds that a keeper which was killed may take to be dead
 
 
 def end_lease(group: Cgroup, directory: Path, *, root: Path, limit: float = LIMIT) -> None:
@@ -48,6 +50,32 @@ def end_lease(group: Cgroup, directory: Path, *, root: Path, limit: float = LIMI
     group.remove()
     for entry in _entries(directory):
         entry.unlink(missing_ok=True)
+
+
+def end_stopped_keeper(directory: Path) -> None:
+    """Kill what stands still of a lease's keeper, and wait until that is dead: its lock is free then. Blocks."""
+    for pid in list(holders(directory / "owner.lock")):
+        pidfd = processes.open_pidfd(pid, None)
+        if pidfd is None:
+            continue
+        try:  # whoever has this pid now: the signal meets the one that was opened, if that is still alive
+            if _is_stopped_keeper(pid, directory):
+                log.warning("lease %s: its owner is dead and its keeper is stopped; it is killed", directory.name)
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                poll.poll(KEEPER_LIMIT * 1000)
+        finally:
+            os.close(pidfd)
+
+
+def _is_stopped_keeper(pid: int, directory: Path) -> bool:
+    """Whether a process that has the lock is the keeper, or longshore at work for it, and is stopped (proc(5))."""
+    with suppress(OSError):
+        if directory.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1] == b"T"
+    return False
 
 
 def _entries(directory: Path) -> list[Path]:

@@ -435,6 +435,9 @@ class OciService:
         group = Cgroup(self._owner_cgroup(id), root=self._cgroups)
         await in_thread(lambda: leases.end_lease(group, directory, root=self._cgroups))
 
+    async def end_stopped_keeper(self, directory: Path) -> None:
+        await in_thread(lambda: leases.end_stopped_keeper(directory))
+
     async def leftovers(self, owner: str) -> list[str]:
         found: set[str] = set()
         for base in self._runtime_roots():
