@@ -6,11 +6,12 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import forks
-from .compute import ComputeService, ComputeSystem, Exit
+from .compute import ComputeService, ComputeSystem, Exit, SystemEnd
 from .descriptors import Descriptors
 from .entry import Entry
 from .errors import EngineClosed, LongshoreError, StoreError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+RECORD_AGAIN = (1.0, 5.0)  # seconds between two tries to record what could not be: at first, and at most
+
 log = logging.getLogger("longshore.engine")
 logging.getLogger("longshore").addHandler(logging.NullHandler())
 
@@ -40,6 +43,7 @@ class Live:
         self.since = since  # its end, if it had not ended yet, stands after this in the journal
         self.ours = False  # started by this engine: what there is to know of its end, we know first
         self.seen = False  # the end of its init was seen; it is being settled
+        self.unrecorded: SystemEnd | None = None  # its end, while that cannot be recorded
         self.start_told = False  # by us; the record may not say so yet
         self.starting: asyncio.Future[None] | None = None  # while we start it
         self.watcher: asyncio.Task[Exit] | None = None
@@ -114,6 +118,7 @@ class Core:
         self.half_made: list[Entry] = []  # what failed to be made, and could not be undone either
         self.processes: set[Process] = set()  # execs that were started here, and have not ended
         self.followed: set[Process] = set()  # whoever else may be waited for
+        self.unrecorded: dict[str, Callable[[], Awaitable[object]]] = {}  # ends that were seen: what records each
         self.operations: set[Operation] = set()
         self.descriptors = Descriptors(lambda: len(self.live))
         self.subscriptions: set[Callable[[], None]] = set()  # what ends each
@@ -179,6 +184,30 @@ class Core:
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
         return task
+
+    def record_later(self, what: str, record: Callable[[], Awaitable[object]]) -> None:
+        """Record an end that could not be recorded when it was seen (the disk is full): as soon as that works.
+
+        `record` raises StoreError or OSError while it does not. It is tried now and then, since nobody tells that
+        there is room again, and at last when the engine is closed.
+        """
+        if not self.unrecorded:
+            self.spawn(self._record_later(), "record ends that could not be recorded")
+        self.unrecorded[what] = record
+
+    async def _record_later(self) -> None:
+        pause, longest = RECORD_AGAIN
+        while self.unrecorded:
+            await asyncio.sleep(pause)
+            await self.record_now()
+            pause = min(2 * pause, longest)
+
+    async def record_now(self) -> None:
+        """Try once more to record the ends that could not be recorded; which are then left, `unrecorded` says."""
+        for what, record in list(self.unrecorded.items()):
+            with suppress(StoreError, OSError):
+                await record()
+                self.unrecorded.pop(what, None)
 
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

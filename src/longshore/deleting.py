@@ -8,7 +8,7 @@ from functools import partial
 
 from .compute import State
 from .core import Core, Live
-from .endings import record_never_started, tell_recorded
+from .endings import record_never_started, tell_recorded, tell_unrecorded
 from .entry import Entry, trash_name
 from .errors import ContainerNotFound, InvalidState, StoreError
 from .events import News
@@ -108,6 +108,7 @@ async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:
 def _tell_delete(core: Core, entry: Entry, record: Record) -> None:
     """Journal it. Who finds the remains of a deletion that was not finished does the same, with a look back."""
     if record.token:
+        tell_unrecorded(core, entry, record)
         core.store.journal.append(entry.id, record.uid, News("delete"))
 
 

@@ -67,9 +67,29 @@ async def _watch(core: Core, live: Live, process: ComputeProcess) -> Exit:
         end = await _settle(live, seen, core.limits.settle)
     if live.output is not None:
         await asyncio.wait((live.output,), timeout=OUTPUT_LIMIT)
-    return await record_exit(
-        core, live.entry, live.uid, end, since=live.since, start_told=live.start_told, ours=live.ours
-    )
+    return await _record_seen(core, live, end)
+
+
+async def _record_seen(core: Core, live: Live, end: SystemEnd) -> Exit:
+    """Record an end that we saw. Where it cannot be written, what was seen is returned all the same.
+
+    If nobody else may know it, it is then kept, and recorded as soon as that works.
+    """
+    entry = live.entry
+
+    async def record() -> Exit:
+        found = await _record(core, entry, live.uid, end, since=live.since, start_told=live.start_told, ours=live.ours)
+        live.unrecorded = None
+        return found
+
+    try:
+        return await record()
+    except (StoreError, OSError) as error:
+        log.warning("the exit of container `%s` could not be recorded yet: %s", entry.id, error)
+        if live.ours or end.exit.code is not None:  # else who finds it later may find out more
+            live.unrecorded = end
+            core.record_later(f"the exit of container `{entry.id}` ({live.uid})", record)
+        return end.exit
 
 
 async def _settle(live: Live, seen: Exit, limit: float) -> SystemEnd:
@@ -145,8 +165,18 @@ async def record_exit(
 ) -> Exit:
     """Link the exit record into place, or take the one that is there; see that it is told, once. Returns it.
 
-    Where it cannot be written (the disk is full), what was seen is returned all the same.
+    Where it cannot be written (the disk is full), the exit is returned all the same: the next who looks tries again.
     """
+    try:
+        return await _record(core, entry, uid, end, since=since, start_told=start_told, ours=ours)
+    except (StoreError, OSError) as error:
+        log.warning("the exit of container `%s` could not be recorded: %s", entry.id, error)
+        return end.exit
+
+
+async def _record(
+    core: Core, entry: Entry, uid: str, end: SystemEnd, *, since: Position, start_told: bool, ours: bool
+) -> Exit:
     try:
         async with entry.locked():
             record = entry.read_own(uid)
@@ -172,9 +202,14 @@ async def record_exit(
         return found.exit
     except ContainerNotFound:  # deleted under us: whoever did that has told its end
         return told_exit(core, uid, since) or end.exit
-    except (StoreError, OSError) as error:
-        log.warning("the exit of container `%s` could not be recorded: %s", entry.id, error)
-        return end.exit
+
+
+def tell_unrecorded(core: Core, entry: Entry, record: Record) -> None:
+    """Journal the end of a container that is being deleted, if there was no room to record it."""
+    live = core.find(entry.id, record.uid)
+    if live is not None and (end := live.unrecorded) is not None:
+        found = ExitRecord(version=VERSION, exit=_completed(end.exit, record), oom=end.oom)
+        _tell(core, entry, record, found, fresh=False, start_told=record.start_told)
 
 
 def _completed(exit: Exit, record: Record) -> Exit:

@@ -117,6 +117,9 @@ class Engine:
             for error in await asyncio.gather(*endings, *undoing, return_exceptions=True):
                 if isinstance(error, BaseException):
                     log.warning("closing the engine: %s", error)
+            await core.record_now()
+            for what in core.unrecorded:
+                log.warning("closing the engine: %s could not be recorded: it is not known any more", what)
             for end in list(core.subscriptions):
                 end()
             if core.trash_left:

@@ -126,13 +126,33 @@ async def _watch(core: Core, entry: Entry, uid: str, process: Process, compute: 
     killed = exit.cause in (Cause.SIGNALLED, Cause.KILLED, Cause.OOM) and exit.signal in (9, None)
     if killed and process._cause is not None:
         exit = msgspec.structs.replace(exit, cause=process._cause)
-    exit = await record_process_exit(core, entry, uid, process.name, exit)
-    core.processes.discard(process)
-    return exit
+
+    async def record() -> Exit:
+        found = await _record(core, entry, uid, process.name, exit)
+        core.processes.discard(process)  # not before: until then nobody else knows how it ended
+        return found
+
+    try:
+        return await record()
+    except (StoreError, OSError) as error:
+        log.warning("the exit of process `%s` could not be recorded yet: %s", process.name, error)
+        core.record_later(f"the exit of process `{process.name}` in container `{entry.id}` ({uid})", record)
+        return exit
 
 
 async def record_process_exit(core: Core, entry: Entry, uid: str, name: str, exit: Exit) -> Exit:
-    """Link an exec's exit record into place, or take the one that is there; tell it, once. Returns it."""
+    """Link an exec's exit record into place, or take the one that is there; tell it, once. Returns it.
+
+    Where it cannot be written (the disk is full), the exit is returned all the same: the next who looks tries again.
+    """
+    try:
+        return await _record(core, entry, uid, name, exit)
+    except (StoreError, OSError) as error:
+        log.warning("the exit of process `%s` could not be recorded: %s", name, error)
+        return exit
+
+
+async def _record(core: Core, entry: Entry, uid: str, name: str, exit: Exit) -> Exit:
     try:
         async with entry.locked():
             entry.read_own(uid)
@@ -155,8 +175,6 @@ async def record_process_exit(core: Core, entry: Entry, uid: str, name: str, exi
             entry.remove_process(name)
     except ContainerNotFound:
         pass  # deleted: its execs have ended with it, and nobody asks for them any more
-    except (StoreError, OSError) as error:
-        log.warning("the exit of process `%s` could not be recorded: %s", name, error)
     return exit
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from longshore.compute import PIPE, Cause
 from longshore.container import Container
 from longshore.engine import Engine
 from longshore.errors import ContainerNotFound, LongshoreError
 from longshore.simulator import Machine, Simulator
 
-from ..engine.world import FOREVER, PROGRAMS, World, leftovers, types
+from ..engine.world import FOREVER, PROGRAMS, Listener, World, history, leftovers, said, types
 from .disk import Disk, installed
 
 MOST = 400  # steps of one operation: no operation has so many
@@ -170,3 +172,74 @@ async def test_a_disk_that_is_full_from_any_step_on(tmp_path: Path, operation: s
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_a_disk_that_fails_once_at_any_step(tmp_path: Path, operation: str) -> None:
     assert await every_step(tmp_path, operation, Disk.break_at) > 3
+
+
+# ends that are seen while nothing can be written
+
+
+@asynccontextmanager
+async def _ended_while_full(state: Path) -> AsyncIterator[tuple[World, Engine, Disk]]:
+    """A container and an exec in it were seen to end while the disk was full: both codes are the engine's alone."""
+    world = World(Machine("oci", programs=PROGRAMS), state)
+    disk = Disk(state)
+    async with asyncio.timeout(30):
+        engine = world.engine()
+        box = await engine.launch("box", args=["trap-exit", "7"])
+        process = await box.exec(["trap-exit", "9"], name="work", stdout=PIPE)
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"ready\n"
+        await said(box, b"ready")
+        with installed(disk):
+            disk.fill_up_at(0)
+            await process.signal(15)
+            assert (await process.wait()).code == 9
+            await box.signal(15)
+            assert (await box.wait()).code == 7
+            assert not (state / "lib" / "containers" / "box" / "exit.json").exists()
+            yield world, engine, disk
+        await world.close()
+    assert leftovers(world) == []
+
+
+async def _found_later(world: World) -> None:
+    """The next program finds the codes that were seen, and each end was told once."""
+    async with world.engine() as next_engine:
+        box = await next_engine.get("box")
+        exit = (await box.info()).exit
+        assert exit is not None
+        assert (exit.code, exit.cause) == (7, Cause.EXITED)
+        assert (await (await box.process("work")).wait()).code == 9
+        told = [(event.type, event.exit.code) for event in await history(next_engine) if event.exit is not None]
+        assert told == [("exit-process", 9), ("exit", 7)]
+
+
+async def test_an_end_that_was_seen_while_the_disk_was_full_is_recorded_once_there_is_room(tmp_path: Path) -> None:
+    async with _ended_while_full(tmp_path) as (world, engine, disk):
+        box = await engine.get("box")
+        exit = (await box.info()).exit
+        assert exit is not None
+        assert exit.code == 7, "whoever saw it knows it also while it cannot be recorded"
+        assert (await (await box.process("work")).wait()).code == 9
+        async with Listener(engine) as heard:
+            disk.heal()
+            await heard.until("exit-process")
+            await heard.until("exit")
+        await world.die(engine)
+        await _found_later(world)
+
+
+async def test_an_end_that_was_seen_while_the_disk_was_full_is_recorded_when_the_engine_is_closed(
+    tmp_path: Path,
+) -> None:
+    async with _ended_while_full(tmp_path) as (world, engine, disk):
+        disk.heal()
+        await engine.close()
+        await _found_later(world)
+
+
+async def test_an_end_that_was_seen_while_the_disk_was_full_is_told_before_the_deletion(tmp_path: Path) -> None:
+    async with _ended_while_full(tmp_path) as (_, engine, disk):
+        disk.heal()
+        await (await engine.get("box")).delete()
+        told = [(event.type, event.exit and event.exit.code) for event in await history(engine)]
+        assert told[-2:] == [("exit", 7), ("delete", None)]

@@ -28,6 +28,7 @@ from longshore.errors import (
     ServiceError,
     StoreError,
 )
+from longshore.events import Event
 from longshore.spec import Mount, Rlimit, Spec
 
 from ..leftovers import leftovers
@@ -203,6 +204,27 @@ async def test_a_full_disk_is_told_and_the_engine_goes_on(small_disk: Path) -> N
         assert await engine.list() == []
         await engine.run("host", TRUE, name="box")
     assert [line for line in leftovers(small_disk) if " - tmpfs small " not in line] == []
+
+
+async def test_a_code_that_was_seen_while_the_disk_was_full_is_there_for_the_next_program(small_disk: Path) -> None:
+    async with Engine(state=small_disk) as engine:
+        command = "trap 'exit 7' TERM; echo up; sleep 100 & wait"
+        box = await engine.launch("box", root="host", args=["sh", "-c", command])
+        async for _ in box.logs(follow=True):
+            break
+        filler = small_disk / "filler"
+        with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(b"\0" * 4096)
+        await box.signal("TERM")
+        assert (await box.wait()).code == 7
+        filler.unlink()
+    async with Engine(state=small_disk) as engine:
+        box = await engine.get("box")
+        assert (await box.wait()).code == 7
+        told = [event async for event in engine.events(since=0, follow=False)]
+        assert [event.type for event in told if isinstance(event, Event)] == ["start-container", "exit"]
+        await box.delete()
 
 
 async def test_a_state_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
