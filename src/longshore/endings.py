@@ -26,6 +26,7 @@ ENDED_BY_FORCE = (Cause.SIGNALLED, Cause.KILLED, Cause.OOM, Cause.SYSTEM_GONE)
 
 LOOK_AGAIN = 1.0  # seconds; the death of a program that has a lock is told to nobody
 PATIENCE = 0.15  # seconds in which a program that was watching has recorded an end that we cannot know
+LATE_LIMIT = 0.25  # seconds that who looks waits for an end that is just being found out, or told
 OUTPUT_LIMIT = 5.0  # seconds until the last of its output must be in the log
 
 
@@ -126,6 +127,7 @@ async def told_by_others(
             except (StoreError, OSError):
                 return None
             if found is not None:
+                await tell_untold(core, entry, record)
                 return found.exit
             if record.started_at is None and entry.is_claimed("start"):
                 limit = core.limits.other_start
@@ -268,3 +270,15 @@ async def tell_recorded(core: Core, entry: Entry, record: Record) -> None:
         found = entry.read_exit()
         if found is not None and not record.exit_told:
             await record_exit(core, entry, record.uid, SystemEnd(exit=found.exit), since=record.journal)
+
+
+async def tell_untold(core: Core, entry: Entry, record: Record) -> None:
+    """The same for who only looks, at a container whose end is recorded: not waited for longer than a look may take."""
+    if record.exit_told:
+        return
+    task = core.telling.get(record.uid)
+    if task is None:
+        task = core.spawn(tell_recorded(core, entry, record), f"tell the end of {entry.id}")
+        core.telling[record.uid] = task
+        task.add_done_callback(lambda _: core.telling.pop(record.uid, None))
+    await asyncio.wait((task,), timeout=LATE_LIMIT)

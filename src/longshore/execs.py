@@ -226,6 +226,7 @@ async def process(core: Core, entry: Entry, uid: str, name: str) -> Process:
     made = Process(entry.id, name, found.args, compute, lambda _: compute.kill_tree(), end_limit=core.limits.end)
     end = entry.read_process_exit(name)
     if end is not None:
+        await tell_recorded_process(core, entry, uid, name)
         made._finish(end.exit)
         await compute.close()
     else:

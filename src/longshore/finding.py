@@ -13,7 +13,7 @@ import msgspec
 
 from .compute import Cause, ComputeSystem, Exit, Lease, State, SystemGone, now
 from .core import Core, Live, log
-from .endings import begin_watching, record_gone, record_never_started
+from .endings import LATE_LIMIT, begin_watching, record_gone, record_never_started, tell_untold
 from .entry import Entry
 from .errors import ContainerNotFound, InvalidState, LongshoreError, ServiceError, StoreError
 from .events import News
@@ -22,7 +22,6 @@ from .records import Damaged, Owner, Record
 
 T = TypeVar("T")
 
-LATE_LIMIT = 0.25  # seconds that a listing waits for an end that is just being found out
 ENDING_LIMIT = 5.0  # seconds that who is dying may take to be dead
 ENDING_PAUSE = 0.005  # seconds between two looks at it
 UNTOLD_LIMIT = 2.0  # seconds in which a service must tell of an end that it shows
@@ -79,6 +78,7 @@ async def derive(core: Core, entry: Entry, record: Record) -> ContainerInfo:
     """What a container is now, from its files and its init: no runtime is asked."""
     found = entry.read_exit()
     if found is not None:
+        await tell_untold(core, entry, record)
         return _info(record, "stopped", found.exit)
     if not record.token:
         return _info(record, "creating", None)
@@ -178,7 +178,7 @@ async def _find_exit(core: Core, entry: Entry, record: Record) -> Exit | None:
 async def listing(core: Core, labels: Mapping[str, str] | None, states: Collection[str] | None) -> list[ContainerInfo]:
     """All containers, oldest first."""
     found: list[ContainerInfo] = []
-    late: list[tuple[Entry, Record]] = []
+    late: list[tuple[Entry, Record]] = []  # ends to be found out, or told: side by side, not one after the other
 
     def add(info: ContainerInfo) -> None:
         if states is None or info.state in states:
@@ -190,12 +190,14 @@ async def listing(core: Core, labels: Mapping[str, str] | None, states: Collecti
             if labels and any(record.labels.get(name) != text for name, text in labels.items()):
                 continue
             exit = entry.read_exit()
-            if exit is not None:
+            if exit is not None and not record.exit_told:
+                late.append((entry, record))
+            elif exit is not None:
                 add(_info(record, "stopped", exit.exit))
             elif not record.token:
                 add(_info(record, "creating", None))
             elif (seen := await state_of(core, record)) is State.STOPPED:
-                late.append((entry, record))  # found out side by side, not one after the other
+                late.append((entry, record))
             else:
                 add(await _alive(core, entry, record, seen))
         except ContainerNotFound:

@@ -16,7 +16,7 @@ import msgspec
 
 from .compute import INIT, Cause, ComputeProcess, ComputeSystem, Connectable, Exit, Streams, now
 from .core import Core, Live, log
-from .endings import begin_watching, follow, record_never_started
+from .endings import begin_watching, follow, record_never_started, tell_untold
 from .entry import RECORD, SPEC, Entry
 from .errors import (
     ContainerNotFound,
@@ -152,6 +152,7 @@ async def wait(core: Core, entry: Entry, uid: str) -> Exit:
         record = await current(core, entry, uid)
         found = entry.read_exit()
         if found is not None:
+            await tell_untold(core, entry, record)
             return found.exit
         if live is not None and live.starting is not None:
             await asyncio.shield(live.starting)

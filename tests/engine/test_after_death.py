@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from longshore.compute import Cause, Exit, now
+from longshore.container import Container
 from longshore.engine import Engine
 from longshore.errors import ContainerNotFound, InvalidState, StoreError
+from longshore.events import Position
+from longshore.files import try_hold
 from longshore.logs import LogRecord
 from longshore.records import ExitRecord
 from longshore.simulator import Machine
 from longshore.store import Store
 
-from .world import FOREVER, PROGRAMS, Listener, World, history, hung, runs, said, types
+from .world import FOREVER, PROGRAMS, Listener, World, history, hung, only_oci, runs, said, types
 
 
 async def test_what_was_kept_runs_on_and_is_found(world: World) -> None:
@@ -191,6 +195,80 @@ async def test_an_end_that_was_recorded_but_not_told_is_told_by_the_finder(world
         assert await types(other) == ["start-container", "oom", "exit"]
         await other.restore()
         assert await types(other) == ["start-container", "oom", "exit"]
+
+
+def _link(world: World, code: int) -> None:
+    """As a program does that dies before it tells the end."""
+    home = world.state / "lib" / "containers" / "box"
+    (home / "exit.json").write_bytes(msgspec.json.encode(ExitRecord(version=1, exit=Exit(code=code, at=now()))))
+
+
+async def _follow(engine: Engine) -> None:
+    async with Listener(engine, since=0) as heard:
+        await heard.until("exit")
+
+
+LOOKS: dict[str, Callable[[Engine], Awaitable[object]]] = {
+    "list": lambda engine: engine.list(),
+    "events": types,
+    "events, followed": _follow,
+}
+LOOKS_AT_ONE: dict[str, Callable[[Container], Awaitable[object]]] = {
+    "info": lambda box: box.info(),
+    "inspect": lambda box: box.inspect(),
+    "wait": lambda box: box.wait(),
+}
+
+
+@pytest.mark.parametrize("look", [*LOOKS, *LOOKS_AT_ONE])
+async def test_an_end_that_was_recorded_but_not_told_is_told_by_whoever_looks(world: World, look: str) -> None:
+    engine = world.engine()
+    await engine.launch("box", args=FOREVER)
+    await world.die(engine)
+    _link(world, 6)
+    async with world.engine() as other:
+        if look in LOOKS:
+            await LOOKS[look](other)
+        else:
+            await LOOKS_AT_ONE[look](await other.get("box"))
+        journal = other._core.store.journal  # `events` would look, too
+        uid = other._core.store.entry("box").read().uid
+        assert [event.type for event in journal.about(uid, Position())] == ["start-container", "exit"]
+
+
+@only_oci  # elsewhere nobody but the dead could tell how it ended
+async def test_an_end_that_was_recorded_but_not_told_is_told_by_who_watches(world: World, other: Engine) -> None:
+    engine = world.engine()
+    async with Listener(other) as heard:
+        await engine.launch("box", args=FOREVER)
+        await heard.until("start-container")
+        await (await other.get("box")).stats()  # it is taken up
+        await world.die(engine)
+        _link(world, 6)
+        world.faults.crash("box")
+        exit = (await heard.until("exit")).exit
+        assert exit is not None
+        assert exit.code == 6
+
+
+async def test_who_looks_is_not_kept_waiting_by_a_program_that_is_stopped_before_it_told_an_end(world: World) -> None:
+    engine = world.engine()
+    await engine.launch("box", args=FOREVER)
+    await world.die(engine)
+    _link(world, 6)
+    async with world.engine() as other, Listener(other) as heard:
+        held = try_hold(world.state / "run" / "containers" / "box" / "lock")
+        assert held is not None
+        try:
+            async with asyncio.timeout(5):
+                assert [info.exit and info.exit.code for info in await other.list()] == [6]
+                assert (await (await other.get("box")).wait()).code == 6
+            assert heard.events == []
+        finally:
+            held.release()
+        await heard.until("exit")
+    async with world.engine() as other:
+        assert await types(other) == ["start-container", "exit"]
 
 
 async def test_an_end_that_was_recorded_but_not_told_is_told_before_its_deletion(world: World) -> None:
