@@ -303,7 +303,7 @@ class Container:
             await lifecycle.pause(self._core, self._entry, self._uid)
 
     async def resume(self) -> None:
-        """Let it go on. InvalidState unless paused."""
+        """Let it go on. InvalidState unless paused. Cancelled: it may go on, and is then told of."""
         async with self._core.operation():
             await lifecycle.resume(self._core, self._entry, self._uid)
 

@@ -114,7 +114,7 @@ class Core:
         self.live: dict[str, Live] = {}
         self.adopting: dict[str, asyncio.Task[Live]] = {}
         self.gone: dict[str, asyncio.Task[Exit]] = {}  # by uid: ends that are found out, of what cannot be opened
-        self.telling: dict[str, asyncio.Task[None]] = {}  # by uid: recorded ends that are told for who has died
+        self.telling: dict[str, asyncio.Task[None]] = {}  # by uid: what the dead have done and not told
         self.owned: dict[str, tuple[Entry, Owner]] = {}  # by uid: what is ended with us
         self.half_made: list[Entry] = []  # what failed to be made, and could not be undone either
         self.processes: set[Process] = set()  # execs that were started here, and have not ended

@@ -7,7 +7,9 @@ who looks finds a record without its line in the journal, and adds it. Both happ
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 
@@ -273,12 +275,15 @@ async def tell_recorded(core: Core, entry: Entry, record: Record) -> None:
 
 
 async def tell_untold(core: Core, entry: Entry, record: Record) -> None:
-    """The same for who only looks, at a container whose end is recorded: not waited for longer than a look may take."""
-    if record.exit_told:
-        return
-    task = core.telling.get(record.uid)
+    """The same for who only looks, at a container whose end is recorded."""
+    if not record.exit_told:
+        await tell_shortly(core, record.uid, lambda: tell_recorded(core, entry, record))
+
+
+async def tell_shortly(core: Core, uid: str, tell: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Tell what somebody else has done and not told; not waited for longer than a look may take."""
+    task = core.telling.get(uid)
     if task is None:
-        task = core.spawn(tell_recorded(core, entry, record), f"tell the end of {entry.id}")
-        core.telling[record.uid] = task
-        task.add_done_callback(lambda _: core.telling.pop(record.uid, None))
+        task = core.telling[uid] = core.spawn(tell(), "tell what was not told")
+        task.add_done_callback(lambda _: core.telling.pop(uid, None))
     await asyncio.wait((task,), timeout=LATE_LIMIT)

@@ -13,7 +13,7 @@ import msgspec
 
 from .compute import Cause, ComputeSystem, Exit, Lease, State, SystemGone, now
 from .core import Core, Live, log
-from .endings import LATE_LIMIT, begin_watching, record_gone, record_never_started, tell_untold
+from .endings import LATE_LIMIT, begin_watching, record_gone, record_never_started, tell_shortly, tell_untold
 from .entry import Entry
 from .errors import ContainerNotFound, InvalidState, LongshoreError, ServiceError, StoreError
 from .events import News
@@ -94,6 +94,8 @@ async def _alive(core: Core, entry: Entry, record: Record, seen: State) -> Conta
         return _info(record, "created", None)
     if record.started_at is None and await _end_interrupted_start(core, entry, record):
         return _info(record, "stopped", await late_exit(core, entry, record))
+    if record.change is not None:
+        await tell_shortly(core, record.uid, lambda: tell_change(core, entry, record))
     return _info(record, str(seen), None)
 
 
@@ -331,12 +333,15 @@ async def _watch_started(core: Core, live: Live, record: Record) -> None:
         begin_watching(core, live, process)
 
 
-async def tell_change(core: Core, entry: Entry, record: Record) -> None:
-    """Tell a pause or resume that was done by a program which died before it told it."""
+async def tell_change(core: Core, entry: Entry, record: Record, *, claimed: bool = False) -> None:
+    """Tell a pause or resume that was done and not told: who did it died, or was cancelled, or could not tell it.
+
+    `claimed`: by the caller, so that nobody is at it now.
+    """
     if record.change is None:
         return
     done = await state_of(core, record) is (State.PAUSED if record.change.type == "pause" else State.RUNNING)
-    if not done or entry.is_claimed("pause", "resume"):  # or who does it is still at it
+    if not done or (not claimed and entry.is_claimed("pause", "resume")):  # or who does it is still at it
         return
     async with entry.locked():
         record = entry.read_own(record.uid)

@@ -29,7 +29,7 @@ from .errors import (
     TimeLimit,
 )
 from .events import News, Position
-from .finding import TO_HAVE_IT_RUN, adopt, current, derive, end_of_gone, with_system
+from .finding import TO_HAVE_IT_RUN, adopt, current, derive, end_of_gone, tell_change, with_system
 from .output import keep_output
 from .process import Process
 from .records import Change, Record
@@ -306,9 +306,11 @@ async def resume(core: Core, entry: Entry, uid: str) -> None:
 
 async def _change(core: Core, entry: Entry, uid: str, type: str, state: str) -> None:
     """Pause or resume: noted before, so that who finds it done and not told tells it; told after."""
-    record = await current(core, entry, uid)
+    await current(core, entry, uid)
     claim = entry.claim(type)
     try:
+        record = await current(core, entry, uid)
+        await tell_change(core, entry, record, claimed=True)  # before it is overwritten
         info = await derive(core, entry, record)
         if info.state != state:
             hint = TO_HAVE_IT_RUN.get(info.state) if state == "running" else None
@@ -319,9 +321,14 @@ async def _change(core: Core, entry: Entry, uid: str, type: str, state: str) -> 
             record.change = change
 
         await entry.change(uid, begun)
-        await with_system(
-            core, entry, uid, type, lambda system: system.pause() if type == "pause" else system.resume(), state
-        )
+        try:
+            await with_system(
+                core, entry, uid, type, lambda system: system.pause() if type == "pause" else system.resume(), state
+            )
+        except BaseException:  # of a cancellation it may be done all the same
+            with suppress(LongshoreError, OSError):
+                await shielded(tell_change(core, entry, entry.read_own(uid), claimed=True))
+            raise
         try:
             await shielded(_tell_change(core, entry, uid, change))
         except BaseException:  # of a cancellation it was told all the same; else it may have been

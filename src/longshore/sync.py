@@ -368,7 +368,7 @@ class Container(Twin[_container.Container]):
         self._call(self._inner.pause())
 
     def resume(self) -> None:
-        """Let it go on. InvalidState unless paused."""
+        """Let it go on. InvalidState unless paused. Cancelled: it may go on, and is then told of."""
         self._call(self._inner.resume())
 
     def stats(self) -> Stats:

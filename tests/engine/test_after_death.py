@@ -18,7 +18,7 @@ from longshore.errors import ContainerNotFound, InvalidState, StoreError
 from longshore.events import Position
 from longshore.files import try_hold
 from longshore.logs import LogRecord
-from longshore.records import ExitRecord
+from longshore.records import Change, ExitRecord
 from longshore.simulator import Machine
 from longshore.store import Store
 
@@ -346,6 +346,36 @@ async def test_a_pause_that_was_done_but_not_told_is_told_by_the_finder(world: W
             assert await types(other) == ["start-container", "pause"]
             await found.resume()
             assert await types(other) == ["start-container", "pause", "resume"]
+
+
+async def _resume_untold(world: World, engine: Engine) -> Container:
+    """A container that is paused; somebody else resumed it, and did not live to tell it."""
+    box = await engine.launch("box", args=FOREVER, **world.pausable)
+    await box.pause()
+    store = Store.at(world.state)
+    store.open()
+    entry = store.entry("box")
+    record = entry.read()
+    record.change = Change("resume", store.journal.end())
+    entry.write(record)
+    world.systems["box"].thaw()
+    return box
+
+
+@only_oci
+async def test_a_resume_that_was_done_but_not_told_is_told_by_who_looks_though_it_has_opened_the_container(
+    engine: Engine, world: World
+) -> None:
+    box = await _resume_untold(world, engine)
+    assert (await box.info()).state == "running"
+    assert await types(engine) == ["start-container", "pause", "resume"]
+
+
+@only_oci
+async def test_a_resume_that_was_done_but_not_told_is_told_before_the_next_pause(engine: Engine, world: World) -> None:
+    box = await _resume_untold(world, engine)
+    await box.pause()
+    assert await types(engine) == ["start-container", "pause", "resume", "pause"]
 
 
 async def test_a_start_whose_starter_died_before_it_could_tell_is_told_with_the_end(world: World) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from longshore.compute import DEVNULL, PIPE
 from longshore.engine import Engine
+from longshore.events import Event
 from longshore.oci import processes
 from longshore.oci.cgroup import EXEC, Cgroup, mode
 
@@ -45,6 +46,22 @@ async def test_a_pause_that_is_cancelled_at_any_moment_is_undone(engine: Engine)
             assert isinstance(result, asyncio.CancelledError)
             await asyncio.sleep(0.01)  # for what might still be at work
         assert [info.state for info in await engine.list()] == ["running"]
+
+
+@pytest.mark.modern
+async def test_a_resume_that_is_cancelled_at_any_moment_is_done_and_told_or_not_done(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
+    for step in range(40):
+        await box.pause()
+        resuming = asyncio.create_task(box.resume())
+        await asyncio.sleep(0.0003 * (step % 20))
+        resuming.cancel()
+        await asyncio.gather(resuming, return_exceptions=True)
+        if (await box.info()).state == "paused":
+            await box.resume()  # nothing of the one that was cancelled goes on
+        assert (await box.info()).state == "running"
+    told = [event async for event in engine.events(since=0, follow=False)]
+    assert [event.type for event in told if isinstance(event, Event)] == ["start-container", *["pause", "resume"] * 40]
 
 
 @pytest.mark.modern

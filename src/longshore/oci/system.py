@@ -338,7 +338,7 @@ class OciSystem:
             raise
 
     async def resume(self) -> None:
-        await in_thread(self._thaw, or_here=True)
+        await shielded(in_thread(self._thaw, or_here=True))  # a thread that goes on alone would thaw a later pause
 
     def _freeze(self) -> None:
         with self.cgroup.freezing_alone():
