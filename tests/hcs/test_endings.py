@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from longshore import hcs
 from longshore.compute import Cause, Exit, Stdio
 from longshore.errors import (
     TimeLimit,
