@@ -109,12 +109,14 @@ class World:
             await asyncio.wait(ours)
         for end in list(core.subscriptions):
             end()
-        # the kernel closes its descriptors; no other program of these tests holds a lock at such a moment
+        # the kernel closes its descriptors; no other program here holds a lock now, but its lease's
         if core.lease is not None:
             core.lease._forget()
+        others = [each._core.lease for each in self.engines if each is not engine]
+        alive = [held for lease in others if lease is not None for held in vars(lease).values()]
         for found in gc.get_objects():
-            if type(found) is Held:
-                found.release()
+            if type(found) is Held and not any(found is held for held in alive):
+                found.let_go()
             elif type(found) is _Making:
                 found._release_lock()
         self.deaths += 1
