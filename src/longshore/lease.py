@@ -179,7 +179,9 @@ class OwnerLease:
             self.own(EXECS)
 
     def _forget(self) -> None:
-        """In a forked child: close our copies, touch nothing else. Of the locks it has none any more."""
+        """In a forked child: close our copies, touch nothing else."""
+        for held in (self._lock, self._owner, self._alive):
+            held.let_go()
         for fd in (self._pipe, self._keeper_fd):
             if fd >= 0:
                 with suppress(OSError):
