@@ -255,7 +255,7 @@ def test_a_program_ends_with_systems_open_and_notifications_on_their_way(tmp_pat
     assert run(tmp_path, source) == "[] [] [] []"
 
 
-def test_nothing_is_closed_by_the_garbage_collector_and_what_it_took_is_told_no_more(tmp_path: Path) -> None:
+def test_what_is_forgotten_is_not_closed_by_the_garbage_collector_and_can_still_be_told(tmp_path: Path) -> None:
     """Bug 38: finalizers closed handles that were in use.
 
     And an engine that is forgotten without being closed: the service calls back as long as it was not told to stop.
