@@ -13,9 +13,9 @@ from .errors import InvalidSpec
 
 
 class HcsLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds that Windows' Host Compute Service is given for what it completes later."""
+    """Seconds that Windows' Host Compute Service is given for an answer, and for what it completes later."""
 
-    default: float = 240.0  # create, start, pause, resume: as the original client
+    default: float = 240.0  # create, start, pause, resume: as the original client; and what has no limit of its own
     shutdown: float = 300.0  # as the original; but no longer than who settles a container gives it
     terminate: float = 30.0
     servicing: float = 300.0  # until a servicing container ends, after its process has

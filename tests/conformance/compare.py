@@ -217,7 +217,10 @@ def _asked_in_the_original(vector: Vector, seen: Observed) -> list[Call]:
     return [
         call
         for index, call in enumerate(seen.calls)
-        if index not in dropped and call.system_handle not in looked_for and not _looks(seen.calls, index)
+        if index not in dropped
+        and call.system_handle not in looked_for
+        and not _looks(seen.calls, index)
+        and not (call.function == "HcsResumeComputeSystem" and rules.pause_never_came(vector, call.system or ""))
     ]
 
 

@@ -145,6 +145,12 @@ RULES = (
         "the original took it for gone, and its id was never free again",
     ),
     Rule(
+        "pause-taken-back",
+        "calls",
+        "a pause that was not completed within its time is taken back: a resume is asked for",
+        "the original told its caller that the pause had failed, and when it came late, the container stood still",
+    ),
+    Rule(
         "looked-at",
         "calls",
         "the status of a process that the service will not kill is read: it may have ended",
@@ -347,18 +353,25 @@ def is_remembered(vector: Vector, index: int) -> bool:
 
 def may_live_on(vector: Vector, container: str) -> bool:
     """Rule `gone-is-not-found`: the service was lost, or was asked to terminate the system, and did not."""
-    told = {
-        notice.get("type")
-        for entry in vector.timeline
-        if (notice := entry.get("notify") or {}).get("system") == container and "process" not in notice
-    }
-    answers = [
-        call.hresult
-        for call in vector.calls
-        if call.function == "HcsTerminateComputeSystem" and call.system == container
-    ]
+    told, answers = _told_of(vector, container), _answers(vector, container, "HcsTerminateComputeSystem")
     refused = any(each >= 1 << 31 and each not in (PENDING, *STOPPED) for each in answers)
     return "ServiceDisconnect" in told or refused or (PENDING in answers and "SystemExited" not in told)
+
+
+def pause_never_came(vector: Vector, container: str) -> bool:
+    """Rule `pause-taken-back`: a pause was asked for, and not completed."""
+    answers = _answers(vector, container, "HcsPauseComputeSystem")
+    return PENDING in answers and "SystemPauseCompleted" not in _told_of(vector, container)
+
+
+def _told_of(vector: Vector, container: str) -> set[str | None]:
+    """The notifications of a container's system."""
+    notices = (entry.get("notify") or {} for entry in vector.timeline)
+    return {each.get("type") for each in notices if each.get("system") == container and "process" not in each}
+
+
+def _answers(vector: Vector, container: str, function: str) -> list[int]:
+    return [call.hresult for call in vector.calls if call.function == function and call.system == container]
 
 
 def has_ended(vector: Vector, index: int) -> bool:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pkgutil
+import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -353,9 +356,12 @@ async def test_an_exec_costs_no_task_and_no_thread_while_it_runs(tmp_path: Path)
     """Bug 44: one more waiter for each exec, that lived as long as the container."""
     async with world(tmp_path) as it:
         system, _ = await it.launch()
-        before = len(asyncio.all_tasks())
-        works = [await exec_(it, system) for _ in range(20)]
-        assert len(asyncio.all_tasks()) == before
+        works = [await exec_(it, system)]
+        await it.quiet()
+        tasks, threads = len(asyncio.all_tasks()), threading.active_count()
+        works += [await exec_(it, system) for _ in range(20)]
+        assert len(asyncio.all_tasks()) == tasks
+        assert threading.active_count() < threads + 10  # one call at a time; its thread may be at its last one still
         for work in works:
             it.exit(work.pid, 0)
             await work.wait()
@@ -407,6 +413,101 @@ async def test_who_is_cancelled_while_the_service_does_not_answer_is_not_held_fo
             await launching
         assert asyncio.get_running_loop().time() - begin < 1.4
         await it.until(lambda: it.hcs.quiet_for > 0.02 and it.open_handles == 0)
+
+
+CALLS: list[tuple[str, Callable[[World, Any, Any], Awaitable[object]]]] = [
+    ("HcsGetComputeSystemProperties", lambda it, system, work: system.stats()),
+    ("HcsGetComputeSystemProperties", lambda it, system, work: system.processes()),
+    ("HcsGetComputeSystemProperties", lambda it, system, work: system.open_process(work.token)),
+    ("HcsModifyComputeSystem", lambda it, system, work: system.connect("e1")),
+    ("HcsTerminateComputeSystem", lambda it, system, work: system.terminate()),
+    ("HcsTerminateComputeSystem", lambda it, system, work: system.delete()),
+    ("HcsTerminateProcess", lambda it, system, work: work.kill()),
+    ("HcsModifyProcess", lambda it, system, work: work.resize(24, 80)),
+    ("HcsEnumerateComputeSystems", lambda it, system, work: it.service.leftovers("longshore")),
+    ("HcsGetComputeSystemProperties", lambda it, system, work: it.another().state(system.token)),
+]
+
+
+@pytest.mark.parametrize(("function", "call"), CALLS)
+async def test_what_the_service_does_not_answer_ends_within_its_limit(
+    tmp_path: Path,
+    function: str,
+    call: Callable[[World, Any, Any], Awaitable[object]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every operation ends: the call goes on in its thread, and its handle is closed after it."""
+    monkeypatch.setattr(calls, "CLOSE_LIMIT", 0.1)
+    async with world(tmp_path, limits=SOON) as it:
+        system, _ = await it.launch()
+        work = await exec_(it, system)
+        it.script(**{function: [{"delay_ms": 1500}]})
+        begin = asyncio.get_running_loop().time()
+        with pytest.raises(TimeLimit, match=r"within 0.3 s") as raised:
+            await call(it, system, work)
+        assert "vmcompute" in (raised.value.hint or "")
+        assert asyncio.get_running_loop().time() - begin < 1.4
+        await system.close()
+        await it.until(lambda: it.open_handles == 0)
+
+
+async def test_a_process_whose_status_the_service_does_not_tell_is_not_found_and_not_kept_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "CLOSE_LIMIT", 0.1)
+    async with world(tmp_path, limits=SOON) as it:
+        system, _ = await it.launch()
+        work = await exec_(it, system)
+        it.script(
+            HcsGetComputeSystemProperties=[{"properties": {"ProcessList": [{"ProcessId": work.pid}]}}],
+            HcsGetProcessProperties=[{"delay_ms": 1500}],
+        )
+        before = it.open_handles
+        with pytest.raises(TimeLimit, match="looking at a process"):
+            await system.open_process(work.token)
+        await it.until(lambda: it.open_handles == before)
+        await system.close()
+
+
+async def test_a_code_that_the_service_does_not_tell_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    async with world(tmp_path, script(HcsGetProcessProperties=[{"delay_ms": 1500}]), limits=SOON) as it:
+        system, init = await it.launch()
+        begin = asyncio.get_running_loop().time()
+        it.exit(init.pid, 1)
+        assert (await init.wait()).code is None
+        assert asyncio.get_running_loop().time() - begin < 1.4
+        await system.close()
+
+
+@pytest.mark.parametrize("function", ["HcsShutdownComputeSystem", "HcsGetComputeSystemProperties"])
+async def test_a_service_that_does_not_answer_is_settled_within_the_limit(
+    tmp_path: Path, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "CLOSE_LIMIT", 0.1)
+    async with world(tmp_path, script(**{function: [{"delay_ms": 1500}]}), limits=SOON) as it:
+        system, init = await it.launch()
+        it.exit(init.pid, 0)
+        exit = await init.wait()
+        begin = asyncio.get_running_loop().time()
+        end = await system.settle(exit, 0.8)
+        assert asyncio.get_running_loop().time() - begin < 1.4
+        if function == "HcsShutdownComputeSystem":
+            assert "shutdown of container `box` did not end" in (end.error or "")
+            assert it.count("HcsTerminateComputeSystem") == 1
+        await system.close()
+        await it.until(lambda: it.open_handles == 0)
+
+
+async def test_a_registration_that_the_service_does_not_undo_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "RELEASE_LIMIT", 0.1)
+    async with world(tmp_path, script(HcsUnregisterComputeSystemCallback=[{"delay_ms": 1500}])) as it:
+        system, _ = await it.launch()
+        begin = asyncio.get_running_loop().time()
+        await system.close()
+        assert asyncio.get_running_loop().time() - begin < 1.4
+        await it.until(lambda: it.open_handles == 0)
 
 
 async def test_calls_that_block_hold_up_no_others(tmp_path: Path) -> None:

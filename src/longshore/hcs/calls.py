@@ -23,6 +23,7 @@ H = TypeVar("H", bound=int)
 
 IDLE_LIMIT = 5.0  # seconds that a thread waits for its next call
 CLOSE_LIMIT = 2.0  # seconds that `close` waits for a call which still uses the handle; it is closed after it, then
+RELEASE_LIMIT = 30.0  # seconds that it waits for the closing itself: notifications that are under way come first
 
 
 class Threads:
@@ -184,7 +185,7 @@ class Handle(Generic[H]):
             self._threads.submit(self._close, or_here=True)
 
     async def close(self) -> None:
-        """Close it, after the last call that uses it: that is waited for only so long. Idempotent."""
+        """Close it, after the last call that uses it: both are waited for only so long. Idempotent."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         with self._lock:
@@ -194,7 +195,7 @@ class Handle(Generic[H]):
             busy = self._calls
         self.let_go()
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_LIMIT if busy else None):
+            async with asyncio.timeout(CLOSE_LIMIT if busy else RELEASE_LIMIT):
                 await future
 
 

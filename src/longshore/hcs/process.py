@@ -17,6 +17,7 @@ import msgspec
 
 from ..compute import Cause, Exit, Streams, now
 from ..errors import EngineClosed, InvalidSpec, InvalidState, LongshoreError, NotSupported, ProcessNotFound, TimeLimit
+from ..tasks import shielded
 from . import documents
 from .calls import Handle
 from .hresults import (
@@ -183,10 +184,12 @@ class HcsProcess:
         """The code as the status document tells it; what it does not tell is unknown, never success."""
         if self.handle is None or self.handle.closing:
             return None
+        session, operation = self._session, "reading the exit code"
         try:
-            text = await self.handle.call("reading the exit code", self._session.vmcompute.get_process_properties)
+            call = self.handle.call(operation, session.vmcompute.get_process_properties)
+            text = await session.answer(operation, self.container_id, call)
             status = documents.decode(text or "", documents.ProcessStatus)
-        except (HcsError, NotSupported, msgspec.MsgspecError) as error:
+        except (HcsError, NotSupported, TimeLimit, msgspec.MsgspecError) as error:
             log.warning(
                 "container `%s`: the exit code of process %d is not known: %s", self.container_id, self.pid, error
             )
@@ -219,21 +222,31 @@ class HcsProcess:
         self.tell(Exit(code=None, cause=Cause.SYSTEM_GONE, started_at=self.identity.started_at, at=None, pid=self.pid))
 
     async def look(self) -> None:
-        """Whether it had ended before we watched it: nobody tells us then."""
-        if await self._has_exited():
+        """Whether it had ended before we watched it: nobody tells us then. Failed or cancelled: it is let go of."""
+        try:
+            exited = await self._has_exited()
+        except BaseException:
+            await shielded(self.close())
+            raise
+        if exited:
             self._watch.deliver(Type.PROCESS_EXITED, 0)
 
     async def _has_exited(self) -> bool | None:
         """Whether its status says so; None if there is none to be read."""
         assert self.handle is not None
+        session, operation = self._session, "looking at a process"
         with suppress(HcsError, msgspec.MsgspecError):
-            text = await self.handle.call("looking at a process", self._session.vmcompute.get_process_properties)
+            call = self.handle.call(operation, session.vmcompute.get_process_properties)
+            text = await session.answer(operation, self.container_id, call)
             return documents.decode(text or "", documents.ProcessStatus).exited
         return None
 
     async def _is_untold(self, *, gone: bool) -> bool:
         """Whether it has ended, and nobody has told us; `gone`: the service has just said that there is none."""
-        exited = await self._has_exited()
+        try:
+            exited = await self._has_exited()
+        except TimeLimit:
+            return False
         return gone if exited is None else exited
 
     async def gone_within(self, limit: float) -> None:
@@ -270,9 +283,11 @@ class HcsProcess:
         self.hurry()
         if self.ending or self._closed or self.handle is None:
             return
+        session, operation = self._session, "killing a process"
         before, self._killed = self._killed, True
         try:
-            await self.handle.call("killing a process", self._session.vmcompute.terminate_process)
+            call = self.handle.call(operation, session.vmcompute.terminate_process)
+            await session.answer(operation, self.container_id, call, session.limits.terminate)
         except HcsError as error:
             # so it is for one that is already dead, too (hcsshim's findings): its end is then about to be told
             if same(error.code or 0, (ACCESS_DENIED, *DEAD)):
@@ -345,7 +360,8 @@ class HcsProcess:
         request = documents.encode(documents.resize(rows, columns))
         operation = "resizing the terminal of a process"
         try:
-            await self.handle.call(operation, self._session.vmcompute.modify_process, request)
+            call = self.handle.call(operation, self._session.vmcompute.modify_process, request)
+            await self._session.answer(operation, self.container_id, call)
         except HcsError as error:
             if not self._terminal and same(error.code or 0, (INVALID_STATE, *UNKNOWN_REQUEST)):
                 raise InvalidState("resize a terminal of", self.container_id, "one without a terminal") from error

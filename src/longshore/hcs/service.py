@@ -292,7 +292,8 @@ class HcsService:
         system = self._systems.get(known.id)
         if system is None:
             session = self.session
-            return await session.threads.call(ask_state, session.vmcompute, known)
+            asking = session.threads.call(ask_state, session.vmcompute, known)
+            return await session.answer("asking for the state", known.id, asking)
         if system.over:
             return State.STOPPED
         return State.PAUSED if system.is_paused else State.RUNNING
@@ -300,7 +301,8 @@ class HcsService:
     async def leftovers(self, owner: str) -> list[str]:
         session = self.session
         query = documents.encode(documents.ComputeSystemQuery(owners=[owner]))
-        text = await session.threads.call(session.vmcompute.enumerate_compute_systems, query)
+        listing = session.threads.call(session.vmcompute.enumerate_compute_systems, query)
+        text = await session.answer("listing the systems", None, listing)
         return sorted(system.id for system in measure.listed(text) if system.owner in ("", owner))
 
     # ending what others left
@@ -375,7 +377,8 @@ class HcsService:
 
     async def version(self) -> Mapping[str, str]:
         session = self.session
-        schema = await session.threads.call(probe.schema_versions, session.vmcompute)
+        asking = session.threads.call(probe.schema_versions, session.vmcompute)
+        schema = await session.answer("asking for the versions", None, asking)
         return {"windows": probe.windows_version() or "unknown", "hcs schema": schema}
 
     def drop_streams(self) -> None:

@@ -168,6 +168,23 @@ class Session:
             raise TimeLimit(f"{operation} of container `{container_id}`", self.limits.default, hint=NO_ANSWER)
         return task.result()
 
+    async def answer(
+        self, operation: str, container_id: str | None, call: Awaitable[T], limit: float | None = None
+    ) -> T:
+        """What comes of a call that makes nothing. TimeLimit after `limit` seconds, or else those of `limits.default`.
+
+        Only the waiting ends then: the call goes on in its thread, with its arguments and its handle.
+        """
+        limit = self.limits.default if limit is None else limit
+        try:
+            async with asyncio.timeout(limit):
+                return await call
+        except TimeoutError as error:
+            if isinstance(error, TimeLimit):
+                raise
+            what = operation if container_id is None else f"{operation} of container `{container_id}`"
+            raise TimeLimit(what, limit, hint=NO_ANSWER) from None
+
     async def _wait_in_spite(self, task: asyncio.Future[T]) -> None:
         """Wait for a call that is under way, though nobody wants it any more: not for ever."""
 

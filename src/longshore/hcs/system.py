@@ -195,17 +195,21 @@ class HcsSystem:
         await self._let_go()
 
     async def _terminate_and_wait(self, limit: float) -> None:
-        handle = self._open("terminate")
-        try:
-            done = await handle.call("terminate", self._session.vmcompute.terminate_compute_system)
-        except HcsError as error:
-            if not same(error.code or 0, STOPPED):
-                raise
-            self._is_stopped()
-            return
-        self._terminating = True
-        if not done:
-            await self._wait_for_exit("terminate", limit)
+        """TimeLimit after `limit` seconds, HcsError if it is refused; as `_wait_for_exit` if not."""
+
+        async def terminate() -> None:
+            try:
+                done = await self._open("terminate").call("terminate", self._session.vmcompute.terminate_compute_system)
+            except HcsError as error:
+                if not same(error.code or 0, STOPPED):
+                    raise
+                self._is_stopped()
+                return
+            self._terminating = True
+            if not done:
+                await self._wait_for_exit("terminate", limit)
+
+        await self._session.answer("terminate", self.id, terminate(), limit)
 
     async def _wait_for_exit(self, operation: str, limit: float, watch: Watch | None = None) -> None:
         """Return when the system has exited. HcsError if it did so badly, TimeLimit after `limit` seconds."""
@@ -324,12 +328,16 @@ class HcsSystem:
             process.hurry()
         if self._down or self._exited or self.handle is None or self.handle.closing:
             return
+        session = self._session
         before, self._terminating = self._terminating, True
         processes = self._all()
         for process in processes:
             process.killed_with_system(True)
         try:
-            await self.handle.call("terminate", self._session.vmcompute.terminate_compute_system)
+            call = self.handle.call("terminate", session.vmcompute.terminate_compute_system)
+            await session.answer("terminate", self.id, call, session.limits.terminate)
+        except TimeLimit:  # it was asked for all the same
+            raise
         except LongshoreError as error:
             if isinstance(error, HcsError) and same(error.code or 0, STOPPED):
                 self._is_stopped()
@@ -346,9 +354,11 @@ class HcsSystem:
             return SystemEnd(exit=init)
         for process in self._processes:
             process.hurry()
+        loop = asyncio.get_running_loop()
+        end_by = loop.time() + limit
         try:
-            pending = await self._updates_pending()
-            error = await self._bring_down(limit)
+            pending = await self._updates_pending(limit / 4)
+            error = await self._bring_down(round(end_by - loop.time(), 1))
         finally:
             await shielded(self._let_go())
         end = SystemEnd(exit=init, updates_pending=pending, error=error)
@@ -360,10 +370,10 @@ class HcsSystem:
         if self.init is not None and self.init.handle is not None:
             await self.init.handle.close()
 
-    async def _updates_pending(self) -> bool:
+    async def _updates_pending(self, limit: float) -> bool:
         """What servicing left to be applied; to be told, never acted upon."""
         try:
-            return (await self.properties("PendingUpdates")).are_updates_pending
+            return (await self._ask(self._open("ask about"), "PendingUpdates", limit=limit)).are_updates_pending
         except LongshoreError as error:
             log.info("container `%s`: whether updates are pending is not known: %s", self.id, error)
             return False
@@ -372,10 +382,14 @@ class HcsSystem:
         """Shut the system down, or else terminate it, within `limit` seconds. What went wrong, in words."""
         limits = self._session.limits
         for_terminate = min(limits.terminate, limit / 2)
-        handle = self._open("shut down")
+        for_shutdown = min(limits.shutdown, limit - for_terminate)
+
+        async def shut_down() -> None:
+            if not await self._open("shut down").call("shutdown", self._session.vmcompute.shutdown_compute_system):
+                await self._wait_for_exit("shutdown", for_shutdown)
+
         try:
-            if not await handle.call("shutdown", self._session.vmcompute.shutdown_compute_system):
-                await self._wait_for_exit("shutdown", min(limits.shutdown, limit - for_terminate))
+            await self._session.answer("shutdown", self.id, shut_down(), for_shutdown)
             return None
         except LongshoreError as error:
             if isinstance(error, HcsError) and same(error.code or 0, STOPPED):
@@ -421,6 +435,9 @@ class HcsSystem:
         if not self._terminating:
             try:
                 await self.terminate()
+            except TimeLimit:
+                self._terminating = False  # the next try asks again
+                raise
             except HcsError as error:
                 if same(error.code or 0, (SERVICE_DISCONNECT, INVALID_HANDLE)):
                     return  # of no use any more: it is the caller's to look for the system by its id
@@ -468,10 +485,14 @@ class HcsSystem:
         return not told or told == owner
 
     async def _terminate_found(self, handle: Handle[System], watch: Watch) -> None:
+        limit = self._session.limits.terminate
+
+        async def terminate() -> None:
+            if not await handle.call("terminate", self._session.vmcompute.terminate_compute_system):
+                await self._wait_for_exit("terminate", limit, watch)
+
         try:
-            if await handle.call("terminate", self._session.vmcompute.terminate_compute_system):
-                return
-            await self._wait_for_exit("terminate", self._session.limits.terminate, watch)
+            await self._session.answer("terminate", self.id, terminate(), limit)
         except HcsError as error:
             exited = watch.ended.done() and watch.ended.result().type is Type.SYSTEM_EXITED  # though badly
             if not exited and not same(error.code or 0, STOPPED):
@@ -521,13 +542,13 @@ class HcsSystem:
         """The properties of some types, of the living system."""
         return await self._ask(self._open("ask about"), *types)
 
-    async def _ask(self, handle: Handle[System], *types: str) -> documents.ContainerProperties:
+    async def _ask(
+        self, handle: Handle[System], *types: str, limit: float | None = None
+    ) -> documents.ContainerProperties:
         query = documents.property_query(*types)
-        text = await handle.call(
-            f"asking for {' and '.join(types) or 'the properties'}",
-            self._session.vmcompute.get_compute_system_properties,
-            query,
-        )
+        operation = f"asking for {' and '.join(types) or 'the properties'}"
+        call = handle.call(operation, self._session.vmcompute.get_compute_system_properties, query)
+        text = await self._session.answer(operation, self.id, call, limit)
         return measure.properties(text, ", ".join(types), self.id)
 
     async def stats(self) -> Stats:
@@ -557,7 +578,8 @@ class HcsSystem:
         request = documents.ModifyRequest(resource_type="Network", request_type=request_type, settings=endpoint)
         modify = self._session.vmcompute.modify_compute_system
         operation = f"{request_type.lower()} the endpoint {endpoint}"
-        await self._open(operation).call(operation, modify, documents.encode(request))
+        call = self._open(operation).call(operation, modify, documents.encode(request))
+        await self._session.answer(operation, self.id, call)
 
     async def close(self) -> None:
         self._on_close(self)
