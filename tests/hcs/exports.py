@@ -542,6 +542,8 @@ class Client:
         if process is None or hr & 0x80000000:
             return hr
         request = json.loads(settings)
+        if request.get("Operation") == "CloseHandle" and process.inlet is not None:
+            process.pipe_closed_first = self.hcs.plumbing.is_hung_up(process.inlet)
         if request.get("Operation") == "CloseHandle" and process.on_stdin_close is not None:
             exit = process.on_stdin_close
             status = number(exit.status)

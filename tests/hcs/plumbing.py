@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import selectors
 import threading
 from collections import deque
@@ -93,6 +94,15 @@ class Plumbing:
             if self._readers.pop(descriptor, None) is not None:
                 self._selector.unregister(descriptor)
                 os.close(descriptor)
+
+    def is_hung_up(self, descriptor: int) -> bool:
+        """Whether the writer's end of a pipe that a process reads from is closed; what was written may be unread."""
+        with self._lock:
+            if descriptor not in self._readers:
+                return True
+            poll = select.poll()
+            poll.register(descriptor, 0)
+            return any(events & select.POLLHUP for _, events in poll.poll(0))
 
     def write(self, outlet: Outlet, data: bytes) -> None:
         """Have data written."""

@@ -66,6 +66,7 @@ class ScriptedProcess:
         self.inlet: int | None = None
         self.given = bytearray()  # what it was told on its standard input
         self.input_closed = False  # by the client, as its pipe shows
+        self.pipe_closed_first: bool | None = None  # when the service was told of the end of its input
         self.echo = False
         self.on_stdin_close: ProcessExit | None = None
         self.handles: list[ScriptedHandle] = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import pkgutil
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path

@@ -145,11 +145,14 @@ async def test_closing_the_input_closes_the_pipe_and_then_tells_the_service(tmp_
         system, init = await it.launch()
         stdin = init.streams.stdin
         assert stdin is not None
-        stdin.write(b"all of it")
+        all_of_it = bytes(8 << 20)  # more than pipes and buffers hold: it takes its time
+        stdin.write(all_of_it)
         stdin.close()
-        await it.until(lambda: it.count("HcsModifyProcess"))
-        assert it.process(init.pid).given == b"all of it"
-        assert it.process(init.pid).input_closed
+        process = it.process(init.pid)
+        await it.until(lambda: process.pipe_closed_first is not None)
+        assert process.pipe_closed_first
+        await it.until(lambda: process.input_closed)
+        assert process.given == all_of_it
         assert it.documents("HcsModifyProcess") == [
             '{"Operation":"CloseHandle","CloseHandle":{"Handle":"StdIn"}}',
         ]
