@@ -184,7 +184,7 @@ async def test_stopping_what_is_gone_already_ends(tmp_path: Path, verb: str) -> 
         it.exit(work.pid, 4, silent=True)
         await (system.shutdown() if verb == "shutdown" else system.terminate())
         exit = await ends(init)
-        assert exit.code == 3
+        assert (exit.code, exit.cause) == (3, Cause.EXITED)
         assert (await ends(work)).code == 4
         assert (await system.settle(exit, 10)).error is None
         await system.delete()

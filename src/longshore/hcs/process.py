@@ -118,6 +118,11 @@ class HcsProcess:
         """Whether the service has told of its end."""
         return self._ending is not None or self._is_told
 
+    @property
+    def killed(self) -> bool:
+        """Whether it was asked to end, by itself or with its system."""
+        return self._killed
+
     # what the session does with it
 
     async def watch(self, process: Process, *, ours: bool) -> None:

@@ -330,8 +330,8 @@ class HcsSystem:
             return
         session = self._session
         before, self._terminating = self._terminating, True
-        processes = self._all()
-        for process in processes:
+        killed = {process: process.killed for process in self._all()}
+        for process in killed:
             process.killed_with_system(True)
         try:
             call = self.handle.call("terminate", session.vmcompute.terminate_compute_system)
@@ -339,12 +339,12 @@ class HcsSystem:
         except TimeLimit:  # it was asked for all the same
             raise
         except LongshoreError as error:
+            for process, was in killed.items():
+                process.killed_with_system(was)
             if isinstance(error, HcsError) and same(error.code or 0, STOPPED):
                 self._is_stopped()
                 return
             self._terminating = before
-            for process in processes:
-                process.killed_with_system(before)
             raise
 
     async def settle(self, init: Exit, limit: float) -> SystemEnd:
