@@ -219,6 +219,7 @@ def _asked_in_the_original(vector: Vector, seen: Observed) -> list[Call]:
         for index, call in enumerate(seen.calls)
         if index not in dropped
         and call.system_handle not in looked_for
+        and not (call.function == "HcsOpenComputeSystem" and call.system_handle is None and _is_sought(vector, call))
         and not _looks(seen.calls, index)
         and not (call.function == "HcsResumeComputeSystem" and rules.pause_never_came(vector, call.system or ""))
     ]
@@ -229,8 +230,12 @@ def _looked_for(vector: Vector, seen: Observed) -> set[str | None]:
     return {
         call.system_handle
         for call in seen.calls
-        if call.function == "HcsOpenComputeSystem" and rules.may_live_on(vector, call.system or "")
+        if call.function == "HcsOpenComputeSystem" and _is_sought(vector, call)
     } - {call.system_handle for call in vector.calls}
+
+
+def _is_sought(vector: Vector, call: Call) -> bool:
+    return rules.may_live_on(vector, call.system or "")
 
 
 def _looks(calls: Sequence[Call], index: int) -> bool:
