@@ -17,6 +17,7 @@ import pytest
 
 from longshore.compute import Cause, Exit, Stdio
 from longshore.errors import (
+    LongshoreError,
     TimeLimit,
 )
 from longshore.hcs import calls
@@ -271,6 +272,21 @@ async def test_what_could_not_be_brought_down_is_ended_when_it_is_deleted(tmp_pa
         it.script()
         await system.delete()
         assert it.hcs.systems == {}
+        await system.close()
+
+
+@pytest.mark.parametrize("function", ["HcsStartComputeSystem", "HcsCreateProcess", "HcsRegisterProcessCallback"])
+async def test_a_start_that_failed_has_ended_the_system_before_anybody_deletes_it(
+    tmp_path: Path, function: str
+) -> None:
+    async with world(tmp_path, script(**{function: [{"hr": DENIED}]})) as it:
+        system = await it.service.create("box", it.spec(), ALL, it.place())
+        with pytest.raises(LongshoreError):
+            await system.start()
+        assert it.hcs.systems == {}
+        assert it.open_handles == 0
+        await system.delete()
+        assert it.count("HcsTerminateComputeSystem") == 1
         await system.close()
 
 

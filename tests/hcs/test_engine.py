@@ -17,15 +17,7 @@ import pytest
 
 from longshore import Engine, Event
 from longshore.compute import PIPE, Cause
-from longshore.errors import (
-    CommandNotFound,
-    ContainerExists,
-    ContainerNotFound,
-    InvalidSpec,
-    InvalidState,
-    NotSupported,
-    ProcessExists,
-)
+from longshore.errors import ContainerExists, ContainerNotFound, InvalidSpec, InvalidState, NotSupported, ProcessExists
 from longshore.hcs.hresults import HcsError
 from longshore.hcs.service import HcsService
 
@@ -78,27 +70,6 @@ async def test_a_start_that_failed_is_no_life_that_anybody_hears_of(tmp_path: Pa
         assert await told(longshore) == []
         assert it.open_handles == 0
         await box.delete()
-
-
-@pytest.mark.parametrize(
-    ("rule", "error"), [({"hr": 0x80070002}, CommandNotFound), ({"invalid": ["stdout"]}, HcsError)]
-)
-async def test_an_exec_that_failed_to_start_is_told_to_its_caller_alone_and_leaves_its_name_free(
-    tmp_path: Path, rule: dict[str, Any], error: type[Exception]
-) -> None:
-    """Bug 26: nobody was told of it, or twice; and it stayed in the table."""
-    rules = script(HcsCreateProcess=[{"times": 1}, rule | {"times": 1}])
-    async with world(tmp_path, rules) as it, engine(it) as longshore:
-        box = await longshore.launch("box", it.spec())
-        with pytest.raises(error):
-            await box.exec(["work"], name="work")
-        await it.quiet()
-        assert await told(longshore) == [("start-container", None, None)]
-        assert await box.processes() == []
-        assert list((tmp_path / "state").rglob("execs/*")) == []
-        work = await box.exec(["work"], name="work")
-        it.exit(work.pid, 0)
-        assert (await work.wait()).code == 0
 
 
 async def test_what_cannot_be_created_leaves_its_id_free(tmp_path: Path) -> None:

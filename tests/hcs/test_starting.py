@@ -20,7 +20,6 @@ from longshore.errors import (
     TimeLimit,
 )
 from longshore.hcs.hresults import HcsError
-from longshore.hcs.vmcompute import PROTOTYPES
 from longshore.limits import HcsLimits
 from longshore.spec import ProcessSpec
 
@@ -39,7 +38,6 @@ async def exec_(it: World, system: Any, process: ProcessSpec = WORK, stdio: Stdi
     return await system.exec(process, stdio, "work", it.place("work"))
 
 
-@pytest.mark.parametrize("how", ["launch", "start"])
 @pytest.mark.parametrize(
     "rules",
     [
@@ -60,18 +58,12 @@ async def exec_(it: World, system: Any, process: ProcessSpec = WORK, stdio: Stdi
     ],
     ids="-".join,
 )
-async def test_what_fails_while_starting_leaves_no_handle_open(tmp_path: Path, rules: dict[str, Any], how: str) -> None:
-    """Bugs 4, 5, 6 and 39: systems, handles and processes that nobody had any more, at each step that can fail."""
+async def test_what_fails_while_starting_leaves_no_handle_open(tmp_path: Path, rules: dict[str, Any]) -> None:
+    """Bugs 4, 5, 6 and 39: handles and processes that nobody had any more, at each step that can fail."""
     async with world(tmp_path, script(**rules), limits=SOON) as it:
         with pytest.raises((ServiceError, TimeLimit, CommandNotExecutable)):
-            if how == "launch":
-                await it.launch()
-            else:
-                await (await it.service.create("box", it.spec(), ALL, it.place())).start()
+            await it.launch()
         assert it.open_handles == 0
-        created = rules.get("HcsCreateComputeSystem", [{}])[0]
-        was_there = created.get("hr", PENDING) == PENDING and not created.get("notify")
-        assert bool(it.count("HcsTerminateComputeSystem")) is was_there
         it.script()
         system, _ = await it.launch(id="other")
         await system.close()
@@ -141,6 +133,7 @@ async def test_a_create_that_does_not_complete_is_terminated(tmp_path: Path) -> 
 async def test_a_command_that_cannot_run_is_told_in_words_of_the_command(
     tmp_path: Path, code: int, error: type[Exception]
 ) -> None:
+    """Bug 26: nobody was told of an exec that failed to start, or twice."""
     rules = script(HcsCreateProcess=[{"times": 1}, {"hr": 0x80070000 | code}])
     async with world(tmp_path, rules) as it, engine(it) as longshore:
         box = await longshore.launch("box", it.spec())
