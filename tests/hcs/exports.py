@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import ntpath
 import os
 import time
 import uuid
@@ -573,9 +574,12 @@ class Client:
             entry["guid"] = str(found)
         return hr
 
-    def _layer(self, function: str, path: str, needs: str | None, change: Callable[[set[str]], None]) -> int:
+    def _layer(
+        self, function: str, info: Any, path: str, needs: str | None, change: Callable[[set[str]], None], **said: Any
+    ) -> int:
         hcs = self.hcs
-        entry = self._begin(function, name=path)
+        entry = self._begin(function, name=path, **said)
+        self._check_driver(function, info)
         hr = self._answer(entry, hcs.rule(function, path, None), 0)
         with hcs.lock:
             if not hr & 0x80000000:
@@ -586,39 +590,56 @@ class Client:
                 change(have)
         return hr
 
+    def _check_driver(self, function: str, info: Any) -> None:
+        if info.contents.flavour != 1 or info.contents.home != "":
+            self.hcs.errors.append(AssertionError(f"{function}: not the filter driver with full paths"))
+
+    def _chain(self, function: str, layers: Any, count: int) -> list[str]:
+        """The paths of parent layers; each must bear the id of its folder's name."""
+        hcs = self.hcs
+        for layer in (layers[i] for i in range(count)):
+            name = ntpath.split(layer.path)[1]
+            given = hcs.script.guids.get(name)
+            if layer.layer_id.uuid != (uuid.UUID(given) if given else _version_five(name)) or layer.flags:
+                hcs.errors.append(AssertionError(f"{function}: {layer.path} has another id, or flags"))
+        return [layers[i].path for i in range(count)]
+
     def CreateSandboxLayer(self, info: Any, path: str, parent: Any, layers: Any, count: int) -> int:
-        entry = self._begin("CreateSandboxLayer", name=path, parents=[layers[i].path for i in range(count)])
+        parents = self._chain("CreateSandboxLayer", layers, count)
+        entry = self._begin("CreateSandboxLayer", name=path, parents=parents)
+        self._check_driver("CreateSandboxLayer", info)
         hr = self._answer(entry, self.hcs.rule("CreateSandboxLayer", path, None), 0)
         if not hr & 0x80000000:
             self.hcs.layers[path] = {"made"}
         return hr
 
     def ExpandSandboxSize(self, info: Any, path: str, size: int) -> int:
-        return self._layer("ExpandSandboxSize", path, "made", lambda have: have.add(f"size {size}"))
+        return self._layer("ExpandSandboxSize", info, path, "made", lambda have: have.add(f"size {size}"), size=size)
 
     def ActivateLayer(self, info: Any, path: str) -> int:
-        return self._layer("ActivateLayer", path, None, lambda have: have.add("active"))
+        return self._layer("ActivateLayer", info, path, None, lambda have: have.add("active"))
 
     def DeactivateLayer(self, info: Any, path: str) -> int:
-        return self._layer("DeactivateLayer", path, "active", lambda have: have.discard("active"))
+        return self._layer("DeactivateLayer", info, path, "active", lambda have: have.discard("active"))
 
     def PrepareLayer(self, info: Any, path: str, layers: Any, count: int) -> int:
         hcs = self.hcs
+        parents = self._chain("PrepareLayer", layers, count)
         with hcs.lock:
             hcs.preparing += 1
             if hcs.preparing > 1:
                 hcs.errors.append(AssertionError("two layers are prepared at once"))
         time.sleep(0.002)
         try:
-            return self._layer("PrepareLayer", path, "active", lambda have: have.add("prepared"))
+            return self._layer("PrepareLayer", info, path, "active", lambda have: have.add("prepared"), parents=parents)
         finally:
             hcs.preparing -= 1
 
     def UnprepareLayer(self, info: Any, path: str) -> int:
-        return self._layer("UnprepareLayer", path, "prepared", lambda have: have.discard("prepared"))
+        return self._layer("UnprepareLayer", info, path, "prepared", lambda have: have.discard("prepared"))
 
     def DestroyLayer(self, info: Any, path: str) -> int:
-        hr = self._layer("DestroyLayer", path, None, lambda have: None)
+        hr = self._layer("DestroyLayer", info, path, None, lambda have: None)
         if not hr & 0x80000000:
             if self.hcs.layers[path] & {"active", "prepared"}:
                 self.hcs.errors.append(AssertionError(f"{path} was destroyed while it was in use"))
@@ -627,18 +648,22 @@ class Client:
 
     def LayerExists(self, info: Any, path: str, out: Any) -> int:
         entry = self._begin("LayerExists", name=path)
+        self._check_driver("LayerExists", info)
         out[0] = path in self.hcs.layers
         return self._answer(entry, self.hcs.rule("LayerExists", path, None), 0)
 
     def GetLayerMountPath(self, info: Any, path: str, length: Any, buffer: int | None) -> int:
         entry = self._begin("GetLayerMountPath", name=path)
+        self._check_driver("GetLayerMountPath", info)
         hr = self._answer(entry, self.hcs.rule("GetLayerMountPath", path, None), 0)
         if not hr & 0x80000000:
             volume = f"\\\\?\\Volume{{{_version_five(path)}}}\\"
-            length[0] = len(volume) + 1
-            if buffer:
+            if buffer and length[0] <= len(volume):
+                self.hcs.errors.append(AssertionError(f"GetLayerMountPath: room for {length[0]} characters alone"))
+            elif buffer:
                 text = ctypes.create_unicode_buffer(volume)
                 ctypes.memmove(buffer, text, ctypes.sizeof(text))
+            length[0] = len(volume) + 1
         return hr
 
     def ProcessBaseImage(self, path: str) -> int:

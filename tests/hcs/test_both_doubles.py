@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from longshore.hcs.hresults import HcsError
+from longshore.hcs.layers import LayerFunctions, Scratch, make, take_away
 from longshore.hcs.vmcompute import NotificationCallback, Vmcompute
 
 CREATED, EXITED, PROCESS_EXITED, UNKNOWN = 0x2, 0x1, 0x10000, 0xB
+LAYER_FUNCTIONS = [
+    *("LayerExists", "CreateSandboxLayer", "ExpandSandboxSize", "ActivateLayer", "PrepareLayer", "GetLayerMountPath"),
+    *("UnprepareLayer", "DeactivateLayer", "DestroyLayer"),
+]
 
 
 class Double:
@@ -28,6 +35,7 @@ class Double:
             self.notify_process: Callable[..., None] = machine.notify_process
             self.notify_system: Callable[..., None] = machine.notify_system
             self.errors: Callable[[], list[Any]] = lambda: machine.errors
+            self.calls: Callable[[], list[dict[str, Any]]] = machine.calls
         else:
             from .scripted import Hcs
 
@@ -36,6 +44,7 @@ class Double:
             self.notify_process = lambda pid, type: hcs.notify_process(hcs.process(pid), type, 0)
             self.notify_system = lambda id, type: hcs.notify_system(hcs.systems[id], type)
             self.errors = lambda: hcs.errors
+            self.calls = lambda: hcs.calls
         self._machine: Any = machine
         self.vmcompute: Vmcompute = machine.client().binding
 
@@ -127,3 +136,32 @@ def test_what_befalls_a_system_waits_for_the_first_registration_alone(double: Do
     double.vmcompute.unregister_compute_system_callback(first)
     double.vmcompute.unregister_compute_system_callback(second)
     double.vmcompute.close_compute_system(other)
+
+
+def test_the_layer_functions_are_given_what_windows_reads(double: Double) -> None:
+    """Both look at the structures by Windows' layout: the driver, and each parent's id, which is its name's."""
+    functions, path = LayerFunctions(double.vmcompute), r"C:\layers\scratch"
+    parents, size = [r"C:\layers\app", r"C:\layers\über", r"C:\layers\base"], (40 << 30) + 7
+    scratch = Scratch(path=path, mounted=True, made=True)
+    assert not functions.exists(path)
+    volume = make(functions, scratch, parents, size=size)
+    assert functions.exists(path)
+    assert re.fullmatch(r"\\\\\?\\Volume\{[0-9a-f-]{36}\}", volume)
+    take_away(functions, scratch)
+    assert not functions.exists(path)
+
+    said = {call["function"]: call for call in double.calls()}
+    assert all(said[name]["name"] == path for name in LAYER_FUNCTIONS)
+    assert said["CreateSandboxLayer"]["parents"] == parents
+    assert said["PrepareLayer"]["parents"] == parents
+    assert said["ExpandSandboxSize"]["size"] == size
+
+
+def test_a_layer_that_is_not_there_is_told_so(double: Double) -> None:
+    functions, path = LayerFunctions(double.vmcompute), r"C:\layers\scratch"
+    for call in (functions.activate, functions.unprepare, functions.deactivate, functions.destroy):
+        with pytest.raises(HcsError, match="FILE_NOT_FOUND"):
+            call(path)
+    with pytest.raises(HcsError, match="FILE_NOT_FOUND"):
+        functions.prepare(path, [r"C:\layers\base"])
+    take_away(functions, Scratch(path=path, mounted=True, made=True))

@@ -191,6 +191,10 @@ class Machine:
             for name in ("process", "hr"):
                 if name in call:
                     call[name] = int(call[name])
+            if "parents" in call:
+                call["parents"] = call["parents"].split("|")
+            if "size" in call:
+                call["size"] = int(call["size"], 16)
             if "pipes" in call:
                 call["pipes"] = call["pipes"].split(",") if call["pipes"] else []
             found.append(call)

@@ -1053,6 +1053,19 @@ EXPORT HRESULT WINAPI HcsGetServiceProperties(PCWSTR query, PWSTR *properties, P
     return leave(c, hr);
 }
 
+static void guid_of(const char *name, GUID *out)
+{
+    const char *given = scripted_guid(name);
+    unsigned d[11];
+    if (given && sscanf(given, "%8x-%4x-%4x-%2x%2x-%2x%2x%2x%2x%2x%2x", d, d + 1, d + 2, d + 3, d + 4, d + 5, d + 6, d + 7, d + 8, d + 9, d + 10) == 11) {
+        *out = (GUID){d[0], (WORD)d[1], (WORD)d[2]};
+        for (int i = 0; i < 8; i++)
+            out->Data4[i] = (BYTE)d[3 + i];
+    } else {
+        version_five(name, out);
+    }
+}
+
 EXPORT HRESULT WINAPI NameToGuid(PCWSTR name, GUID *out)
 {
     if (dead())
@@ -1062,15 +1075,7 @@ EXPORT HRESULT WINAPI NameToGuid(PCWSTR name, GUID *out)
     note_member(c, "name", asked);
     HRESULT hr = answer(c, ruled(c->function, asked, NULL), 0, NULL);
     if (!WRONG(hr)) {
-        const char *given = scripted_guid(asked);
-        unsigned d[11];
-        if (given && sscanf(given, "%8x-%4x-%4x-%2x%2x-%2x%2x%2x%2x%2x%2x", d, d + 1, d + 2, d + 3, d + 4, d + 5, d + 6, d + 7, d + 8, d + 9, d + 10) == 11) {
-            *out = (GUID){d[0], (WORD)d[1], (WORD)d[2]};
-            for (int i = 0; i < 8; i++)
-                out->Data4[i] = (BYTE)d[3 + i];
-        } else {
-            version_five(asked, out);
-        }
+        guid_of(asked, out);
         char shown[40];
         snprintf(shown, sizeof shown, "%08lx-%04x-%04x-%02x%02x-%02x%02x%02x%02x%02x%02x", out->Data1, out->Data2, out->Data3, out->Data4[0], out->Data4[1],
                  out->Data4[2], out->Data4[3], out->Data4[4], out->Data4[5], out->Data4[6], out->Data4[7]);
@@ -1097,13 +1102,63 @@ static struct layer *find_layer(const char *path)
     return it;
 }
 
-static HRESULT layer_call(const char *function, PCWSTR path, int needs, int adds, int takes)
+/* What the layer functions are given, by the layout of Windows. */
+typedef struct {
+    int flavour;
+    PCWSTR home;
+} driver_info;
+typedef struct {
+    GUID id;
+    ULONG flags;
+    PCWSTR path;
+} descriptor;
+typedef struct {
+    const descriptor *at;
+    size_t count;
+} chain;
+
+static void check_driver(const char *function, const driver_info *info)
+{
+    if (!info || info->flavour != 1 || !info->home || *info->home)
+        failed("%s: not the filter driver with full paths", function);
+}
+
+/* The paths of parent layers, with `|` between them; each must bear the id of its folder's name. */
+static void note_chain(call *c, const chain *parents)
+{
+    text paths = {0};
+    for (size_t i = 0; i < parents->count; i++) {
+        const descriptor *each = parents->at + i;
+        char *path = utf8(each->path);
+        const char *name = strrchr(path, '\\');
+        GUID id;
+        guid_of(name ? name + 1 : path, &id);
+        if (memcmp(&id, &each->id, sizeof id) || each->flags)
+            failed("%s: %s has another id, or flags", c->function, path);
+        put(&paths, "%s%s", i ? "|" : "", path);
+        free(path);
+    }
+    put_bytes(&paths, "", 0);
+    note_member(c, "parents", paths.at);
+    free(paths.at);
+}
+
+static HRESULT layer_call(const char *function, void *info, PCWSTR path, const chain *parents, const ULONGLONG *size, int needs, int adds,
+                          int takes)
 {
     if (dead())
         return E_FAIL;
     call *c = enter(function);
     char *name = utf8(path);
     note_member(c, "name", name);
+    check_driver(function, info);
+    if (parents)
+        note_chain(c, parents);
+    if (size) {
+        char digits[20];
+        snprintf(digits, sizeof digits, "%08lx%08lx", (DWORD)(*size >> 32), (DWORD)*size);
+        note_member(c, "size", digits);
+    }
     HRESULT hr = answer(c, ruled(function, name, NULL), 0, NULL);
     if (!WRONG(hr)) {
         struct layer *it = find_layer(name);
@@ -1134,22 +1189,22 @@ static HRESULT layer_call(const char *function, PCWSTR path, int needs, int adds
 
 EXPORT HRESULT WINAPI CreateSandboxLayer(void *info, PCWSTR path, PCWSTR parent, void *parents, size_t count)
 {
-    return layer_call("CreateSandboxLayer", path, 0, MADE, 0);
+    return layer_call("CreateSandboxLayer", info, path, &(chain){parents, count}, NULL, 0, MADE, 0);
 }
 
 EXPORT HRESULT WINAPI ExpandSandboxSize(void *info, PCWSTR path, ULONGLONG size)
 {
-    return layer_call("ExpandSandboxSize", path, MADE, 0, 0);
+    return layer_call("ExpandSandboxSize", info, path, NULL, &size, MADE, 0, 0);
 }
 
 EXPORT HRESULT WINAPI ActivateLayer(void *info, PCWSTR path)
 {
-    return layer_call("ActivateLayer", path, 0, ACTIVE, 0);
+    return layer_call("ActivateLayer", info, path, NULL, NULL, 0, ACTIVE, 0);
 }
 
 EXPORT HRESULT WINAPI DeactivateLayer(void *info, PCWSTR path)
 {
-    return layer_call("DeactivateLayer", path, ACTIVE, 0, ACTIVE);
+    return layer_call("DeactivateLayer", info, path, NULL, NULL, ACTIVE, 0, ACTIVE);
 }
 
 EXPORT HRESULT WINAPI PrepareLayer(void *info, PCWSTR path, void *parents, size_t count)
@@ -1159,7 +1214,7 @@ EXPORT HRESULT WINAPI PrepareLayer(void *info, PCWSTR path, void *parents, size_
         failed("two layers are prepared at once");
     LeaveCriticalSection(&lock);
     Sleep(2);
-    HRESULT hr = layer_call("PrepareLayer", path, ACTIVE, PREPARED, 0);
+    HRESULT hr = layer_call("PrepareLayer", info, path, &(chain){parents, count}, NULL, ACTIVE, PREPARED, 0);
     EnterCriticalSection(&lock);
     preparing--;
     LeaveCriticalSection(&lock);
@@ -1168,12 +1223,12 @@ EXPORT HRESULT WINAPI PrepareLayer(void *info, PCWSTR path, void *parents, size_
 
 EXPORT HRESULT WINAPI UnprepareLayer(void *info, PCWSTR path)
 {
-    return layer_call("UnprepareLayer", path, PREPARED, 0, PREPARED);
+    return layer_call("UnprepareLayer", info, path, NULL, NULL, PREPARED, 0, PREPARED);
 }
 
 EXPORT HRESULT WINAPI DestroyLayer(void *info, PCWSTR path)
 {
-    return layer_call("DestroyLayer", path, 0, 0, MADE);
+    return layer_call("DestroyLayer", info, path, NULL, NULL, 0, 0, MADE);
 }
 
 EXPORT HRESULT WINAPI LayerExists(void *info, PCWSTR path, DWORD *out)
@@ -1184,6 +1239,7 @@ EXPORT HRESULT WINAPI LayerExists(void *info, PCWSTR path, DWORD *out)
     char *name = utf8(path);
     note_member(c, "name", name);
     HRESULT hr = answer(c, ruled(c->function, name, NULL), 0, NULL);
+    check_driver(c->function, info);
     *out = find_layer(name) != NULL;
     free(name);
     return leave(c, hr);
@@ -1203,9 +1259,12 @@ EXPORT HRESULT WINAPI GetLayerMountPath(void *info, PCWSTR path, size_t *length,
         version_five(name, &g);
         swprintf(volume, 64, L"\\\\?\\Volume{%08lx-%04x-%04x-%02x%02x-%02x%02x%02x%02x%02x%02x}\\", g.Data1, g.Data2, g.Data3, g.Data4[0], g.Data4[1],
                  g.Data4[2], g.Data4[3], g.Data4[4], g.Data4[5], g.Data4[6], g.Data4[7]);
-        *length = wcslen(volume) + 1;
-        if (buffer)
+        check_driver(c->function, info);
+        if (buffer && *length <= wcslen(volume))
+            failed("GetLayerMountPath: room for %lu characters alone", (DWORD)*length);
+        else if (buffer)
             wcscpy(buffer, volume);
+        *length = wcslen(volume) + 1;
     }
     free(name);
     return leave(c, hr);
