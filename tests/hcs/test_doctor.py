@@ -36,6 +36,28 @@ async def test_where_all_is_well_each_part_says_so(tmp_path: Path, monkeypatch: 
     assert features.version == "10.0.20348"
 
 
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {},
+        {"modern": True},
+        {"missing": ("HcsCreateProcess",)},
+        {"rules": script(HcsEnumerateComputeSystems=[{"hr": 0x80070005}])},
+        {"rules": script(HcsEnumerateComputeSystems=[{"hr": 0x80370114}])},
+        {"rules": script(HcsEnumerateComputeSystems=[{"hr": 0x80070426}])},
+    ],
+    ids=["an old build", "a new build", "a DLL that lacks calls", "no rights", "no feature", "stopped"],
+)
+async def test_every_no_has_its_next_step(tmp_path: Path, machine: dict[str, Any]) -> None:
+    features = await ask(tmp_path, **machine)
+    assert [name for name, item in features.items.items() if not item.supported and not item.hint] == []
+
+
+async def test_every_no_has_its_next_step_also_where_there_is_no_service(tmp_path: Path) -> None:
+    features = await HcsService(tmp_path).probe()
+    assert [name for name, item in features.items.items() if not item.supported and not item.hint] == []
+
+
 async def test_who_may_not_use_the_service_is_told_which_groups_may(tmp_path: Path) -> None:
     features = await ask(tmp_path, rules=script(HcsEnumerateComputeSystems=[{"hr": 0x80070005}]))
     assert found(features, "service")[0]
@@ -76,6 +98,7 @@ async def test_a_windows_without_hyper_v_is_told_so(tmp_path: Path, monkeypatch:
     supported, reason, hint = found(features, "hyperv")
     assert (supported, reason) == (False, "Hyper-V is not installed")
     assert "-FeatureName Microsoft-Hyper-V" in hint
+    assert found(features, "pause") == (False, reason, hint)
 
 
 async def test_a_build_that_is_too_old_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

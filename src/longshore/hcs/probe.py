@@ -1,4 +1,8 @@
-"""What works on this Windows, and why the rest does not: found by asking the service, not guessed from its build."""
+"""What works on this Windows, and why the rest does not.
+
+Not guessed from its build: the service is asked, the DLL looked at for its exports, the token for privileges. Whether
+there is Hyper-V nobody is asked: it is taken to be where the program is that runs utility VMs.
+"""
 
 from __future__ import annotations
 
@@ -88,11 +92,11 @@ def probe(load: Vmcompute | NotSupported) -> Features:
     if isinstance(load, NotSupported):
         _add_state(found, load)
         found.add("run", False, load.reason, load.hint)
-        _add_rest(found, False, load.reason, None)
+        _add_rest(found, None, load.reason, load.hint)
         return _features(found, version)
     runs, reason, hint = _ask(load, found)
     found.add("run", runs, reason, hint)
-    _add_rest(found, runs, "" if runs else reason, load)
+    _add_rest(found, load if runs else None, "" if runs else reason, hint)
     return _features(found, version)
 
 
@@ -137,21 +141,23 @@ def _ask(vmcompute: Vmcompute, found: Findings) -> tuple[bool, str, str | None]:
     return True, f"by vmcompute.dll, schema {schema_versions(vmcompute)}", None
 
 
-def _add_rest(found: Findings, runs: bool, why: str, vmcompute: Vmcompute | None) -> None:
+def _add_rest(found: Findings, vmcompute: Vmcompute | None, why: str, hint: str | None) -> None:
+    """The rest. `vmcompute` None: nothing can be run, for the reason `why`, with the next step `hint`."""
+    runs = vmcompute is not None
     isolated = runs and has_hypervisor()
     no_vm = why or "Hyper-V is not installed"
-    enable = "`Enable-WindowsOptionalFeature -Online -FeatureName Microsoft-Hyper-V -All`"
+    enable = hint or "`Enable-WindowsOptionalFeature -Online -FeatureName Microsoft-Hyper-V -All`"
     found.add("hyperv", isolated, "utility VMs can be run" if isolated else no_vm, enable)
     rights = runs and privileges.enable()
     found.add(
         "layers",
         rights,
         "scratch layers can be made and mounted" if rights else why or "backup and restore privileges are not held",
-        "run it as an administrator; or give a volume that is mounted already",
+        hint or "run it as an administrator; or give a volume that is mounted already",
     )
-    found.add("pause", runs, why or "with Hyper-V isolation only")
+    found.add("pause", isolated, "with Hyper-V isolation only" if isolated else no_vm, enable)
     found.add("signals", False, NO_SIGNALS, USE_KILL)
-    console = runs and vmcompute is not None and vmcompute.has("HcsSignalProcess")
+    console = vmcompute is not None and vmcompute.has("HcsSignalProcess")
     found.add(
         "console-events",
         console,
@@ -162,7 +168,22 @@ def _add_rest(found: Findings, runs: bool, why: str, vmcompute: Vmcompute | None
     )
     found.add("update", False, why or NO_UPDATE, NEW_LIMITS)
     found.add("attach-stdin", False, NO_INPUT, "use `launch` with stdin=PIPE, or `exec`")
-    found.add("oom-events", False, "Windows tells nobody that memory was lacking")
-    found.add("exec-deadline", runs, why or "the process is killed; what it started ends with the container")
-    found.add("wait-status", False, "what ended while no program had it open is forgotten")
-    found.add("checkpoint", False, "Windows containers have none (schema 1)")
+    found.add(
+        "oom-events",
+        False,
+        "Windows tells nobody that memory was lacking",
+        "compare `memory_peak` of `stats` with the limit",
+    )
+    found.add("exec-deadline", runs, why or "the process is killed; what it started ends with the container", hint)
+    found.add(
+        "wait-status",
+        False,
+        "what ended while no program had it open is forgotten",
+        "let the program run that started it; `longshore run -d` leaves one behind",
+    )
+    found.add(
+        "checkpoint",
+        False,
+        "Windows containers have none (schema 1)",
+        "keep in a mount what is to outlive the container",
+    )
