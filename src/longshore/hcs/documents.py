@@ -7,6 +7,7 @@ the build that brought them; they are left out unless asked for, so that old bui
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -337,6 +338,55 @@ def shown(document: ContainerConfig | ProcessConfig) -> dict[str, Any]:
     if "Environment" in found:
         found["Environment"] = dict.fromkeys(found["Environment"], SECRET)
     return found
+
+
+class _Sent(Answer, kw_only=True, frozen=True):
+    """What is secret in a document that was sent."""
+
+    credentials: str = ""
+    environment: dict[str, str] = {}
+
+
+_QUOTED = re.compile(r'(Credentials|Environment)\\*"\s*:')  # within JSON, perhaps within a string of JSON
+_LEAST_SECRET = 8  # characters; a value like `true` is none, and stands in messages by chance
+
+
+def without_secrets(said: str, sent: str) -> str:
+    """What the service says of a document that it was sent, without the secrets that it may quote from it.
+
+    Where it quotes the members that have them, nothing of it is left: who knows where it cut them off.
+    """
+    try:
+        found = decode(sent, _Sent)
+    except msgspec.MsgspecError:
+        return said
+    if not found.credentials and not found.environment:
+        return said
+    if _QUOTED.search(said):
+        return _spelled(msgspec.json.encode({"ErrorMessage": f"{SECRET}: it quotes credentials, or the environment"}))
+    for secret in sorted({found.credentials, *_texts(found.credentials), *found.environment.values()}, key=len)[::-1]:
+        spelling = secret
+        for _ in range(4):  # as it is, and as a string of JSON, of JSON within JSON, ...
+            if len(secret) >= _LEAST_SECRET:
+                said = said.replace(spelling, SECRET)
+            spelling = msgspec.json.encode(spelling).decode()[1:-1]
+    return said
+
+
+def _texts(credentials: str) -> Iterator[str]:
+    """The texts in a credential spec."""
+    try:
+        found: list[Any] = [decode(credentials, object)]
+    except msgspec.MsgspecError:
+        return
+    while found:
+        match found.pop():
+            case str(text):
+                yield text
+            case list(items):
+                found.extend(items)
+            case dict(members):
+                found.extend(members.values())
 
 
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any, NewType
 
 from ..errors import InvalidSpec, NotSupported
+from .documents import without_secrets
 from .hresults import PENDING, HcsError, failed, normal
 
 System = NewType("System", int)
@@ -162,20 +163,25 @@ class Vmcompute:
         finally:
             self._free(text.value)
 
-    def _pending(self, name: str, *arguments: Any) -> bool:
-        """Call an export whose last argument is the result text. True: done; False: a notification will tell."""
+    def _pending(self, name: str, *arguments: Any, sent: str = "") -> bool:
+        """Call an export whose last argument is the result text. True: done; False: a notification will tell.
+
+        Of a document that was `sent`, the error quotes no secrets.
+        """
         result = c_void_p()  # not c_wchar_p: ctypes would copy the text and lose the pointer to free
         hresult = self.export(name)(*arguments, byref(result))
         document = self.take(result)
         if hresult & 0xFFFFFFFF == PENDING:
             return False
         if failed(hresult):
+            if document and sent:
+                document = without_secrets(document, sent)
             raise HcsError(name, None, normal(hresult), document=document)
         return True
 
-    def _done(self, name: str, *arguments: Any) -> None:
+    def _done(self, name: str, *arguments: Any, sent: str = "") -> None:
         """As `_pending`, of an export that has nothing to complete later: then that is a failure."""
-        if not self._pending(name, *arguments):
+        if not self._pending(name, *arguments, sent=sent):
             raise HcsError(name, None, PENDING)
 
     def simple(self, name: str, *arguments: Any) -> None:
@@ -199,7 +205,7 @@ class Vmcompute:
         """HcsCreateComputeSystem: its handle, and whether it is complete already."""
         system = c_void_p()
         name = "HcsCreateComputeSystem"
-        done = self._pending(name, text(id), text(configuration), None, byref(system))
+        done = self._pending(name, text(id), text(configuration), None, byref(system), sent=configuration)
         return System(system.value or 0), done
 
     def open_compute_system(self, id: str) -> System:
@@ -259,7 +265,7 @@ class Vmcompute:
         """HcsCreateProcess: its handle, its pid, and the handles of stdin, stdout, stderr (0: none)."""
         information = ProcessInformation()
         process = c_void_p()
-        self._done("HcsCreateProcess", system, text(parameters), byref(information), byref(process))
+        self._done("HcsCreateProcess", system, text(parameters), byref(information), byref(process), sent=parameters)
         pipes = (information.stdin or 0, information.stdout or 0, information.stderr or 0)
         return Process(process.value or 0), information.process_id, pipes
 
