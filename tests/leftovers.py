@@ -58,7 +58,7 @@ def mounts(state: Path) -> Iterator[str]:
 
 
 KEPT = re.compile(
-    r"lib(/store\.json|/probe\.json|/journal(/lock|/\d+\.jsonl)?|/containers|/trash)?"
+    r"lib(/store\.json|/probe\.json|/journal(/lock|/boot|/\d+\.jsonl)?|/containers|/trash)?"
     r"|run(/lock|/boot|/containers|/leases|/trash|/runtime(/[^/]+)?|/views(/.*)?)?"
 )
 """What a store has when it has no container and no owner: all else is left from one."""

@@ -333,7 +333,7 @@ class Engine:
         """What happens to containers, in order, each once: from now on, or after the event numbered `since`.
 
         `since=0` begins with the oldest there is. Without `follow`, ends at the last there is. A Gap tells of events
-        that were dropped by age. Whoever handles an event may call the engine.
+        that are not known any more. Whoever handles an event may call the engine.
         """
         reader = None
         if self._core.ready and not self._core.closed:

@@ -1,13 +1,14 @@
 """Events: what happened to containers, in one ordered, resumable stream; and the journal that keeps it.
 
-One journal per store: segments of JSON lines, numbered by a sequence without holes. Lines are appended under the
-journal's lock, so that every program sees one order. docs/events.md says what users may rely on; the format is in
-docs/state.md.
+One journal per store: segments of JSON lines, numbered by a sequence whose only holes are between two boots. Lines are
+appended under the journal's lock, so that every program sees one order. docs/events.md says what users may rely on; the
+format is in docs/state.md.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -19,10 +20,11 @@ import msgspec
 from .compute import Exit, now
 from .decoding import decoder
 from .errors import InvalidSpec
-from .files import briefly, open_file, store_error
+from .files import briefly, open_file, read_whole, store_error, sync
 
 SEGMENT_SIZE = 4 << 20  # bytes after which a new segment begins
 SEGMENTS_KEPT = 8
+LEFT_OUT = 1_000_000  # numbers at the first event of a boot: more than a loss of power can have taken
 TAIL = 1 << 12  # bytes in which the last line is looked for first
 
 EventType = Literal[
@@ -47,7 +49,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """Events `since` to `until` (both included) were dropped by age: what happened then is not known any more."""
+    """Events `since` to `until` (both included) are not known any more: dropped by age, or lost with the power.
+
+    Between two boots there is one also where nothing was lost: nobody can know.
+    """
 
     since: int
     until: int
@@ -73,9 +78,17 @@ class _Line(msgspec.Struct):
     seq: int
 
 
+class _Boot(msgspec.Struct):
+    """The boot that events were last told in: all of it have numbers above `base`."""
+
+    boot: str
+    base: int
+
+
 # what is no event is a ValueError: msgspec's own, or that of bytes which are no UTF-8
 _EVENT = decoder(Event)
 _LINE = decoder(_Line)
+_BOOT = decoder(_Boot)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -84,7 +97,10 @@ class Journal:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.boot = ""  # this boot of the machine, if it can be told from others
         self._lock = str(directory / "lock")
+        self._boot_path = str(directory / "boot")
+        self._base: int | None = None  # of this boot, once it is known
         self._known: tuple[int, int, int] | None = None  # segment, its size and the last number, as we last saw them
 
     def segments(self) -> list[int]:
@@ -118,6 +134,7 @@ class Journal:
                 if not news:
                     return
                 segment, size, seq = self._tail()
+                seq = max(seq, self._begin())
                 lines = b""
                 for item in news:
                     seq += 1
@@ -138,6 +155,58 @@ class Journal:
                 self._known = (segment, size + len(lines), seq)
         except OSError as error:
             raise store_error(f"write the journal in {self.directory}", error) from error
+
+    def begin(self, limit: float) -> None:
+        """Have no number given in this boot that an earlier one may have given, and lost with the power.
+
+        That is on the disk then, unless the disk takes longer than `limit` seconds. It blocks. OSError, StoreError.
+        """
+        with briefly(self._lock):
+            self._begin()
+        syncing = threading.Thread(
+            target=sync, args=(self._boot_path, self.directory), name="longshore-sync", daemon=True
+        )
+        with suppress(RuntimeError):  # no thread to be had
+            syncing.start()
+            syncing.join(limit)
+
+    def _begin(self) -> int:
+        """What all numbers of this boot are above. The lock is held."""
+        if self._base is None:
+            known, there = self._last_boot()
+            base = 0 if known is None else known.base
+            if self.boot and (known is None or known.boot != self.boot):
+                last = max(self.last(), base)
+                base = last + LEFT_OUT if last or there else 0
+                with suppress(OSError):  # then each program leaves out some, which harms nobody
+                    self._write_boot(_ENCODER.encode(_Boot(self.boot, base)))
+            self._base = base
+        return self._base
+
+    def _last_boot(self) -> tuple[_Boot | None, bool]:
+        """The boot that events were last told in, if that can be read; and whether there may have been any."""
+        try:
+            return _BOOT.decode(read_whole(self._boot_path)), True
+        except FileNotFoundError:
+            return None, False
+        except (OSError, ValueError):
+            return None, True
+
+    def _write_boot(self, data: bytes) -> None:
+        # in its place: a temporary file could be left here, and half of it is as good as none
+        fd = open_file(self._boot_path, os.O_WRONLY | os.O_CREAT)
+        try:
+            os.write(fd, data)
+            os.ftruncate(fd, len(data))
+        finally:
+            os.close(fd)
+
+    def base(self) -> int:
+        """A number that may be taken for that of an event, though none with it or one below is there any more."""
+        if self._base is not None:
+            return self._base
+        known, _ = self._last_boot()
+        return 0 if known is None else known.base
 
     def _write(self, segment: int, lines: bytes, size: int) -> None:
         fd = open_file(self.path(segment), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -257,9 +326,9 @@ class JournalReader:
         self._journal = journal
         if since is None:
             last, self._position = self._now()
-            self._next = last + 1
+            self._next = max(last, journal.base()) + 1
             return
-        if since < 0 or since > journal.last():
+        if since < 0 or since > max(journal.last(), journal.base()):
             raise InvalidSpec("since", f"no event has the number {since}", hint="begin with 0, or with the last seen")
         self._position = Position(self._first_segment(since), 0)
         self._next = since + 1
@@ -284,7 +353,7 @@ class JournalReader:
         return found
 
     def read(self) -> list[Event | Gap]:
-        """The events since the last call, in order; a Gap where some were dropped by age."""
+        """The events since the last call, in order; a Gap where some are not known any more."""
         found: list[Event | Gap] = []
         for segment in self._journal.segments():
             if segment < self._position.segment:

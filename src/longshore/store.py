@@ -112,11 +112,15 @@ class Store:
 
     def _begin_boot(self, boot: str) -> None:
         """Empty `run` if another boot has filled it: it need not be on a file system that a boot empties."""
-        self.boot = boot
+        self.boot = self.journal.boot = boot
         path = self.run / "boot"
         try:
             if _content(path) == boot.encode():
                 return
+            with suppress(
+                OSError, StoreError
+            ):  # what cannot be written can be looked at; who tells something tries again
+                self.journal.begin(self.disk_limit)
             with briefly(self.lock_path):
                 if path.exists() and _content(path) != boot.encode() and not self._is_of(boot):
                     for name in os.listdir(self.run):

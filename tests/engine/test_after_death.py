@@ -15,7 +15,7 @@ from longshore.compute import Cause, Exit, now
 from longshore.container import Container
 from longshore.engine import Engine
 from longshore.errors import ContainerNotFound, InvalidState, StoreError
-from longshore.events import Position
+from longshore.events import Event, Gap, Position
 from longshore.files import try_hold
 from longshore.logs import LogRecord
 from longshore.records import Change, ExitRecord
@@ -407,9 +407,12 @@ async def test_a_boot_ends_everything_and_nobody_saw_how(world: World, tmp_path:
     done = await engine.launch("done", args=["exit", "3"])
     await done.wait()
     await engine.launch("removed", args=FOREVER, owner="remove")
+    cursor = (await history(engine))[-1].seq
     await world.die(engine)
     world.faults.disconnect()
     (world.state / "run" / "boot").write_text("an earlier one")
+    mark = world.state / "lib" / "journal" / "boot"
+    mark.write_bytes(msgspec.json.encode(msgspec.json.decode(mark.read_bytes()) | {"boot": "an earlier one"}))
     for path in world.state.glob("*/containers/*/record.json"):
         document = msgspec.json.decode(path.read_bytes())
         document["boot"] = "an earlier one"
@@ -427,6 +430,9 @@ async def test_a_boot_ends_everything_and_nobody_saw_how(world: World, tmp_path:
         assert found["done"].exit.code == 3
         assert found["created"].exit is not None
         assert found["created"].exit.cause is Cause.NEVER_STARTED
+        lost, *told = [event async for event in other.events(since=cursor, follow=False)]
+        assert isinstance(lost, Gap)
+        assert [(event.container, event.type) for event in told if isinstance(event, Event)] == [("kept", "exit")]
         for id in found:
             await (await other.get(id)).delete()
         await other.launch("kept", args=FOREVER)

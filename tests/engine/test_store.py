@@ -408,6 +408,114 @@ def _write_many(path: Path, uid: str) -> None:
         journal.append("box", uid, News("exit-process", process=str(number)))
 
 
+def in_boot(path: Path, boot: str) -> Journal:
+    """The journal as a program has it in a boot of the machine."""
+    journal = journal_at(path)
+    journal.boot = boot
+    journal.begin(5)
+    return journal
+
+
+def lose(journal: Journal, count: int) -> None:
+    """What a loss of power may do: the last lines never came to the disk."""
+    path = Path(journal.path(1))
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-count]))
+
+
+@pytest.mark.parametrize("cursor", [2, 3, 4, 5])  # the last of which there is something, and of which nothing is left
+def test_a_cursor_from_before_a_loss_of_power_gets_a_gap_and_all_that_was_told_since(
+    tmp_path: Path, cursor: int
+) -> None:
+    before = in_boot(tmp_path / "j", "one")
+    before.append("box", "uid", *[News("pause")] * 5)
+    lose(before, 2)
+    after = in_boot(tmp_path / "j", "two")
+    reader = JournalReader(after, cursor)
+    assert [event.seq for event in reader.read() if isinstance(event, Event)] == list(range(cursor + 1, 4))
+    after.append("new", "uid", *[News("resume")] * 9)
+    missing, *rest = reader.read()
+    assert isinstance(missing, Gap)
+    assert missing.since == max(cursor, 3) + 1
+    first = missing.until + 1
+    assert [(event.seq, event.container) for event in rest if isinstance(event, Event)] == [
+        (number, "new") for number in range(first, first + 9)
+    ]
+    assert [gap for gap in JournalReader(after, cursor).read() if isinstance(gap, Gap)] == [missing]
+    assert JournalReader(after, first).read() == rest[1:]  # of this boot nothing is missing
+
+
+def test_a_cursor_beyond_all_that_can_have_been_lost_is_refused(tmp_path: Path) -> None:
+    in_boot(tmp_path / "j", "one").append("box", "uid", News("pause"))
+    after = in_boot(tmp_path / "j", "two")
+    with pytest.raises(InvalidSpec, match="since"):
+        JournalReader(after, after.base() + 1)
+
+
+def test_who_begins_after_a_boot_misses_nothing(tmp_path: Path) -> None:
+    in_boot(tmp_path / "j", "one").append("box", "uid", News("pause"))
+    after = in_boot(tmp_path / "j", "two")
+    reader = JournalReader(after, None)
+    after.append("box", "uid", News("resume"))
+    assert [event.type for event in reader.read() if isinstance(event, Event)] == ["resume"]
+
+
+def test_in_one_boot_numbers_have_no_holes_whoever_opens_the_journal(tmp_path: Path) -> None:
+    for _ in range(3):
+        in_boot(tmp_path / "j", "one").append("box", "uid", News("pause"))
+    assert numbers(in_boot(tmp_path / "j", "one")) == [1, 2, 3]
+
+
+def test_two_programs_that_are_the_first_after_a_boot_leave_out_numbers_once(tmp_path: Path) -> None:
+    in_boot(tmp_path / "j", "one").append("box", "uid", News("pause"))
+    first, second = in_boot(tmp_path / "j", "two"), in_boot(tmp_path / "j", "two")
+    first.append("box", "uid", News("resume"))
+    second.append("box", "uid", News("pause"))
+    begin = first.base() + 1
+    assert numbers(first) == [1, begin, begin + 1]
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_no_number_is_given_again_though_a_whole_boot_was_lost(tmp_path: Path, lost: int) -> None:
+    given: set[int] = set()
+    for boot in ("one", "two", "three", "four"):
+        journal = in_boot(tmp_path / "j", boot)
+        journal.append("box", "uid", *[News("pause")] * lost)
+        new = numbers(journal)[-lost:]
+        assert not given.intersection(new)
+        given.update(new)
+        lose(journal, lost)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 60, b"{}", b'{"boot":"two"'])
+def test_where_the_boot_cannot_be_read_it_was_another(tmp_path: Path, content: bytes) -> None:
+    in_boot(tmp_path / "j", "two").append("box", "uid", *[News("pause")] * 2)
+    (tmp_path / "j" / "boot").write_bytes(content)
+    journal = in_boot(tmp_path / "j", "two")
+    journal.append("box", "uid", News("pause"))
+    assert numbers(journal, 2)[0] > 2 + 100_000
+
+
+async def test_the_boot_of_a_journal_is_on_the_disk_before_anything_is_told_in_it_and_then_costs_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(read_at(fd)))
+
+    def read_at(fd: int) -> str:
+        found = os.fstat(fd)
+        mark = world.state / "lib" / "journal" / "boot"
+        return mark.read_text() if os.path.samestat(found, mark.stat()) else ""
+
+    async with world.engine() as engine:
+        boot = engine._core.store.boot
+        await engine.run("host", ["true"])
+    async with world.engine() as engine:
+        await engine.list()
+    if not boot:
+        pytest.skip("one boot cannot be told from another here")
+    assert [text for text in synced if boot in text] == [f'{{"boot":"{boot}","base":0}}']
+
+
 def test_a_line_torn_by_a_death_is_cut_off_and_its_number_used_again(tmp_path: Path) -> None:
     journal = journal_at(tmp_path / "j")
     journal.append("box", "uid", News("start-container"))

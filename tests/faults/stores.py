@@ -28,6 +28,7 @@ QUICK = Limits(other_end=0.1, other_start=0.1, lock=5, end=10)
 KINDS = {
     "lib/store.json": "*lib/store.json",
     "lib/journal/*.jsonl": "*lib/journal/*.jsonl",
+    "lib/journal/boot": "*lib/journal/boot",
     "locks": "*lock",
     "run/boot": "*run/boot",
     "record.json": "*containers/*/record.json",

@@ -46,7 +46,7 @@ def _show_gap(gap: Any, args: Arguments) -> None:
     if args.format == "json":
         write(json_line({"type": "gap", "since": gap.since, "until": gap.until}))
     else:
-        complain(f"events {gap.since} to {gap.until} are too old to be known any more")
+        complain(f"events {gap.since} to {gap.until} are not known any more: too old, or lost with the power")
 
 
 def _line(event: Event) -> str:
