@@ -208,5 +208,5 @@ async def test_the_service_is_never_asked_again_for_pipes(tmp_path: Path) -> Non
         assert init.streams.stdout is not None
         assert init.streams.stderr is not None
         assert (await init.streams.stdout.read(), await init.streams.stderr.read()) == (b"out", b"err")
-        assert "HcsGetProcessInfo" not in PROTOTYPES  # there is no way to
+        assert "HcsGetProcessInfo" not in it.functions
         await system.close()
