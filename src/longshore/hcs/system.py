@@ -480,7 +480,7 @@ class HcsSystem:
         try:
             owner = Made.read(self.place).owner
             told = (await self._ask(handle)).owner
-        except (OSError, msgspec.MsgspecError, ServiceError):
+        except (OSError, msgspec.MsgspecError, ServiceError, NotSupported):
             return True
         return not told or told == owner
 
