@@ -27,7 +27,7 @@ def found(features: Features, name: str) -> tuple[bool, str, str]:
 
 async def test_where_all_is_well_each_part_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "windows_version", lambda: "10.0.20348")
-    monkeypatch.setattr(probe, "has_hypervisor", lambda: True)
+    monkeypatch.setattr(probe, "has_hypervisor", lambda exists: True)
     monkeypatch.setattr(privileges, "enable", lambda: True)
     features = await ask(tmp_path, modern=True)
     for name in ("windows", "calls", "service", "rights", "run", "hyperv", "layers", "console-events"):
@@ -92,7 +92,7 @@ async def test_where_nobody_can_ask_the_manager_the_services_own_words_count(tmp
 
 
 async def test_a_windows_without_hyper_v_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "has_hypervisor", lambda: False)
+    monkeypatch.setattr(probe, "has_hypervisor", lambda exists: False)
     features = await ask(tmp_path)
     assert found(features, "run")[0]
     supported, reason, hint = found(features, "hyperv")

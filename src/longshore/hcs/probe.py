@@ -9,6 +9,7 @@ from __future__ import annotations
 import ntpath
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -42,9 +43,12 @@ def build() -> int:
     return int(windows_version().rpartition(".")[2] or 0)
 
 
-def has_hypervisor() -> bool:
-    """Whether the program is there that runs utility VMs."""
-    return os.path.exists(ntpath.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "vmwp.exe"))
+def has_hypervisor(exists: Callable[[str], bool] = os.path.exists) -> bool:
+    """Whether the program is there that runs utility VMs; `exists` is asked."""
+    try:
+        return exists(ntpath.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "vmwp.exe"))
+    except OSError:
+        return False
 
 
 def schema_versions(vmcompute: Vmcompute) -> str:
@@ -77,8 +81,9 @@ class Findings:
         self.items[name] = Feature(name, supported, reason, None if supported else hint)
 
 
-def probe(load: Vmcompute | NotSupported) -> Features:
-    """Every capability, with its reason. `load` is the binding, or why there is none. Blocks: calls the service."""
+def probe(load: Vmcompute | NotSupported, exists: Callable[[str], bool] = os.path.exists) -> Features:
+    """Every capability, with its reason. `load` is the binding, or why there is none; `exists` tells whether there is
+    a file. Blocks: calls the service."""
     found = Findings()
     version = windows_version()
     number = build()
@@ -92,11 +97,11 @@ def probe(load: Vmcompute | NotSupported) -> Features:
     if isinstance(load, NotSupported):
         _add_state(found, load)
         found.add("run", False, load.reason, load.hint)
-        _add_rest(found, None, load.reason, load.hint)
+        _add_rest(found, None, load.reason, load.hint, exists)
         return _features(found, version)
     runs, reason, hint = _ask(load, found)
     found.add("run", runs, reason, hint)
-    _add_rest(found, load if runs else None, "" if runs else reason, hint)
+    _add_rest(found, load if runs else None, "" if runs else reason, hint, exists)
     return _features(found, version)
 
 
@@ -141,10 +146,12 @@ def _ask(vmcompute: Vmcompute, found: Findings) -> tuple[bool, str, str | None]:
     return True, f"by vmcompute.dll, schema {schema_versions(vmcompute)}", None
 
 
-def _add_rest(found: Findings, vmcompute: Vmcompute | None, why: str, hint: str | None) -> None:
+def _add_rest(
+    found: Findings, vmcompute: Vmcompute | None, why: str, hint: str | None, exists: Callable[[str], bool]
+) -> None:
     """The rest. `vmcompute` None: nothing can be run, for the reason `why`, with the next step `hint`."""
     runs = vmcompute is not None
-    isolated = runs and has_hypervisor()
+    isolated = runs and has_hypervisor(exists)
     no_vm = why or "Hyper-V is not installed"
     enable = hint or "`Enable-WindowsOptionalFeature -Online -FeatureName Microsoft-Hyper-V -All`"
     found.add("hyperv", isolated, "utility VMs can be run" if isolated else no_vm, enable)

@@ -93,7 +93,7 @@ class HcsService:
             session = self.session
         except NotSupported as error:
             return probe.probe(error)
-        return await session.threads.call(probe.probe, session.vmcompute)
+        return await session.threads.call(probe.probe, session.vmcompute, self._exists)
 
     def plan(self, id: str, spec: Spec, place: Place) -> Plan:
         try:
