@@ -118,7 +118,9 @@ async def forget(core: Core, entry: Entry, uid: str) -> None:
     if live is not None:
         await let_go(core, live)
     if core.owned.pop(uid, None) is not None and core.lease is not None:
-        core.lease.disown(entry.id)
+        again = any(other.id == entry.id for other, _ in core.owned.values())  # the id is ours a second time
+        if not again:
+            core.lease.disown(entry.id)
 
 
 async def let_go(core: Core, live: Live) -> None:

@@ -268,6 +268,8 @@ class Engine:
         """Remove what `run` made. If that fails it stays this engine's to remove: `close` tries again."""
         try:
             await deleting.delete(self._core, entry, uid, force=True)
+        except ContainerNotFound:  # somebody else has removed it, and its id is another's by now
+            await deleting.forget(self._core, entry, uid)
         except (LongshoreError, OSError) as error:  # how the command ended is what the caller is to hear of
             log.warning("container `%s`, whose `run` is over, is not removed yet: %s", entry.id, error)
 

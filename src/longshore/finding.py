@@ -15,7 +15,15 @@ from .compute import Cause, ComputeSystem, Exit, Lease, State, SystemGone, now
 from .core import Core, Live, log
 from .endings import LATE_LIMIT, begin_watching, record_gone, record_never_started, tell_shortly, tell_untold
 from .entry import Entry
-from .errors import ContainerNotFound, InvalidState, LongshoreError, ServiceError, StoreError
+from .errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    ContainerNotFound,
+    InvalidState,
+    LongshoreError,
+    ServiceError,
+    StoreError,
+)
 from .events import News
 from .files import next_step
 from .records import Damaged, Owner, Record
@@ -387,7 +395,8 @@ async def with_system(
     live = await adopt(core, entry, record)
     try:
         return await call(live.system)
-    except (ServiceError, OSError, LookupError) as error:
+    except (ServiceError, CommandNotFound, CommandNotExecutable, OSError, LookupError) as error:
+        # (of a container that is ending the root is taken apart, too, with all commands in it)
         if await _has_ended(core, record, live.system):
             raise InvalidState(operation, entry.id, "stopped", hint=TO_HAVE_IT_RUN["stopped"]) from error
         if isinstance(error, OSError) and not isinstance(error, LongshoreError):

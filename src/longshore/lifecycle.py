@@ -91,8 +91,11 @@ async def _start(core: Core, live: Live) -> Process:
     try:
         await entry.on_disk(RECORD)  # else, after a loss of power, it would be told that it never ran
         compute = await live.system.start()
-    except BaseException:
+    except BaseException as error:
+        ended = isinstance(error, ServiceError) and _is_being_ended(entry, live.uid)
         await shielded(_undo_start(core, live, record))
+        if ended:
+            raise InvalidState("start", entry.id, "stopped", hint=TO_HAVE_IT_RUN["stopped"]) from error
         raise
     try:
         record = await shielded(_tell_start(core, live, compute))
@@ -104,6 +107,16 @@ async def _start(core: Core, live: Live) -> Process:
         await shielded(_undo_start(core, live, record))
         raise
     return begin(core, live, record, compute)
+
+
+def _is_being_ended(entry: Entry, uid: str) -> bool:
+    """Whether somebody has killed or deleted it meanwhile: whatever the service says then, it is no fault of its."""
+    try:
+        return entry.read_own(uid).ending is not None
+    except ContainerNotFound:
+        return True
+    except StoreError:
+        return False
 
 
 async def _kill_and_wait(core: Core, live: Live) -> None:

@@ -76,7 +76,7 @@ async def test_kill_stats_and_signals_get_through_while_a_start_is_pending(
         with pytest.raises(InvalidState):
             await there.delete()
         await there.kill()
-        with pytest.raises(LongshoreError):
+        with pytest.raises(InvalidState, match="it is stopped"):
             await starting
     assert (await box.info()).state == "stopped"
     assert "exit" not in await types(engine)  # nobody was told of a life
@@ -88,7 +88,7 @@ async def test_a_deletion_by_force_ends_a_pending_start(engine: Engine, other: E
     starting = asyncio.create_task(box.start())
     await hung(world, "start")
     await (await other.get("box")).delete(force=True)
-    with pytest.raises(LongshoreError):
+    with pytest.raises(InvalidState, match="it is stopped"):
         await starting
     assert world.systems == {}
     assert await other.list() == []
@@ -219,3 +219,20 @@ async def test_pausing_twice_at_once_is_told_once(engine: Engine, other: Engine,
     assert sorted(type(result).__name__ for result in results) == ["InvalidState", "NoneType"]
     await there.resume()
     assert await types(engine) == ["start-container", "pause", "resume"]
+
+
+async def test_what_a_run_is_to_remove_may_be_removed_by_others_who_use_the_id_again(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = world.engine()
+    box = await engine.launch("box", args=FOREVER, owner="remove")
+    uid = (await box.info()).uid
+    async with world.engine() as other:
+        await (await other.get("box")).delete(force=True)
+        again = await engine.launch("box", args=FOREVER, owner="remove")
+        await engine._remove(engine._core.store.entry("box"), uid)  # as at the end of `run`
+        assert caplog.messages == []
+        assert (await again.info()).state == "running"
+    await world.die(engine)
+    async with world.engine() as other:
+        assert await other.list() == [], "what is made anew is still its maker's"

@@ -51,6 +51,11 @@ case $how in
     echo '{{"level":"error","msg":"write to sync socket: Broken pipe"}}' >"$log"
     exit 1
     ;;
+  taken-apart)
+    kill -KILL "$(cat STRANGER)"
+    echo '{{"level":"error","msg":"executable file `true` not found in $PATH"}}' >"$log"
+    exit 1
+    ;;
 esac
 """
 
@@ -194,18 +199,41 @@ async def _case(engine: Engine, mode: Path, verb: str, how: str, wrong: list[str
 
 
 @pytest.mark.parametrize("runtime", CASES)
+@pytest.mark.parametrize("how", ["too-late", "taken-apart"])
 async def test_an_exec_into_a_container_that_is_just_ending_is_told_that_it_is_stopped(
-    state: Path, tmp_path: Path, runtime: str
+    state: Path, tmp_path: Path, runtime: str, how: str
 ) -> None:
-    """Not that the runtime failed: init is killed, and has many children to take along, when the runtime gives up."""
+    """Not that the runtime failed, nor that there is no such command in what is left of the root: init is killed, and
+    has many children to take along, when the runtime gives up."""
     fake = in_place_of(runtime, FAKE_RUNTIME, tmp_path)
     crowd = "i=0; while [ $i -lt 300 ]; do sleep 1000 & i=$((i+1)); done; wait"
     async with asyncio.timeout(60), Engine(state=state, runtime=str(fake)) as engine:
         box = await engine.launch("box", root="host", args=["sh", "-c", crowd], owner="remove")
         (tmp_path / "stranger").write_text(f"{(await box.info()).pid}\n")
-        (tmp_path / "mode").write_text("exec too-late\n")
+        (tmp_path / "mode").write_text(f"exec {how}\n")
         with pytest.raises(InvalidState, match="stopped"):
             await box.run(["true"])
+        (tmp_path / "mode").unlink()
+
+
+@pytest.mark.parametrize("runtime", CASES)
+async def test_a_start_of_what_is_killed_meanwhile_ends_though_the_runtime_hangs_and_tells_that_it_is_stopped(
+    state: Path, tmp_path: Path, runtime: str
+) -> None:
+    """As crun does, which waits for an init that is not there any more."""
+    fake = in_place_of(runtime, FAKE_RUNTIME, tmp_path)
+    async with Engine(state=state, runtime=str(fake), limits=Limits(verb=60)) as engine:
+        box = await engine.create("box", root="host", args=["sleep", "infinity"], owner="remove")
+        (tmp_path / "mode").write_text("start hang\n")
+        starting = asyncio.create_task(box.start())
+        async with Engine(state=state, runtime=str(fake)) as other:
+            there = await other.get("box")
+            while (await there.info()).state != "running":
+                await asyncio.sleep(0.01)
+            await there.kill()
+            async with asyncio.timeout(30):
+                with pytest.raises(InvalidState, match="it is stopped"):
+                    await starting
         (tmp_path / "mode").unlink()
 
 

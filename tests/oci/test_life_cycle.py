@@ -401,6 +401,21 @@ async def test_two_starts_at_once_give_one_start(engine: Engine, state: Path) ->
     assert sorted(type(result).__name__ for result in results) == ["InvalidState", "Process"]
 
 
+async def test_a_start_while_another_program_kills_it_is_done_or_told_as_its_state(engine: Engine, state: Path) -> None:
+    async with Engine(state=state) as other:
+        for step in range(20):
+            box = await engine.create("box", root="host", args=SLEEP)
+            there = await other.get("box")
+            starting = asyncio.create_task(box.start())
+            while not starting.done() and (await there.info()).state == "created":
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.0005 * step)
+            await there.kill()
+            [result] = await asyncio.gather(starting, return_exceptions=True)
+            assert not isinstance(result, BaseException) or isinstance(result, InvalidState), result
+            await there.delete(force=True)
+
+
 @pytest.mark.modern
 async def test_a_start_here_is_seen_there(engine: Engine, state: Path) -> None:
     async with Engine(state=state) as other, aclosing(other.events()) as events:

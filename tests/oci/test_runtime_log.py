@@ -1,4 +1,4 @@
-"""What is in the log of crun beside what it says: what a terminal still had when its process was dead."""
+"""What runtimes say in their logs, and what is in the log of crun beside: what a terminal still had."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from longshore.oci.runtime import Runtime
+from longshore.errors import CommandNotFound, InvalidState, ServiceError
+from longshore.oci.runtime import Runtime, explain
 
 WARNING = b'{"msg":"it said \\"no\\"","level":"warning","time":"2026-11-26T12:58:44.940275Z"}\n'
 ERROR = b'{"msg":"cannot start: it said \\"no\\"","level":"error","time":"2026-11-26T12:58:44.940275Z"}\n'
@@ -48,6 +49,31 @@ def test_the_rest_of_a_terminal_may_come_in_pieces(tmp_path: Path) -> None:
 def test_runc_has_no_rest_of_a_terminal(tmp_path: Path) -> None:
     assert crun(tmp_path, b'{"level":"error","msg":"runc run failed: no"}\n', "runc") == (b"", True)
     assert crun(tmp_path, b'{"level":"error","msg":"cannot remove the cgroup"}\n', "runc") == (b"", False)
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "state"),
+    [
+        ("start", "container `box` is not running", "stopped"),
+        ("start", "cannot start a container that has stopped", "stopped"),
+        ("start", "container process is already dead", "stopped"),
+        ("exec", "the container `box` is paused", "paused"),
+        ("exec", "exec failed: cannot exec in a paused container (use --ignore-paused to override)", "paused"),
+    ],
+)
+def test_where_somebody_else_was_quicker_the_state_is_told_and_no_failure(verb: str, words: str, state: str) -> None:
+    error = explain("runc", verb, words, "box", command="sh", status=1)
+    assert isinstance(error, InvalidState)
+    assert error.state == state
+    assert error.hint
+
+
+def test_a_container_that_ends_amid_an_exec_is_not_taken_for_a_command_that_is_not_there() -> None:
+    words = "unable to create new parent process: namespace path: lstat /proc/25091/ns/ipc: no such file or directory"
+    assert isinstance(explain("runc", "exec", f"exec failed: {words}", "box", command="sh"), ServiceError)
+    for words in ('exec: "/x": stat /x: no such file or directory', "exec /x: no such file or directory"):
+        text = f"exec failed: unable to start container process: {words}"
+        assert isinstance(explain("runc", "exec", text, "box", command="/x"), CommandNotFound)
 
 
 def test_a_log_that_is_not_there_says_nothing(tmp_path: Path) -> None:

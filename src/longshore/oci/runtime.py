@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from ..decoding import decode_json
-from ..errors import CommandNotExecutable, CommandNotFound, InvalidSpec, LongshoreError, ServiceError
+from ..errors import CommandNotExecutable, CommandNotFound, InvalidSpec, InvalidState, LongshoreError, ServiceError
 from ..files import next_step
 from ..limits import USUAL, Limits
 from ..tasks import shielded
@@ -27,7 +28,12 @@ FLUSHED = 255  # bytes that crun writes at once to its log of what a terminal st
 OWN_LINE = rb'\{\s*"msg"\s*:\s*"(?:[^"\\\n]|\\.)*"\s*,\s*"level"\s*:\s*"\w+"\s*,\s*"time"\s*:\s*"[\d:T.-]+Z"\s*\}\n'
 OWN_LINES = re.compile(rb"\A(?:" + OWN_LINE + rb")+")
 OWN_LINES_AT_END = re.compile(rb"\n(?:" + OWN_LINE + rb")+\Z")
+AFTER_INIT = 1 / 6  # of its limit a verb may take when the process that it is about has ended
 FULL = 32  # free blocks of a file system on which a runtime finds no room
+
+# what is said where somebody else was quicker: crun's container.c; runc's exec.go and container_linux.go
+PAUSED = r"container `.*` is paused|cannot exec in a paused container"
+STOPPED = r"container `.*` is not running|cannot start a container that has stopped|container process is already dead"
 
 # runc's run.go and exec.go; before 1.1 the place in its source came first
 FAILED_TO_START = r"(runc )?(run|exec) failed|container_linux|\S+\.go:\d+"
@@ -85,22 +91,40 @@ class Runtime:
         container_id: str,
         limit: float | None = None,
         pass_fds: Sequence[int] = (),
+        init: int | None = None,
     ) -> None:
-        """Run a verb to its end. Raises what its log says; ServiceError when it hangs (it is then killed)."""
+        """Run a verb to its end. Raises what its log says; ServiceError when it hangs (it is then killed).
+
+        `init`: a pidfd of the process that it is about. Once that has ended, the verb gets a part of its limit: crun's
+        `start` waits for ever for an init that is killed before it has opened the fifo between them.
+        """
         limit = self.limits.verb if limit is None else limit
+        loop = asyncio.get_running_loop()
+        why = f"it did not end within {limit:g} s and was killed"
+
+        def hasten() -> None:
+            nonlocal why
+            assert init is not None
+            loop.remove_reader(init)
+            why = f"the container ended, and it did not within {limit * AFTER_INIT:g} s: it was killed"
+            timer.reschedule(min(timer.when() or math.inf, loop.time() + limit * AFTER_INIT))
+
         log.unlink(missing_ok=True)
         child = await self.start(log, *arguments, pass_fds=pass_fds)
         try:
-            async with asyncio.timeout(limit):
-                status = await child.wait()
+            async with asyncio.timeout(limit) as timer:
+                if init is not None:
+                    loop.add_reader(init, hasten)
+                try:
+                    status = await child.wait()
+                finally:
+                    if init is not None:
+                        loop.remove_reader(init)
         except TimeoutError:
             child.kill()
             await child.wait()
             raise ServiceError(
-                f"{self.name} {arguments[0]}",
-                container_id,
-                f"it did not end within {limit:g} s and was killed",
-                hint=f"look at the log {log}",
+                f"{self.name} {arguments[0]}", container_id, why, hint=f"look at the log {log}"
             ) from None
         except asyncio.CancelledError:
             # never killed halfway: it would leave its state behind; whoever undoes this finds it finished
@@ -190,11 +214,16 @@ def explain(
 ) -> LongshoreError:
     """Runtimes' own words to our errors; the texts are those of runc 1.1 to 1.3 and crun 1.8 to 1.21."""
     text = _printable(message) or (f"it ended with status {status}" if status is not None else "it said nothing")
+    if verb == "exec" and re.search(PAUSED, text):
+        return InvalidState("exec in", container_id, "paused", hint="resume it first")
+    if verb == "start" and re.search(STOPPED, text):
+        return InvalidState("start", container_id, "stopped", hint="create another one: an init runs once")
     if command is not None:
         # crun: executable file `x` not found in $PATH; runc: exec: "x": executable file not found in $PATH,
-        # exec: "/x": stat /x: no such file or directory, exec /x: no such file or directory
+        # exec: "/x": stat /x: no such file or directory, exec /x: no such file or directory; not its "exec failed: ...
+        # lstat /proc/PID/ns/ipc: no such file or directory", which it says of a container that is just ending
         if re.search(r"executable file .*not found", text) or re.search(
-            r"(exec|open executable|stat)[: ].*no such file or directory", text, re.IGNORECASE
+            r"\b(exec(?! failed)|open executable|stat)[: ].*no such file or directory", text, re.IGNORECASE
         ):
             return CommandNotFound(container_id, command)
         if (

@@ -116,15 +116,21 @@ class OciSystem:
     async def start(self) -> OciProcess:
         init = self.init
         assert init is not None
+        pidfd: int | None = None
         try:
             await self.connect_stdin()
+            with suppress(OSError):  # without it a start that hangs does so for its whole limit
+                pidfd = processes.open_pidfd(init.pid, init.identity.start)
             init.started_at = now()  # before: it may end before the runtime has
-            await self.runtime.verb(self._log("start"), "start", self.id, container_id=self.id)
+            await self.runtime.verb(self._log("start"), "start", self.id, container_id=self.id, init=pidfd)
         except BaseException:
             if init.streams.stdin is not None:
                 init.streams.stdin.close()
                 init.streams.stdin = None
             raise
+        finally:
+            if pidfd is not None:
+                os.close(pidfd)
         return init
 
     async def exec(self, process: ProcessSpec, stdio: Stdio, name: str, place: Place) -> OciProcess:
