@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import selectors
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -54,20 +55,24 @@ def _lose() -> None:
         _part(loop)
 
 
-def _part(loop: asyncio.AbstractEventLoop) -> None:
-    """Give a loop a selector of its own in the child.
+def _part(loop: Any) -> None:
+    """Give a running loop a selector and a wake-up pipe of its own in the child, with nothing else registered.
 
-    An epoll is shared across fork(2): a reader that the child's loop removes while it unwinds, the one of its
-    wake-up pipe at last, is removed in the parent, which then waits for ever (CPython's gh-66197).
+    Nobody can go on with it there, but it may be unwound. An epoll is shared across fork(2): each reader that the child
+    removes then, the wake-up pipe's at last, is removed in the parent, which waits for ever (CPython's gh-66197); and
+    what the child reads meanwhile, the parent misses.
     """
-    old = getattr(loop, "_selector", None)
-    if not isinstance(old, selectors.BaseSelector) or not (known := old.get_map()):
-        return
-    new = selectors.DefaultSelector()
-    for key in list(known.values()):
-        with suppress(OSError, ValueError, KeyError):  # closed meanwhile
-            new.register(key.fileobj, key.events, key.data)
-    loop._selector = new  # type: ignore[attr-defined]  # there is no other way to it
+    if not (loop.is_running() and hasattr(loop, "_make_self_pipe") and hasattr(loop, "_selector")):
+        return  # not asyncio's own
+    before = loop._csock.fileno()
+    loop._selector = selectors.DefaultSelector()
+    for sock in (loop._ssock, loop._csock):
+        sock.close()
+    loop._make_self_pipe()
+    with suppress(ValueError):  # in a thread that is not the main one
+        wakeup = signal.set_wakeup_fd(-1)
+        if wakeup != -1:  # else the child's signals would be told to the parent's loop
+            signal.set_wakeup_fd(loop._csock.fileno() if wakeup == before else wakeup)
 
 
 if hasattr(os, "register_at_fork"):

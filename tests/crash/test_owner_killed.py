@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import longshore.oci
 from longshore.engine import Engine
 
 from ..conftest import wait_for_nothing_left
@@ -112,6 +113,38 @@ def test_a_stopped_owner_is_not_taken_for_a_dead_one(state: Path) -> None:
         kill(owner.pid)
         owner.communicate()
     assert wait_for_nothing_left(state) == []
+
+
+HAS_A_KEEPER = """
+import os, subprocess, sys
+script, lease, number, python = sys.argv[1:]
+from longshore.files import Held, try_lock
+held = Held.opened(f"{lease}/owner.lock")
+assert try_lock(held.fd)
+os.dup2(held.fd, int(number))
+read, write = os.pipe()
+command = ["/bin/sh", script, lease, "/longshore/nobody", "state", python, "path"]
+keeper = subprocess.Popen(command, stdin=read, pass_fds=[int(number)])
+print(keeper.pid, flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [7, 8, 9, 10, 20])
+def test_a_keeper_at_work_has_the_lock_under_whatever_number_it_came(tmp_path: Path, number: int) -> None:
+    """Else whoever opens the store takes the lease for one that nobody ends."""
+    lease = tmp_path / "lease"
+    (lease / "owned").mkdir(parents=True)
+    (lease / "owned" / "box").touch()
+    python, found = tmp_path / "python", tmp_path / "found"
+    python.write_text(f"#!/bin/sh\nflock -n {lease}/owner.lock -c true; echo $? >{found}\n")
+    python.chmod(0o700)
+    script = Path(longshore.oci.__file__).with_name("keeper.sh")
+    arguments = [str(script), str(lease), str(number), str(python)]
+    done = subprocess.run(
+        [sys.executable, "-c", HAS_A_KEEPER, *arguments], stdout=subprocess.PIPE, text=True, check=True, timeout=60
+    )
+    assert done.stdout
+    assert found.read_text() == "1\n"  # flock(1): it could not be had
 
 
 def test_nothing_is_left_of_a_store_that_nobody_uses(state: Path) -> None:

@@ -8,6 +8,9 @@
 trap '' HUP INT QUIT TERM PIPE
 lease=$1 cgroup=$2 state=$3 python=$4 pythonpath=$5
 
+# The lock of owner and keeper, inherited under any number, must outlive the use of this one below.
+if [ -e "/proc/$$/fd/9" ]; then exec 8>&9 9>&-; fi
+
 while read -r _; do :; done
 
 # In a cgroup v1 hierarchy a frozen process dies only when it is thawed; in v2 cgroup.kill does it all.
