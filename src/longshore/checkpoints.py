@@ -384,8 +384,8 @@ async def import_checkpoint(
     ours = lease.id if owner != "keep" else None
     record = core.store.new_record(id, manifest.spec, owner, ours, kept=True, durable=durable, stdin=manifest.stdin)
     try:
-        entry.write_spec(manifest.spec)
         entry.write(record)
+        entry.write_spec(manifest.spec)
         into = _directory(entry, name)
         await uninterrupted(in_thread(lambda: archive.unpack(source, into, limit=max_size)))
         exit = Exit(code=None, cause=Cause.CHECKPOINTED, at=manifest.created_at)

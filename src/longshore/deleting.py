@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from functools import partial
 
-from .compute import State
+from .compute import INIT, Cause, Exit, State, now
 from .core import Core, Live
 from .endings import record_never_started, tell_recorded, tell_unrecorded
 from .entry import Entry, trash_name
@@ -152,14 +152,33 @@ async def _delete_damaged(core: Core, entry: Entry) -> None:
             live = core.live.get(entry.id)
             if live is not None:
                 await live.system.terminate()
+                if live.watcher is not None:
+                    await asyncio.wait((live.watcher,), timeout=core.limits.settle)
                 await live.system.delete()
                 await let_go(core, live)
             await core.service.abandon(entry.id, entry.place(named_lease(record)))
-            uid = record.uid if record is not None else ""
-            await entry.remove(
-                uid or trash_name(), claim, lambda: core.store.journal.append(entry.id, uid, News("delete"))
-            )
+            uid, news = _untold(core, entry, record, live)
+            await entry.remove(uid or trash_name(), claim, lambda: core.store.journal.append(entry.id, uid, *news))
+            await forget(core, entry, uid)
     finally:
         claim.release()
-    if record is not None:
-        await forget(core, entry, record.uid)
+
+
+def _untold(core: Core, entry: Entry, record: Record | None, live: Live | None) -> tuple[str, list[News]]:
+    """Of a damaged container that is gone: its uid, if anybody knows it, and what nobody has been told of yet."""
+    journal = core.store.journal
+    told = list(journal.about(record.uid, record.journal)) if record is not None else journal.latest_of(entry.id)
+    if record is None and any(event.type == "delete" for event in told):
+        told = []  # that was one before it, and of this one nobody has heard
+    uid = record.uid if record is not None else told[0].uid if told else ""
+    began = next((event.at for event in told if event.type == "start-container"), None)
+    if began is None or any(event.type == "exit" for event in told):
+        return uid, [News("delete")]
+    exit = Exit(code=None, cause=Cause.KILLED, at=now(), started_at=began)
+    with suppress(StoreError):
+        found = entry.read_exit()
+        if found is not None and found.exit.at is not None and found.exit.at >= began:  # not of an earlier life
+            exit = found.exit
+    if live is not None and live.watcher is not None and live.watcher.done() and not live.watcher.cancelled():
+        exit = live.watcher.result() if live.watcher.exception() is None else exit
+    return uid, [News("exit", exit.at, INIT, exit), News("delete")]

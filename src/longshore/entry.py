@@ -87,14 +87,9 @@ class Entry:
     # records
 
     def read(self) -> Record:
-        """The record as it is now. ContainerNotFound if there is none (any more)."""
+        """The record as it is now. ContainerNotFound if there is none (any more); Damaged if only that is gone."""
         path = f"{self.home}/{RECORD}"
-        try:
-            data = read_whole(path)
-        except GONE:
-            raise ContainerNotFound(self.id) from None
-        except OSError as error:
-            raise _unreadable(path, error) from error
+        data = self._read_record(path)
         if not data.strip(b"\0") and not self._has_spec():
             raise ContainerNotFound(self.id)  # a loss of power left this of one that was being made: nobody knows of it
         found: Record = decode(data, Record, path)
@@ -107,6 +102,18 @@ class Entry:
             raise Damaged(f"cannot read {path}: it is damaged (an identifier that is none)", hint=BY_FORCE)
         self._life = found.life
         return found
+
+    def _read_record(self, path: str) -> bytes:
+        for _ in range(3):  # more than once: another of this id may just have been made
+            try:
+                return read_whole(path)
+            except GONE:
+                if not self._has_spec():
+                    raise ContainerNotFound(self.id) from None
+            except OSError as error:
+                raise _unreadable(path, error) from error
+        # it had one, for that is written before the spec: it may run, and whoever looks is not to end it
+        raise Damaged(f"cannot read {path}: it is gone", hint=BY_FORCE)
 
     def read_own(self, uid: str) -> Record:
         """The record, if it is still that of this very container; else ContainerNotFound."""
@@ -175,7 +182,7 @@ class Entry:
             log.warning("container `%s`: its record may not be on the disk: %s", self.id, error)
 
     def write_spec(self, spec: Spec) -> None:
-        """Keep the spec beside the record; it may be large, so it is a file of its own."""
+        """Keep the spec beside the record; it may be large, so it is a file of its own. Written after the record."""
         path = f"{self.home}/{SPEC}"
         try:
             write_new(path, _ENCODER.encode(spec))
@@ -423,8 +430,9 @@ class Entry:
                 await asyncio.sleep(0)
             with suppress(ContainerNotFound):
                 async with self.locked():  # who has the lock finishes first; who comes after finds no record
-                    with suppress(FileNotFoundError):
-                        os.rename(self.home / RECORD, moves[-1][1] / RECORD)
+                    for name in (SPEC, RECORD):  # a spec without a record would be that of a damaged container
+                        with suppress(FileNotFoundError):
+                            os.rename(self.home / name, moves[-1][1] / name)
             for path, target in reversed(moves):
                 await in_thread(partial(move_out, path, target, last="claim"), "longshore-remove")
             told()

@@ -274,7 +274,19 @@ class Journal:
 
     def about(self, uid: str, since: Position) -> Iterator[Event]:
         """The events of one container that stand after a position. Skims: 20 MB are milliseconds."""
-        mark = uid.encode()
+        return (event for event in self._with(uid.encode(), since) if event.uid == uid)
+
+    def latest_of(self, container: str) -> list[Event]:
+        """The events of the last container that had this id, as far as they are kept."""
+        found: list[Event] = []
+        for event in self._with(f'"{container}"'.encode(), Position()):
+            if event.container == container:
+                if found and found[-1].uid != event.uid:
+                    found.clear()
+                found.append(event)
+        return found
+
+    def _with(self, mark: bytes, since: Position) -> Iterator[Event]:
         for segment in self.segments():
             if segment < since.segment:
                 continue
@@ -290,9 +302,7 @@ class Journal:
                 if end < 0:
                     break
                 with suppress(ValueError):
-                    event = _EVENT.decode(data[data.rfind(b"\n", 0, found) + 1 : end])
-                    if event.uid == uid:
-                        yield event
+                    yield _EVENT.decode(data[data.rfind(b"\n", 0, found) + 1 : end])
                 found = data.find(mark, end)
 
     def first_of(self, segment: int) -> int | None:

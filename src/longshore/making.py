@@ -142,9 +142,9 @@ async def _reserve_and_make(
 async def _make(making: _Making, spec: Spec, stdio: Stdio, *, ours: bool, launch: bool) -> None:
     core, entry, record = making.core, making.entry, making.record
     service = core.service
-    entry.write_spec(spec)
     if record.kept:  # what runs for its caller is not shown before it runs
         entry.write(record)
+        entry.write_spec(spec)
     if launch:
         record.starter = making.lease.id
     making.lock = entry.making_lock()
@@ -167,6 +167,8 @@ async def _make(making: _Making, spec: Spec, stdio: Stdio, *, ours: bool, launch
         record.process, record.pid, record.started_at = process.token, process.pid, now()
     async with entry.locked():  # so that nobody tells of its end between these two
         entry.write(record)
+        if not record.kept:
+            entry.write_spec(spec)
         if process is not None:
             # not marked in the record: we know it, and who tells its end in our stead looks back
             core.store.journal.append(entry.id, record.uid, News("start-container", record.started_at))
@@ -192,9 +194,18 @@ async def clear_half_made(core: Core, id: str) -> None:
 
 
 async def undo_half_made(core: Core, entry: Entry, lease: str | None = None) -> bool:
-    """Undo a container that has no token and no living maker. True if it was one. `lease`: whose it may have been."""
-    if _is_made(entry):
-        return False
+    """Undo a container that has no token and no living maker. True if it was one. `lease`: whose it may have been.
+
+    Damaged if it has lost its record; but what such a lease had, and would not have kept, is deleted.
+    """
+    try:
+        if _is_made(entry):
+            return False
+    except Damaged:
+        if lease is None or entry.durable:
+            raise
+        await delete(core, entry, "", force=True)
+        return True
     try:
         claim = entry.claim("create")
     except (InvalidState, ContainerNotFound):

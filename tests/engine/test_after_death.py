@@ -14,7 +14,7 @@ import pytest
 from longshore.compute import Cause, Exit, now
 from longshore.container import Container
 from longshore.engine import Engine
-from longshore.errors import ContainerNotFound, InvalidState, StoreError
+from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, StoreError
 from longshore.events import Event, Gap, Position
 from longshore.files import try_hold
 from longshore.logs import LogRecord
@@ -459,6 +459,63 @@ async def test_a_damaged_record_is_shown_and_can_be_deleted_by_force_and_nothing
         assert await other.list() == []
         assert world.systems == {}
         await other.create("box", args=FOREVER)
+
+
+async def test_a_container_that_lost_its_record_lives_until_it_is_deleted_by_force_and_that_is_told(
+    world: World,
+) -> None:
+    engine = world.engine()
+    await engine.launch("box", args=FOREVER)
+    [begun] = await history(engine)
+    await engine.close()
+    (world.state / "lib" / "containers" / "box" / "record.json").unlink()
+    async with world.engine() as other:
+        assert (await other.restore()).undone == []
+        assert [(info.id, info.state) for info in await other.list()] == [("box", "damaged")]
+        with pytest.raises(ContainerExists):
+            await other.launch("box", args=FOREVER)
+        box = await other.get("box")
+        with pytest.raises(StoreError, match="it is gone"):
+            await box.delete()
+        assert len(world.systems) == 1
+        await box.delete(force=True)
+        assert world.systems == {}
+        await (await other.create("box", args=FOREVER)).delete()
+        events = await history(other)
+    assert [(event.type, event.uid) for event in events[:3]] == [
+        ("start-container", begun.uid),
+        ("exit", begun.uid),
+        ("delete", begun.uid),
+    ]
+    assert events[1].exit is not None
+    assert (events[1].exit.code, events[1].exit.cause) == (None, Cause.KILLED)
+
+
+async def test_the_engine_that_watches_a_container_which_lost_its_record_tells_its_code(world: World) -> None:
+    async with world.engine() as engine:
+        box = await engine.launch("box", args=FOREVER)
+        process = await box.process("init")
+        (world.state / "lib" / "containers" / "box" / "record.json").unlink()
+        await box.delete(force=True)
+        assert world.systems == {}
+        events = await history(engine)
+        assert [event.type for event in events] == ["start-container", "exit", "delete"]
+        assert events[1].exit == await process.wait()
+        assert events[1].exit.code is not None
+
+
+async def test_what_was_its_owners_and_lost_its_record_is_removed_with_it(world: World) -> None:
+    engine = world.engine()
+    await engine.launch("box", args=FOREVER, owner="remove")
+    (world.state / "run" / "containers" / "box" / "record.json").unlink()
+    async with world.engine() as other:
+        assert [(info.id, info.state) for info in await other.list()] == [("box", "damaged")]
+        assert len(world.systems) == 1
+    await world.die(engine)
+    async with world.engine() as other:
+        assert await other.list() == []
+        assert world.systems == {}
+        assert await types(other) == ["start-container", "exit", "delete"]
 
 
 async def test_a_record_of_a_later_version_is_refused_and_not_touched(world: World) -> None:
