@@ -6,14 +6,15 @@ import asyncio
 from contextlib import suppress
 from functools import partial
 
-from .compute import INIT, Cause, Exit, State, now
+from .compute import INIT, Cause, Exit, Lease, State, now
 from .core import Core, Live
 from .endings import record_never_started, tell_recorded, tell_unrecorded
 from .entry import Entry, trash_name
 from .errors import ContainerNotFound, InvalidState, StoreError
 from .events import News
-from .finding import adopt, end_of_gone, named_lease, state_of
+from .finding import NamedLease, adopt, end_of_gone, named_lease, state_of
 from .half_restored import undo_half_restored
+from .lease import owned
 from .lifecycle import kill, wait_for_end
 from .records import Damaged, Record
 from .tasks import shielded
@@ -156,12 +157,20 @@ async def _delete_damaged(core: Core, entry: Entry) -> None:
                     await asyncio.wait((live.watcher,), timeout=core.limits.settle)
                 await live.system.delete()
                 await let_go(core, live)
-            await core.service.abandon(entry.id, entry.place(named_lease(record)))
+            await core.service.abandon(entry.id, entry.place(_lease_of(core, entry, record)))
             uid, news = _untold(core, entry, record, live)
             await entry.remove(uid or trash_name(), claim, lambda: core.store.journal.append(entry.id, uid, *news))
             await forget(core, entry, uid)
     finally:
         claim.release()
+
+
+def _lease_of(core: Core, entry: Entry, record: Record | None) -> Lease | None:
+    """The lease of a damaged container: without it, the service would look for its processes elsewhere."""
+    if record is not None:
+        return named_lease(record)
+    leases = core.store.names(core.store.leases)
+    return next((NamedLease(lease) for lease in leases if entry.id in owned(core.store, lease)), None)
 
 
 def _untold(core: Core, entry: Entry, record: Record | None, live: Live | None) -> tuple[str, list[News]]:

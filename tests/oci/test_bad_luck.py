@@ -29,6 +29,7 @@ from longshore.errors import (
     StoreError,
 )
 from longshore.events import Event
+from longshore.records import Owner
 from longshore.spec import Mount, Rlimit, Spec
 
 from ..leftovers import leftovers
@@ -351,6 +352,30 @@ async def test_an_engine_in_a_forked_child_is_refused(state: Path) -> None:
         os.waitpid(pid, 0)
         assert os.read(read, 100) == b"EngineClosed"
         os.close(read)
+
+
+@pytest.mark.parametrize("owner", ["keep", "remove"])
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+async def test_who_looks_at_a_container_that_lost_its_record_lets_it_live(
+    state: Path, runtime: str, owner: Owner
+) -> None:
+    async with Engine(state=state, runtime=runtime) as engine, Engine(state=state, runtime=runtime) as other:
+        box = await engine.launch("box", root="host", args=["sleep", "1000"], owner=owner)
+        process = await box.process("init")
+        (state / ("lib" if owner == "keep" else "run") / "containers" / "box" / "record.json").unlink()
+        assert (await other.restore()).undone == []
+        assert [(info.id, info.state) for info in await other.list()] == [("box", "damaged")]
+        with pytest.raises(ContainerExists):
+            await other.launch("box", root="host", args=TRUE)
+        os.kill(process.pid, 0)
+        await (await other.get("box")).delete(force=True)
+        with pytest.raises(ProcessLookupError):
+            os.kill(process.pid, 0)
+        events = [event async for event in other.events(since=0, follow=False) if isinstance(event, Event)]
+        assert [event.type for event in events] == ["start-container", "exit", "delete"]
+        assert len({event.uid for event in events}) == 1
+        await other.run("host", TRUE, name="box")
+    assert leftovers(state) == []
 
 
 def test_a_spec_from_oci_keeps_what_we_have_no_word_for() -> None:
