@@ -274,6 +274,56 @@ def fork_a_child_that_lives_on(notes: Notes, choose: random.Random) -> None:
     notes.write("did", "fork", pid=pid)
 
 
+class Forks:
+    """Forks children at random instants, amid whatever the driver is at: they live on, or unwind at once.
+
+    Chosen from a sequence of its own: the driver's operations are the same with and without.
+    """
+
+    def __init__(self, notes: Notes, seed: int) -> None:
+        self.notes = notes
+        self.choose = random.Random(f"{seed} forks")
+        self.left = self.choose.choice([0, 0, 0, 1, 1, 2])
+
+    def begin(self) -> None:
+        """Have the first come when its time has come. A signal handler interrupts what no task of the loop would."""
+        if self.left:
+            signal.signal(signal.SIGALRM, lambda *_: self._fork())
+            self._set()
+
+    def _set(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, self.choose.uniform(0.001, 0.5))
+
+    def _fork(self) -> None:
+        self.left -= 1
+        unwinds = self.choose.random() < 0.4
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(60)
+            # what it would write down is its parent's to say
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.notes.fd)
+            if unwinds:
+                raise SystemExit(0)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            close_pipes()
+            while True:
+                signal.pause()
+        self.notes.write("did", "fork", pid=pid)
+        if self.left:
+            self._set()
+
+
+def close_pipes() -> None:
+    """Else what reads from one waits, while this child lives, for an end that its writer has told: so it is with every
+    pipe of every program. Locks, and all else, are kept."""
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}").startswith("pipe:"):
+                os.close(int(name))
+
+
 def tell_what_is_waited_for(notes: Notes) -> None:
     for task in asyncio.all_tasks():
         text = io.StringIO()
@@ -292,6 +342,7 @@ async def drive(state: str, runtime: str, seed: int, path: Path) -> None:
         engine._core.hold_lease()
         assert engine._core.lease is not None
         notes.write("did", "begin", keeper=engine._core.lease.keeper_pid)
+        Forks(notes, seed).begin()
         working = asyncio.create_task(Driver(engine, notes, seed, path.name).work())
         leaving = asyncio.create_task(leave.wait())
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -313,12 +364,15 @@ def nursery() -> None:
         pid = os.fork()
         if pid == 0:
             code = 1
+            driver = os.getpid()
             try:
                 os.setsid()
                 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nobody else would end it
                 asyncio.run(drive(state, runtime, int(seed), Path(path)))
                 code = 0
             except BaseException:
+                if os.getpid() != driver:
+                    os._exit(0)  # a child that it forked, unwound
                 Notes(Path(path)).write("bug", "drive", why=traceback.format_exc())
             finally:
                 os._exit(code)

@@ -16,12 +16,12 @@ class Notes:
     """The notes of one program."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def write(self, phase: str, operation: str, **facts: Any) -> None:
         """`phase` is try, did, failed, saw or bug."""
         line = json.dumps({"phase": phase, "operation": operation, **facts}, default=str)
-        os.write(self._fd, line.encode() + b"\n")
+        os.write(self.fd, line.encode() + b"\n")
 
 
 class Told:
