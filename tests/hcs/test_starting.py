@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from longshore.compute import Stdio
+from longshore.compute import NotUndone, Stdio
 from longshore.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -89,10 +89,13 @@ async def test_a_registration_that_takes_too_long_is_waited_for_before_its_handl
 async def test_the_first_error_is_told_not_that_of_the_clean_up(tmp_path: Path) -> None:
     rules = script(HcsStartComputeSystem=[{"hr": 0x800704C6}], HcsTerminateComputeSystem=[{"hr": 0x80070006}])
     async with world(tmp_path, rules) as it:
-        with pytest.raises(HcsError, match="start of container `box`") as raised:
+        with pytest.raises(NotUndone) as raised:
             await it.launch()
-        assert raised.value.code == 1222
-        assert "hns" in (raised.value.hint or "")
+        error = raised.value.error
+        assert isinstance(error, HcsError)
+        assert str(error).startswith("start of container `box` failed")
+        assert error.code == 1222
+        assert "hns" in (error.hint or "")
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,8 @@ class HcsService:
         vm, limit = self.session.vmcompute, self.session.limits.terminate
         assert system.handle is not None
         try:
-            await system.handle.call("terminate", vm.terminate_compute_system)
+            call = system.handle.call("terminate", vm.terminate_compute_system)
+            await self.session.answer("terminate", system.id, call, limit)
         except HcsError as error:
             if not same(error.code or 0, STOPPED):
                 raise
