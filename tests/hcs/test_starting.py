@@ -20,6 +20,7 @@ from longshore.errors import (
     TimeLimit,
 )
 from longshore.hcs.hresults import HcsError
+from longshore.hcs.vmcompute import PROTOTYPES
 from longshore.limits import HcsLimits
 from longshore.spec import ProcessSpec
 
@@ -59,11 +60,13 @@ async def exec_(it: World, system: Any, process: ProcessSpec = WORK, stdio: Stdi
     ids="-".join,
 )
 async def test_what_fails_while_starting_leaves_no_handle_open(tmp_path: Path, rules: dict[str, Any]) -> None:
-    """Bugs 4, 5, 6 and 39: handles and processes that nobody had any more, at each step that can fail."""
+    """Bugs 4, 5, 6 and 39: handles, systems and processes that nobody had any more, at each step that can fail."""
     async with world(tmp_path, script(**rules), limits=SOON) as it:
-        with pytest.raises((ServiceError, TimeLimit, CommandNotExecutable)):
+        with pytest.raises((ServiceError, TimeLimit, CommandNotExecutable, NotUndone)):
             await it.launch()
         assert it.open_handles == 0
+        if rules.get("HcsCreateComputeSystem") in (None, NEVER_COMPLETE):  # else there is none
+            assert "HcsTerminateComputeSystem" in it.functions
         it.script()
         system, _ = await it.launch(id="other")
         await system.close()
@@ -211,5 +214,5 @@ async def test_the_service_is_never_asked_again_for_pipes(tmp_path: Path) -> Non
         assert init.streams.stdout is not None
         assert init.streams.stderr is not None
         assert (await init.streams.stdout.read(), await init.streams.stderr.read()) == (b"out", b"err")
-        assert "HcsGetProcessInfo" not in it.functions
+        assert "HcsGetProcessInfo" not in PROTOTYPES  # there is no way to
         await system.close()
