@@ -65,6 +65,19 @@ async def test_a_resume_that_is_cancelled_at_any_moment_is_done_and_told_or_not_
 
 
 @pytest.mark.modern
+async def test_a_paused_container_is_paused_also_while_an_exec_is_joining_it(engine: Engine) -> None:
+    box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
+    for step in range(40):
+        joining = asyncio.create_task(box.run(["true"]))
+        await asyncio.sleep(0.0008 * step)
+        await box.pause()
+        seen = {(await box.info()).state for _ in range(100)}
+        await box.resume()
+        await asyncio.gather(joining, return_exceptions=True)
+        assert seen == {"paused"}, step
+
+
+@pytest.mark.modern
 async def test_a_daemon_that_an_exec_made_of_itself_ends_with_it_where_the_exec_has_a_cgroup(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
     [init] = await box.pids()

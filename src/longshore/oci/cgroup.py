@@ -264,7 +264,7 @@ class Cgroup:
 
     def paused(self) -> bool:
         """Whether it is frozen because somebody asked for that: not for a moment, by who kills a process in it."""
-        if not self.frozen():
+        if not self._to_be_frozen():
             return False
         fd = self._open_freezer()
         if fd < 0:
@@ -279,7 +279,7 @@ class Cgroup:
                 return mark == b"paused"
             try:
                 self._mend(fd)
-                return self.frozen()
+                return self._to_be_frozen()
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
         finally:
@@ -343,6 +343,16 @@ class Cgroup:
         if self.unified:
             return read_table(f"{directory}/cgroup.events").get("frozen") == 1
         return (read_text(f"{directory}/freezer.state") or "").strip() == "FROZEN"
+
+    def _to_be_frozen(self) -> bool:
+        """Whether it is frozen, or just not completely: what joins it afterwards (an exec) is not frozen at once."""
+        base = hierarchies(self.root).get("" if self.unified else "freezer")
+        if base is None:
+            return False
+        directory = f"{base}/{self._relative}"
+        if self.unified:
+            return (read_text(f"{directory}/cgroup.freeze") or "").strip() == "1"
+        return (read_text(f"{directory}/freezer.state") or "").strip() in ("FROZEN", "FREEZING")
 
     def _freezer(self) -> tuple[Path, str] | None:
         directory = self.directory("freezer")
