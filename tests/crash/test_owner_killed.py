@@ -35,9 +35,10 @@ asyncio.run(main())
 """
 
 
-def begin(state: Path, runtime: str) -> tuple[subprocess.Popen[str], int]:
-    """An owner with all kinds of containers, and its keeper's pid."""
-    owner = subprocess.Popen([sys.executable, "-c", PROGRAM, str(state), runtime], stdout=subprocess.PIPE, text=True)
+def begin(state: Path, runtime: str, *, idle: bool = False) -> tuple[subprocess.Popen[str], int]:
+    """An owner with all kinds of containers, and its keeper's pid; `idle`: it is at nothing, and has no short lock."""
+    program = PROGRAM.replace('engine.run("host", ["sleep", "1004"])', "asyncio.sleep(1000)") if idle else PROGRAM
+    owner = subprocess.Popen([sys.executable, "-c", program, str(state), runtime], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     return owner, int(owner.stdout.readline())
 
@@ -93,20 +94,20 @@ def test_who_comes_next_ends_a_lease_whose_keeper_is_stopped(state: Path, runtim
 
 
 def test_a_stopped_owner_is_not_taken_for_a_dead_one(state: Path) -> None:
-    owner, keeper = begin(state, "crun")
+    owner, keeper = begin(state, "crun", idle=True)
 
     async def look() -> None:
         async with asyncio.timeout(60), Engine(state=state, runtime="crun") as engine:
+            os.kill(keeper, signal.SIGSTOP)
+            os.kill(owner.pid, signal.SIGSTOP)
             await engine.restore()
-            assert {info.id: info.state for info in await engine.list(states=["running"])}.keys() >= {"kept", "mine"}
+            assert {info.id for info in await engine.list(states=["running"])} == {"kept", "mine", "stopped"}
             assert Path(f"/proc/{keeper}/stat").read_text().rpartition(") ")[2][0] == "T"  # and no zombie
             kill(owner.pid)
             os.kill(keeper, signal.SIGCONT)
             for name in ("kept", "stopped"):
                 await (await engine.get(name)).delete(force=True)
 
-    os.kill(keeper, signal.SIGSTOP)
-    os.kill(owner.pid, signal.SIGSTOP)
     try:
         asyncio.run(look())
     finally:
