@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,11 @@ def test_who_comes_next_ends_a_lease_whose_keeper_is_stopped(state: Path, runtim
     assert wait_for_nothing_left(state) == []
 
 
+def state_of(pid: int) -> str:
+    """The state of a process as the kernel shows it: proc_pid_stat(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+
+
 def test_a_stopped_owner_is_not_taken_for_a_dead_one(state: Path) -> None:
     owner, keeper = begin(state, "crun", idle=True)
 
@@ -102,7 +108,9 @@ def test_a_stopped_owner_is_not_taken_for_a_dead_one(state: Path) -> None:
             os.kill(owner.pid, signal.SIGSTOP)
             await engine.restore()
             assert {info.id for info in await engine.list(states=["running"])} == {"kept", "mine", "stopped"}
-            assert Path(f"/proc/{keeper}/stat").read_text().rpartition(") ")[2][0] == "T"  # and no zombie
+            while (now := state_of(keeper)) not in "TZX":  # a signal takes effect when its process is next to run
+                await asyncio.sleep(0.01)
+            assert now == "T"
             kill(owner.pid)
             os.kill(keeper, signal.SIGCONT)
             for name in ("kept", "stopped"):
@@ -112,6 +120,8 @@ def test_a_stopped_owner_is_not_taken_for_a_dead_one(state: Path) -> None:
         asyncio.run(look())
     finally:
         kill(owner.pid)
+        with suppress(ProcessLookupError):
+            os.kill(keeper, signal.SIGCONT)
         owner.communicate()
     assert wait_for_nothing_left(state) == []
 

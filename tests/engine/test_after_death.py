@@ -412,7 +412,9 @@ async def test_a_boot_ends_everything_and_nobody_saw_how(world: World, tmp_path:
     world.faults.disconnect()
     (world.state / "run" / "boot").write_text("an earlier one")
     mark = world.state / "lib" / "journal" / "boot"
-    mark.write_bytes(msgspec.json.encode(msgspec.json.decode(mark.read_bytes()) | {"boot": "an earlier one"}))
+    known = mark.exists()  # else one boot cannot be told from another here
+    if known:
+        mark.write_bytes(msgspec.json.encode(msgspec.json.decode(mark.read_bytes()) | {"boot": "an earlier one"}))
     for path in world.state.glob("*/containers/*/record.json"):
         document = msgspec.json.decode(path.read_bytes())
         document["boot"] = "an earlier one"
@@ -430,8 +432,8 @@ async def test_a_boot_ends_everything_and_nobody_saw_how(world: World, tmp_path:
         assert found["done"].exit.code == 3
         assert found["created"].exit is not None
         assert found["created"].exit.cause is Cause.NEVER_STARTED
-        lost, *told = [event async for event in other.events(since=cursor, follow=False)]
-        assert isinstance(lost, Gap)
+        told = [event async for event in other.events(since=cursor, follow=False)]
+        assert isinstance(told[0], Gap) is known
         assert [(event.container, event.type) for event in told if isinstance(event, Event)] == [("kept", "exit")]
         for id in found:
             await (await other.get(id)).delete()
