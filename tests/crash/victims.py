@@ -120,19 +120,20 @@ class RuntimeKiller(threading.Thread):
                 if now - seen.setdefault(pid, now) > YOUNG:
                     continue
                 with suppress(OSError):
-                    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                    verb = self._verb(words)
+                    verb = self._verb(pid)
                     if verb is not None and self._delays:
                         seen[pid] = 0.0
                         pidfd = os.pidfd_open(pid)
                         time.sleep(self._delays.pop())
-                        with suppress(ProcessLookupError):
-                            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                            self.kills.append(Kill("runtime", verb))
+                        with suppress(OSError):
+                            if self._verb(pid) is not None:  # else it was the child that is an init, or an exec, now
+                                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                                self.kills.append(Kill("runtime", verb))
                         os.close(pidfd)
             time.sleep(0.0005)
 
-    def _verb(self, words: list[bytes]) -> str | None:
+    def _verb(self, pid: int) -> str | None:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if len(words) < 8 or words[1] != b"--root" or not words[2].startswith(self._mark):
             return None
         return next((word for word in (w.decode() for w in words[7:9]) if word in self._verbs), None)
