@@ -73,7 +73,6 @@ LIVES_ON = """
 """
 
 
-@pytest.mark.modern
 @pytest.mark.parametrize("verb", ["create", "start", "delete"])
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
 def test_who_comes_next_can_go_on_though_a_child_of_the_dead_owner_lives_on(
@@ -130,7 +129,6 @@ UNWINDS = """
 """
 
 
-@pytest.mark.modern
 @pytest.mark.parametrize("verb", ["create", "start", "delete"])
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
 def test_a_child_that_unwinds_leaves_what_its_parent_is_at(state: Path, runtime: str, verb: str) -> None:

@@ -11,3 +11,4 @@ def pytest_unconfigure() -> None:
     """Programs that died in a test undo nothing: not at the end of the program that they were played in, either."""
     if os.name != "nt":
         NOTIFICATIONS._registrations.clear()
+        NOTIFICATIONS._closers.clear()
