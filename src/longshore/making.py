@@ -36,7 +36,7 @@ class _Making:
         self.lock: Held | None = None
         self.system: ComputeSystem | None = None
         self.process: ComputeProcess | None = None
-        self.left: NotUndone | None = None
+        self.left: LongshoreError | None = None
 
     async def undo(self) -> None:
         """Nothing of it is left, and its id is free.
@@ -47,7 +47,7 @@ class _Making:
         entry, record = self.entry, self.record
         try:
             if self.left is not None:
-                raise self.left.left
+                raise self.left
             if self.system is not None:
                 await discard(self.system)
             self._release_lock()  # the removal is not to wait for it
@@ -119,7 +119,7 @@ async def _reserve_and_make(
     try:
         await _make(making, spec, stdio, ours=ours, launch=launch)
     except BaseException as error:
-        making.left = error if isinstance(error, NotUndone) else None
+        making.left = error.left if isinstance(error, NotUndone) else None
         await shielded(making.undo())
         if isinstance(error, NotUndone):
             raise error.error from error.error.__cause__

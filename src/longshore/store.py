@@ -117,9 +117,8 @@ class Store:
         try:
             if _content(path) == boot.encode():
                 return
-            with suppress(
-                OSError, StoreError
-            ):  # what cannot be written can be looked at; who tells something tries again
+            # what cannot be written can be looked at; who tells something tries again
+            with suppress(OSError, StoreError):
                 self.journal.begin(self.disk_limit)
             with briefly(self.lock_path):
                 if path.exists() and _content(path) != boot.encode() and not self._is_of(boot):

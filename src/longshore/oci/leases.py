@@ -74,7 +74,7 @@ def _is_stopped_keeper(pid: int, directory: Path) -> bool:
     """Whether a process that has the lock is the keeper, or longshore at work for it, and is stopped (proc(5))."""
     with suppress(OSError):
         if directory.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1] == b"T"
+            return processes.is_stopped(pid)
     return False
 
 

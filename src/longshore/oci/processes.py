@@ -72,6 +72,12 @@ def cgroups(pid: int) -> list[tuple[str, str]] | None:
     return [(controllers, path) for _, controllers, path in fields]
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process stands still by a signal, as after SIGSTOP."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] == b"T"
+
+
 def is_in(pid: int, cgroup: str) -> bool | None:
     """Whether a process is in a cgroup, given by its path, or below it; None if it has ended, or is ending.
 
