@@ -511,6 +511,30 @@ def test_a_mount_takes_the_place_of_the_documents_for_its_target() -> None:
     ]
 
 
+SAME_PLACE = ["c:\\data", "C:\\Data\\", "C:/DATA", "C:\\\\data", "C:\\x\\..\\data", "C:\\data.", "C:\\data "]
+
+
+@pytest.mark.parametrize("other", SAME_PLACE)
+def test_two_mounts_at_one_place_are_refused_in_any_spelling(other: str) -> None:
+    with pytest.raises(InvalidSpec, match="mounted twice") as raised:
+        config(minimal(mounts=[Mount(source="C:\\x", target="C:\\Data"), Mount(source="C:\\y", target=other)]))
+    assert raised.value.field == "mounts[1].target"
+
+
+@pytest.mark.parametrize("other", SAME_PLACE)
+def test_a_mount_replaces_the_documents_in_any_spelling(other: str) -> None:
+    base = from_oci(mounts=[{"destination": other, "source": "C:\\theirs"}])
+    found = config(Spec.of(base, mounts=[Mount(source="C:\\ours", target="C:\\Data")])).mapped_directories
+    assert [(entry.host_path, entry.container_path) for entry in found] == [("C:\\ours", "C:\\Data")]
+
+
+@pytest.mark.parametrize("other", ["C:\\Data2", "D:\\Data", "C:\\Data\\x", "C:\\", "\\\\.\\pipe\\Data"])
+def test_mounts_at_two_places_are_both_kept(other: str) -> None:
+    source = "\\\\.\\pipe\\x" if "pipe" in other else "C:\\y"
+    found = config(minimal(mounts=[Mount(source="C:\\x", target="C:\\Data"), Mount(source=source, target=other)]))
+    assert len(found.mapped_directories) + len(found.mapped_pipes) == 2
+
+
 def test_a_mount_of_a_type_that_windows_has_not_is_refused() -> None:
     """Bug 18: the type of a mount was not looked at."""
     with pytest.raises(NotSupported, match=r"oci.mounts\[0\].type"):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from longshore.errors import CommandNotFound, InvalidState, ServiceError
+from longshore.oci.launch import ENVIRONMENT
+from longshore.oci.probe import must_hide_unified
 from longshore.oci.runtime import Runtime, explain
 
 WARNING = b'{"msg":"it said \\"no\\"","level":"warning","time":"2026-11-26T12:58:44.940275Z"}\n'
@@ -74,6 +78,34 @@ def test_a_container_that_ends_amid_an_exec_is_not_taken_for_a_command_that_is_n
     for words in ('exec: "/x": stat /x: no such file or directory', "exec /x: no such file or directory"):
         text = f"exec failed: unable to start container process: {words}"
         assert isinstance(explain("runc", "exec", text, "box", command="/x"), CommandNotFound)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [(1000.5, "1000.5"), (7, "")],
+    ids=["a fraction cannot be read", "what can be read has no reason"],
+)
+async def test_crun_gives_the_reason_that_it_does_not_log(tmp_path: Path, limit: float, said: str) -> None:
+    rlimits = [{"type": "RLIMIT_CORE", "hard": limit, "soft": limit}]
+    process = {"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}, "rlimits": rlimits}
+    document = {"ociVersion": "1.0.2", "process": process, "root": {"path": "/"}, "mounts": [], "linux": {}}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    crun = shutil.which("crun", path=ENVIRONMENT["PATH"])
+    assert crun is not None
+    runtime = Runtime(crun, tmp_path / "state", hide_unified=must_hide_unified(crun))
+    reason = await runtime.unread(tmp_path / "run.log", tmp_path, "box")
+    assert (said in reason, bool(reason)) == (True, bool(said))
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("said", [ERROR, b'{"msg":"it said what it was","level":"error"}\n'])
+async def test_a_reason_in_the_log_is_not_looked_for_again(tmp_path: Path, said: bytes) -> None:
+    log = tmp_path / "run.log"
+    log.write_bytes(said)
+    runtime = Runtime("/nonexistent/crun", tmp_path, hide_unified=False)
+    assert await runtime.unread(log, tmp_path, "box") == ""
 
 
 def test_a_log_that_is_not_there_says_nothing(tmp_path: Path) -> None:

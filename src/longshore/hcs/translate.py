@@ -252,11 +252,14 @@ class _Mapping:
 
 def _mounts(spec: Spec, document: given.GivenConfig) -> tuple[list[MappedDirectory], list[MappedPipe]]:
     """Folders and named pipes of the host; those of the spec take the place of the document's for a target."""
-    taken = {mount.target for mount in spec.mounts}
+    taken: dict[str, str] = {}
+    for index, mount in enumerate(spec.mounts):
+        _occupy(mount.target, f"mounts[{index}].target", taken)
+    # two of the document's own at one place are HCS's to judge, as the original left them
     found = [
         _mapping(f"oci.mounts[{index}]", entry.type or "bind", entry.source, entry.destination, entry.options or [])
         for index, entry in enumerate(document.mounts or [])
-        if entry.destination not in taken
+        if one_place(entry.destination) not in taken
     ]
     for index, mount in enumerate(spec.mounts):
         unknown = [option for option in mount.options if option.lower() not in ("ro", "rw", "bind", "rbind")]
@@ -283,6 +286,21 @@ def _mounts(spec: Spec, document: given.GivenConfig) -> tuple[list[MappedDirecto
         if _is_pipe(entry.source)
     ]
     return directories, pipes
+
+
+def one_place(path: str) -> str:
+    """Return the one spelling of a place: Windows knows no case, takes both slashes, and drops dots and blanks at the
+    end of a name."""
+    parts = ntpath.normpath(path.replace("/", "\\")).rstrip("\\").split("\\")
+    named = "\\".join(part.rstrip(" .") or part for part in parts)
+    return "".join(each.upper() if len(each.upper()) == 1 else each for each in named)
+
+
+def _occupy(path: str, field: str, taken: dict[str, str]) -> None:
+    place = one_place(path)
+    if place in taken:
+        raise InvalidSpec(field, f"{path} is mounted twice: on Windows it is the same place as {taken[place]}")
+    taken[place] = path
 
 
 def _mapping(field: str, kind: str, source: str, target: str, options: Iterable[str]) -> _Mapping:

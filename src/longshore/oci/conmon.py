@@ -121,13 +121,16 @@ async def create(
             hint="run `longshore doctor`; conmon's reason may be in the system log",
         )
     if answer.data <= 0:
-        raise failure(runtime, id, place, answer.message, command_name)
+        reason = await runtime.unread(place.run / "create.log", place.run / "bundle", id)
+        raise failure(runtime, id, place, answer.message, command_name, reason=reason)
     return answer.data
 
 
-def failure(runtime: Runtime, id: str, place: Place, message: str, command_name: str) -> LongshoreError:
-    """The runtime's own log says it best; what conmon caught from its stderr is the fallback."""
-    text = last_error(place.run / "create.log") or message
+def failure(
+    runtime: Runtime, id: str, place: Place, message: str, command_name: str, *, reason: str = ""
+) -> LongshoreError:
+    """The runtime's own log says it best, unless `reason` does; what conmon caught from its stderr is the fallback."""
+    text = reason or last_error(place.run / "create.log") or message
     return explain(runtime.name, "create", text, id, command=command_name, log=place.run / "create.log")
 
 

@@ -210,7 +210,8 @@ async def run_direct(
                     hint=f"`{runtime.name}` may hang: try it by hand",
                 ) from None
             if pid is None:
-                raise runtime.failure(verb, log, container_id, command=command, status=child.status)
+                reason = await runtime.unread(log, directory / "bundle", container_id) if verb == "run" else ""
+                raise runtime.failure(verb, log, container_id, command=command, status=child.status, reason=reason)
             check_pid(f"{runtime.name} {verb}", container_id, pid, cgroup)
             process = DirectProcess(
                 container_id,

@@ -38,6 +38,10 @@ STOPPED = r"container `.*` is not running|cannot start a container that has stop
 # runc's run.go and exec.go; before 1.1 the place in its source came first
 FAILED_TO_START = r"(runc )?(run|exec) failed|container_linux|\S+\.go:\d+"
 
+VAGUE = ("", "error loading config.json")  # what crun's log says where its parser gives the reason on standard error
+NO_FOLDER = "/dev/null/longshore"  # no program can make a folder here
+REASON_SIZE = 1 << 16
+
 
 class LogLine(msgspec.Struct):
     """One line of `--log-format json`."""
@@ -157,11 +161,34 @@ class Runtime:
             return re.match(FAILED_TO_START, error) is not None
         return bool(error) and not self.rest_of_terminal(log)
 
+    async def unread(self, log: Path, bundle: Path, container_id: str) -> str:
+        """Return crun's reason not to read a config.json; empty if the failure has another reason, which `log` holds.
+
+        crun's parser writes to standard error only. That is the command's own stream, and `crun create` writes nothing
+        there. So crun reads the document once more, with a state directory that cannot exist: it makes nothing.
+        """
+        if not self.name.startswith("crun") or last_error(log) not in VAGUE:
+            return ""
+        argv = [self.path, "--root", NO_FOLDER, "--log", f"{log}.again", "run", "--bundle", str(bundle), container_id]
+        with open(os.memfd_create("longshore-reason", os.MFD_CLOEXEC), "r+b") as said:
+            child = await spawn(argv, stderr=said.fileno(), cwd=log.parent, hide_unified=self.hide_unified)
+            await shielded(_finish(child, self.limits.verb))
+            said.seek(0)
+            return _parser_error(said.read(REASON_SIZE))
+
     def failure(
-        self, verb: str, log: Path, container_id: str, *, command: str | None = None, status: int | None = None
+        self,
+        verb: str,
+        log: Path,
+        container_id: str,
+        *,
+        command: str | None = None,
+        status: int | None = None,
+        reason: str = "",
     ) -> LongshoreError:
-        """What the log says, as the error that a caller would catch."""
-        return explain(self.name, verb, last_error(log), container_id, command=command, status=status, log=log)
+        """What the log says (or `reason`, if there is one), as the error that a caller would catch."""
+        text = reason or last_error(log)
+        return explain(self.name, verb, text, container_id, command=command, status=status, log=log)
 
 
 async def _finish(child: Child, limit: float) -> None:
@@ -175,6 +202,12 @@ async def _finish(child: Child, limit: float) -> None:
 def last_error(log: Path) -> str:
     """The last error line of a runtime's JSON log; empty if there is none."""
     return _last_error_in(_content(log))
+
+
+def _parser_error(said: bytes) -> str:
+    """Return the lines of crun's parser in what crun wrote to standard error."""
+    lines = (line.strip() for line in said.decode("utf-8", "replace").splitlines())
+    return "; ".join(line for line in lines if line not in VAGUE and NO_FOLDER not in line)
 
 
 def _content(log: Path) -> bytes:

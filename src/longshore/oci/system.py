@@ -160,7 +160,7 @@ class OciSystem:
                 ["--process", str(path), *within, self.id],
                 container_id=self.id,
                 name=name,
-                command=process.args[0],
+                command=process.command[0],
                 directory=place.run,
                 cgroup=self.cgroup,
                 stdio=stdio,
