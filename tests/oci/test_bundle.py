@@ -142,7 +142,7 @@ def test_the_hosts_network_is_given_only_when_asked_for(place: Place) -> None:
 
 
 def test_an_environment_that_is_asked_for_wins_over_the_defaults(place: Place) -> None:
-    env = config(place, env={"PATH": "/x", "A": "b=c"})["process"]["env"]
+    env = config(place, args=["/bin/true"], env={"PATH": "/x", "A": "b=c"})["process"]["env"]
     assert [item for item in env if item.startswith("PATH=")] == ["PATH=/x"]
     assert "A=b=c" in env
 
@@ -218,7 +218,9 @@ def test_a_limit_above_our_own_is_refused_where_it_cannot_be_raised(place: Place
 def test_the_filter_lets_32_bit_programs_in_only_where_they_could_run(
     place: Place, root: Path, tmp_path: Path, where: str
 ) -> None:
-    mounts, args = [], ["true"]
+    mounts, args = [], ["/true"]
+    (root / "true").write_bytes(b"\x7fELF\x02\x01\x01")
+    (root / "true").chmod(0o755)
     if where == "root":
         (root / "usr" / "lib").mkdir()
         (root / "usr" / "lib" / "ld-linux.so.2").touch()
@@ -238,7 +240,10 @@ def test_the_filter_lets_32_bit_programs_in_only_where_they_could_run(
 def test_a_profile_that_was_named_is_taken_as_it_is(place: Place, root: Path) -> None:
     from longshore.oci import seccomp
 
-    linux = config(place, root=f"rootfs:{root}", security=Security(seccomp=seccomp.SHIPPED))["linux"]
+    security = Security(seccomp=seccomp.SHIPPED)
+    linux = config(place, root=f"rootfs:{root}", mounts=[Mount(source="/usr", target="/usr")], security=security)[
+        "linux"
+    ]
     if os.uname().machine == "x86_64":
         assert "SCMP_ARCH_X86" in linux["seccomp"]["architectures"]
 

@@ -11,6 +11,7 @@ import pytest
 from longshore.errors import CommandNotFound, InvalidState, ServiceError
 from longshore.oci.launch import ENVIRONMENT
 from longshore.oci.probe import must_hide_unified
+from longshore.errors import CommandNotExecutable, CommandNotFound, InvalidSpec, InvalidState, ServiceError
 from longshore.oci.runtime import Runtime, explain
 
 WARNING = b'{"msg":"it said \\"no\\"","level":"warning","time":"2026-11-26T12:58:44.940275Z"}\n'
@@ -110,3 +111,74 @@ async def test_a_reason_in_the_log_is_not_looked_for_again(tmp_path: Path, said:
 
 def test_a_log_that_is_not_there_says_nothing(tmp_path: Path) -> None:
     assert Runtime("/usr/bin/crun", tmp_path, hide_unified=False).failed_to_start(tmp_path / "no") is False
+
+
+RUNC = "runc run failed: unable to start container process: error during container init: "
+OTHER_STEPS = [
+    "error executing hook `/no/such/hook` (exit code: 1)",
+    "error executing hook `/usr/sh/chdir` (exit code: 1): No such file or directory",
+    RUNC + "error running hook #0: fork/exec /no/such/hook: no such file or directory",
+    RUNC + "error running hook #0: fork/exec /etc/sh: permission denied",
+    RUNC + 'error mounting "/no/such" to rootfs at "/x": stat /no/such: no such file or directory',
+    "error stat'ing file `/no/sh`: No such file or directory",
+    "runc run failed: unable to start container process: error closing exec fds: open /proc/self/fd: "
+    "no such file or directory",
+    "open `/no/such/ns`: No such file or directory",
+    "setrlimit `RLIMIT_NOFILE`: Permission denied",
+    RUNC + "open /proc/sys/net/sh: no such file or directory",
+    "write to `/proc/self/attr/exec`: Permission denied",
+]
+
+
+@pytest.mark.parametrize("words", OTHER_STEPS)
+def test_the_failure_of_another_step_is_no_missing_command(words: str) -> None:
+    error = explain("crun", "run", words, "box", command="sh")
+    assert isinstance(error, ServiceError)
+    assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "executable file `sh` not found in $PATH: No such file or directory",
+        "executable file `/x/chdir` not found in $PATH",
+        RUNC + 'exec: "sh": executable file not found in $PATH',
+        'exec failed: unable to start container process: exec: "a \\"b": executable file not found in $PATH',
+    ],
+)
+def test_a_missing_command_is_named_as_such(words: str) -> None:
+    assert isinstance(explain("crun", "run", words, "box", command="sh"), CommandNotFound)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "open executable: Permission denied",
+        "open executable: Operation not permitted",
+        RUNC + 'exec: "/usr": permission denied',
+        "exec container process `/x`: Exec format error",
+    ],
+)
+def test_a_command_that_cannot_be_executed_is_named_as_such(words: str) -> None:
+    assert isinstance(explain("crun", "run", words, "box", command="sh"), CommandNotExecutable)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "chdir `/usr/bin/env`: Not a directory",
+        RUNC + "mkdir /usr/bin/env: not a directory",
+        'runc run failed: unable to start container process: chdir to cwd ("/x") set in config.json failed: '
+        "permission denied",
+    ],
+)
+def test_a_missing_working_directory_is_named_as_such(words: str) -> None:
+    with pytest.raises(InvalidSpec, match="cwd"):
+        raise explain("crun", "run", words, "box", command="sh")
+
+
+def test_the_hook_in_a_line_within_a_line_is_named(tmp_path: Path) -> None:
+    inner = '{\\"msg\\":\\"error executing hook `/no/such`\\",\\"level\\":\\"error\\"}'
+    (tmp_path / "log").write_text(f'{{"msg":"{inner}","level":"error"}}\n')
+    error = Runtime("/usr/bin/crun", tmp_path, hide_unified=False).failure("run", tmp_path / "log", "box")
+    assert str(error).endswith("error executing hook `/no/such`")

@@ -123,6 +123,9 @@ class _Text:
     def stat(self, path: str) -> os.stat_result | None:
         return None
 
+    def link(self, path: str) -> str | None:
+        return None
+
     def close(self) -> None: ...
 
 

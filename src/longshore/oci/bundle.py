@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import posixpath
-import stat
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ..compute import Place
-from ..errors import CommandNotExecutable, CommandNotFound, InvalidSpec, NotSupported
+from ..errors import InvalidSpec, NotSupported
 from ..files import store_error
 from ..spec import Rlimit, Spec
 from . import documents as oci
 from . import seccomp, translate
-from .executable import check_format, check_sizes
+from .executable import check_sizes
 from .inroot import Inside
 from .layers import Step
+from .lookup import View, destinations
 from .mounts import defaults, user_mounts
 from .roots import RootPlan, plan_root
 from .users import Account
@@ -114,29 +114,27 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
     if spec.network == "host" and not root.of_the_machine:
         mounts += _resolver(root, [mount.destination for mount in mounts])
         reasons["network"] = "the host's, as asked; its resolv.conf and hosts are bound where the root has such files"
-    covered = [mount.destination for mount in mounts]  # without `root.binds`: what is in those, `inside` shows
+    view = View(inside, destinations(mounts))  # without `root.binds`: what is in those, `inside` shows
 
     home = "/root" if root.kind == "host" and account.uid == 0 else account.home or "/"
     if root.kind == "host" and account.uid != 0:
         home = "/tmp"
         reasons["env.HOME"] = "no home folder of this machine is seen in the container"
     env = translate.environment(spec.env, account, home=home, terminal=spec.terminal)
-    cwd = _cwd(spec.cwd, inside, covered)
+    cwd = spec.cwd or "/"
+    if spec.cwd is not None:
+        view.check_folder(cwd)
     args = spec.command
-    command = find_command(args[0], env=env, cwd=cwd, inside=inside, covered=covered)
-    _check_execution(id, spec, args, env, command, inside, covered)
+    check_sizes(args, env, stack_limit=_stack_limit(spec))
+    command = view.find_command(args[0], env=env, cwd=cwd)
+    view.check_command(id, args[0], command)
     if spec.init:
         init, mount = _init(root)
-        # with an init in between, the runtime would not see that the command is missing
-        if command is None:
-            raise CommandNotFound(id, args[0])
-        if command == "":
-            raise CommandNotExecutable(id, args[0], "it is not an executable file")
         mounts += mount
         args = [init, "--", *args]
         reasons["init"] = "catatonit is pid 1: it passes signals on and reaps what is orphaned"
 
-    without = _not_run(command, inside, mounts) if spec.security.seccomp == "default" else []
+    without = _not_run(command.path, inside, mounts) if spec.security.seccomp == "default" else []
     profile = seccomp.load(spec.security.seccomp, sets.bounding, without)
     _, reasons["seccomp"] = seccomp.source(spec.security.seccomp)
     if without:
@@ -208,13 +206,8 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
     )
 
 
-def _check_execution(
-    id: str, spec: Spec, args: list[str], env: list[str], command: str | None, inside: Inside, covered: list[str]
-) -> None:
-    """What the runtime would tell only by an exit code that looks like the command's."""
-    check_sizes(args, env, stack_limit=next((limit.soft for limit in spec.rlimits if limit.name == "stack"), None))
-    if command and not _under(command, covered):
-        check_format(id, args[0], command, inside, lambda path: _under(path, covered))
+def _stack_limit(spec: Spec) -> int | None:
+    return next((limit.soft for limit in spec.rlimits if limit.name == "stack"), None)
 
 
 def _as_dict(config: oci.Config) -> dict[str, Any]:
@@ -232,9 +225,10 @@ def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Dr
     config, reasons = given.build(spec, root, asked, cgroup_path)
     process = config["process"]
     args, env = process["args"], process.get("env") or []
-    covered = [mount["destination"] for mount in config.get("mounts") or []]
-    command = find_command(args[0], env=env, cwd=process.get("cwd") or "/", inside=root.inside, covered=covered)
-    _check_execution(id, spec, args, env, command, root.inside, covered)
+    check_sizes(args, env, stack_limit=_stack_limit(spec))
+    if not config.get("hooks"):  # which may change what is in the root
+        view = View(root.inside, destinations(config.get("mounts") or []))
+        view.check_command(id, args[0], view.find_command(args[0], env=env, cwd=process.get("cwd") or "/"))
     if spec.init:
         init, mount = _init(root)
         config.setdefault("mounts", []).extend(msgspec.to_builtins(mount))
@@ -277,44 +271,10 @@ def _host_file(path: str) -> str:
         return ""
 
 
-def _cwd(asked: str | None, inside: Inside, covered: list[str]) -> str:
-    if asked is None:
-        return "/"
-    if not _under(asked, covered):
-        found = inside.stat(asked)
-        if found is None or not stat.S_ISDIR(found.st_mode):
-            problem = "the container's root has no such folder" if found is None else "is not a folder there"
-            raise InvalidSpec("cwd", f"{asked!r}: {problem}", hint="name a folder of the root, or mount one there")
-    return asked
-
-
 def _under(path: str, folders: list[str]) -> bool:
     """Whether a path is in a mount, so that the root itself does not tell what is there."""
     normal = posixpath.normpath(path)
     return any(normal == folder or normal.startswith(folder + "/") for folder in folders)
-
-
-def find_command(command: str, *, env: list[str], cwd: str, inside: Inside, covered: list[str]) -> str | None:
-    """Where a command is in the root; None if nowhere, empty text if what is there is not executable.
-
-    A place within a mount counts as found: what is there is not looked at.
-    """
-    if "/" in command:
-        candidates = [posixpath.join(cwd, command)]
-    else:
-        path = next((item[5:] for item in env if item.startswith("PATH=")), translate.PATH)
-        candidates = [posixpath.join(cwd, folder, command) for folder in path.split(":") if folder]
-    denied = False
-    for candidate in candidates:
-        if _under(candidate, covered):
-            return candidate
-        found = inside.stat(candidate)
-        if found is None:
-            continue
-        if stat.S_ISREG(found.st_mode) and found.st_mode & 0o111:
-            return candidate
-        denied = True
-    return "" if denied else None
 
 
 def _not_run(command: str | None, inside: Inside, mounts: list[oci.MountEntry]) -> list[str]:

@@ -51,17 +51,15 @@ def check_sizes(args: Sequence[str], env: Iterable[str], *, stack_limit: int | N
         )
 
 
-def check_format(
-    container_id: str, command: str, path: str, inside: Inside, covered: Callable[[str], bool] = lambda path: False
-) -> None:
+def check_format(container_id: str, command: str, path: str, inside: Inside, there: Callable[[str], bool]) -> None:
     """Raise CommandNotExecutable if the file at `path` is none that the kernel can run in this root.
 
-    `covered` tells which paths are in a mount, where nothing can be known yet.
+    `there` tells whether a loader or an interpreter may be at a path.
     """
     head = inside.read(path, HEAD)
     if head is None:
-        return  # in a mount, or not for us to read: the runtime will tell
-    problem = _problem(head, lambda path: covered(path) or inside.stat(path) is not None)
+        return  # not for us to read: the runtime will tell
+    problem = _problem(head, there)
     if problem is not None:
         raise CommandNotExecutable(container_id, command, problem)
 

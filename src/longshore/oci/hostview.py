@@ -426,5 +426,10 @@ class HostInside:
             return self._host.stat(path)
         return None
 
+    def link(self, path: str) -> str | None:
+        if path in ("/var/run", "/var/lock") or self.stat(path) is None:
+            return None
+        return self._host.link(path)
+
     def close(self) -> None:
         self._host.close()

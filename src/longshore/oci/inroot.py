@@ -23,6 +23,7 @@ _O_PATH = 0o10000000  # os.O_PATH; written out, because this module is imported 
 _O_NONBLOCK = 0o4000
 _O_CLOEXEC = 0o2000000
 _O_DIRECTORY = 0o200000
+_O_NOFOLLOW = 0o400000
 
 READ_LIMIT = 16 << 20  # bytes of a passwd or group file that we are willing to read
 
@@ -55,6 +56,10 @@ class Inside(Protocol):
         """What is at `path`, links followed; None if there is nothing."""
         ...
 
+    def link(self, path: str) -> str | None:
+        """Where the symbolic link at `path` leads, as it is written there; None if there is no link."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -83,6 +88,18 @@ class Folder:
             return None
         try:
             return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def link(self, path: str) -> str | None:
+        try:
+            fd = open_inside(self._fd, path, _O_PATH | _O_NOFOLLOW)
+        except OSError:
+            return None
+        try:
+            return os.readlink("", dir_fd=fd) if stat.S_ISLNK(os.fstat(fd).st_mode) else None
+        except OSError:
+            return None
         finally:
             os.close(fd)
 
@@ -138,6 +155,18 @@ class Stack:
     def stat(self, path: str) -> os.stat_result | None:
         layer = self._layer_of(path)
         return None if layer is None else layer.stat(path)
+
+    def link(self, path: str) -> str | None:
+        parts = [part for part in path.split("/") if part]
+        for layer in self._layers:
+            found = layer.link(path)
+            if found is not None:
+                return found
+            if layer.stat(path) is not None or any(
+                layer.hides("/".join(parts[:count])) for count in range(1, len(parts))
+            ):
+                return None
+        return None
 
     def _layer_of(self, path: str) -> Folder | None:
         parts = [part for part in path.split("/") if part]

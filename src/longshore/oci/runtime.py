@@ -35,6 +35,24 @@ FULL = 32  # free blocks of a file system on which a runtime finds no room
 PAUSED = r"container `.*` is paused|cannot exec in a paused container"
 STOPPED = r"container `.*` is not running|cannot start a container that has stopped|container process is already dead"
 
+# what a runtime says of the command itself, and of nothing else: of a hook, a mount or a folder it says "no such file",
+# too. crun's container.c and utils.c; runc's standard_init_linux.go, setns_init_linux.go and Go's os/exec
+QUOTED = r'"(?:[^"\\]|\\.)*"'
+COMMAND_MISSING = re.compile(
+    r"^executable file `.*` not found in \$PATH"
+    rf"|(?:^|: )exec: {QUOTED}: (?:executable file not found in \$PATH|stat .*: no such file or directory$)"
+    r"|(?:^|: )exec /\S*: no such file or directory$"
+    r"|^exec container process `.*`: No such file or directory$",
+)
+COMMAND_DENIED = re.compile(
+    rf"^open executable: (?:Permission denied|Operation not permitted)$|(?:^|: )exec: {QUOTED}: (?!executable).*"
+    r"|(?:^|: )exec /\S*: .*|^exec container process `.*`: .*"
+)
+NO_FOLDER = re.compile(  # runc makes the working directory if it can
+    r"(?:^|: )chdir(?: to cwd \(.*\) set in config\.json failed| `.*`)?: |error during container init: mkdir [^:]*: "
+)
+FOLDER_REASONS = re.compile(r"(?:no such file or directory|not a directory|permission denied)$", re.IGNORECASE)
+
 # runc's run.go and exec.go; before 1.1 the place in its source came first
 FAILED_TO_START = r"(runc )?(run|exec) failed|container_linux|\S+\.go:\d+"
 
@@ -225,8 +243,16 @@ def _last_error_in(data: bytes) -> str:
         except ValueError:
             continue
         if line.level in ("error", "fatal"):
-            found = line.msg
+            found = _unwrapped(line.msg)
     return found
+
+
+def _unwrapped(message: str) -> str:
+    """What one process of crun logged within a line of another: so it reports a failed createContainer hook."""
+    try:
+        return decode_json(message, LogLine).msg or message
+    except ValueError:
+        return message
 
 
 def _printable(message: str, length: int = 2000) -> str:
@@ -251,21 +277,13 @@ def explain(
         return InvalidState("exec in", container_id, "paused", hint="resume it first")
     if verb == "start" and re.search(STOPPED, text):
         return InvalidState("start", container_id, "stopped", hint="create another one: an init runs once")
-    if command is not None:
-        # crun: executable file `x` not found in $PATH; runc: exec: "x": executable file not found in $PATH,
-        # exec: "/x": stat /x: no such file or directory, exec /x: no such file or directory; not its "exec failed: ...
-        # lstat /proc/PID/ns/ipc: no such file or directory", which it says of a container that is just ending
-        if re.search(r"executable file .*not found", text) or re.search(
-            r"\b(exec(?! failed)|open executable|stat)[: ].*no such file or directory", text, re.IGNORECASE
-        ):
+    hook = "hook" in text
+    if command is not None and not hook:
+        if COMMAND_MISSING.search(text):
             return CommandNotFound(container_id, command)
-        if (
-            re.search(r"exec.*(permission denied|format error|is a directory|not executable)", text, re.IGNORECASE)
-            or ("permission denied" in text.lower() and command in text)
-            or "open executable: Operation not permitted" in text
-        ):  # crun of a folder
+        if COMMAND_DENIED.search(text):
             return CommandNotExecutable(container_id, command, text.rpartition(": ")[2])
-    if re.search(r"chdir|cwd", text) and re.search(r"no such file|not a directory|permission", text, re.IGNORECASE):
+    if not hook and NO_FOLDER.search(text) and FOLDER_REASONS.search(text):
         return InvalidSpec("cwd", f"the container has no such working directory ({text.rpartition(': ')[2]})")
     hint: str | None = f"run `longshore doctor`, or try `{runtime}` by hand"
     if "hybrid mode not supported" in text:

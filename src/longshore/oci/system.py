@@ -18,12 +18,12 @@ from ..forks import is_lost
 from ..spec import ProcessSpec, Resources
 from ..tasks import in_thread, shielded
 from . import conmon, counters, processes, translate
-from .bundle import find_command
 from .cgroup import Cgroup
 from .direct import run_direct
-from .executable import check_format, check_sizes
+from .executable import check_sizes
 from .inroot import Folder
 from .layers import remove_work
+from .lookup import View
 from .runtime import Runtime
 from .watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, StrangerProcess, ended
 
@@ -212,9 +212,10 @@ class OciSystem:
             inside = Folder(f"/proc/{self.init.pid}/root" if self.init else "")
             try:
                 command: str = document["args"][0]
-                path = find_command(command, env=document["env"], cwd=document["cwd"], inside=inside, covered=[])
-                if path:
-                    check_format(self.id, command, path, inside)
+                view = View(inside, [])
+                found = view.find_command(command, env=document["env"], cwd=document["cwd"])
+                if found.path is not None:
+                    view.check_command(self.id, command, found)
             finally:
                 inside.close()
 
