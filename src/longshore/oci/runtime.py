@@ -48,7 +48,7 @@ COMMAND_DENIED = re.compile(
     rf"^open executable: (?:Permission denied|Operation not permitted)$|(?:^|: )exec: {QUOTED}: (?!executable).*"
     r"|(?:^|: )exec /\S*: .*|^exec container process `.*`: .*"
 )
-NO_FOLDER = re.compile(  # runc makes the working directory if it can
+FOLDER_STEP = re.compile(  # runc makes the working directory if it can
     r"(?:^|: )chdir(?: to cwd \(.*\) set in config\.json failed| `.*`)?: |error during container init: mkdir [^:]*: "
 )
 FOLDER_REASONS = re.compile(r"(?:no such file or directory|not a directory|permission denied)$", re.IGNORECASE)
@@ -283,7 +283,7 @@ def explain(
             return CommandNotFound(container_id, command)
         if COMMAND_DENIED.search(text):
             return CommandNotExecutable(container_id, command, text.rpartition(": ")[2])
-    if not hook and NO_FOLDER.search(text) and FOLDER_REASONS.search(text):
+    if not hook and FOLDER_STEP.search(text) and FOLDER_REASONS.search(text):
         return InvalidSpec("cwd", f"the container has no such working directory ({text.rpartition(': ')[2]})")
     hint: str | None = f"run `longshore doctor`, or try `{runtime}` by hand"
     if "hybrid mode not supported" in text:
