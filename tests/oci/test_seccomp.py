@@ -11,6 +11,9 @@ import pytest
 
 from longshore.errors import InvalidSpec
 from longshore.oci import seccomp
+from longshore.oci.translate import USUAL_CAPABILITIES
+
+from .other_engines import DOCKER, PODMAN
 
 
 def translated(
@@ -119,3 +122,93 @@ def test_a_changed_profile_is_read_again(tmp_path: Path) -> None:
     path.unlink()
     path.write_text(json.dumps({"defaultAction": "SCMP_ACT_LOG", "syscalls": []}))
     assert msgspec.json.decode(seccomp.load(str(path), [])) != msgspec.json.decode(first)
+
+
+def default(capabilities: list[str], base: dict[str, Any] | None = None, machine: str = "x86_64") -> Any:
+    """The default profile, as a runtime gets it; `base` is the shared one that it is made from."""
+    shared = json.loads(Path(seccomp.SHIPPED).read_bytes()) if base is None else base
+    found = seccomp.translate(msgspec.convert(shared, seccomp.Profile), capabilities, machine, "6.12")
+    seccomp.confine(found, capabilities, machine)
+    return msgspec.to_builtins(found)
+
+
+def podmans() -> dict[str, Any]:
+    return {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": 38,
+        "syscalls": [{"names": sorted(PODMAN), "action": "SCMP_ACT_ALLOW"}],
+    }
+
+
+@pytest.mark.parametrize("capabilities", [[], list(USUAL_CAPABILITIES)], ids=["none", "usual"])
+@pytest.mark.parametrize("base", [None, podmans()], ids=["shipped", "podman"])
+def test_the_default_allows_no_call_that_docker_or_podman_refuses(
+    capabilities: list[str], base: dict[str, Any] | None
+) -> None:
+    usual = {"chroot"} if capabilities else set()  # both have it with CAP_SYS_CHROOT
+    allowed = names(default(capabilities, base))
+    assert allowed - DOCKER - usual == set()
+    assert allowed - PODMAN - usual == set()
+    assert len(allowed) > 300
+
+
+@pytest.mark.parametrize(
+    ("capability", "calls"),
+    [
+        ("CAP_SYS_ADMIN", {"mount", "unshare", "setns", "bpf", "clone3", "syslog", "quotactl"}),
+        ("CAP_SYS_BOOT", {"reboot"}),
+        ("CAP_SYS_NICE", {"mbind", "set_mempolicy", "get_mempolicy"}),
+        ("CAP_SYS_PTRACE", {"kcmp", "pidfd_getfd", "process_madvise"}),
+        ("CAP_SYSLOG", {"syslog"}),
+    ],
+)
+def test_a_capability_brings_back_the_calls_that_need_it(capability: str, calls: set[str]) -> None:
+    assert calls <= names(default([capability]))
+    assert not calls & names(default([]))
+
+
+@pytest.mark.parametrize("capabilities", [[], ["CAP_SYS_ADMIN"], list(seccomp.REFUSED["bpf"])])
+def test_no_capability_brings_keyrings_back(capabilities: list[str]) -> None:
+    found = default(capabilities)
+    assert not {"add_key", "keyctl", "request_key", "socketcall", "io_uring_setup"} & names(found)
+    assert {"add_key", "keyctl", "request_key"} <= names(found, "SCMP_ACT_ERRNO")
+
+
+def decided(rules: list[dict[str, Any]], *args: int) -> list[str]:
+    """The actions of the rules that match a call with these arguments, as the kernel compares them: in 64 bits."""
+
+    def meets(test: dict[str, Any]) -> bool:
+        value, number = args[test["index"]], test["value"]
+        assert test["op"] == "SCMP_CMP_MASKED_EQ", "another comparison looks at bits that the kernel does not"
+        return bool(value & number == test.get("valueTwo", 0))
+
+    return [rule["action"] for rule in rules if all(meets(test) for test in rule.get("args", []))]
+
+
+@pytest.mark.parametrize("name", ["socket", "socketpair"])
+@pytest.mark.parametrize("upper", [0, 1 << 32, 1 << 63, 0xFFFFFFFF << 32])
+@pytest.mark.parametrize("capabilities", [[], ["CAP_AUDIT_WRITE"]], ids=["none", "audit"])
+def test_a_family_is_judged_by_the_bits_that_the_kernel_reads(name: str, upper: int, capabilities: list[str]) -> None:
+    rules = [rule for rule in default(capabilities)["syscalls"] if rule["names"] == [name]]
+    for family in range(64):
+        found = decided(rules, upper | family, 1, upper)
+        assert found == (["SCMP_ACT_ERRNO"] if family in seccomp.NO_FAMILIES else ["SCMP_ACT_ALLOW"]), family
+    assert decided(rules, upper | 64, 1, 0) == []
+
+
+@pytest.mark.parametrize("upper", [0, 1 << 32, 0xFFFFFFFF << 32])
+def test_the_audit_of_the_kernel_is_judged_by_the_bits_that_it_reads(upper: int) -> None:
+    rules = [rule for rule in default([])["syscalls"] if rule["names"] == ["socket"]]
+    for protocol in range(32):
+        found = decided(rules, upper | seccomp.AF_NETLINK, 3, upper | protocol)
+        assert found == (["SCMP_ACT_ERRNO"] if protocol == seccomp.NETLINK_AUDIT else ["SCMP_ACT_ALLOW"]), protocol
+
+
+@pytest.mark.parametrize(("number", "error"), [(38, 1), (1, 38), (None, 38)])
+def test_socketcall_is_refused_otherwise_than_by_default(number: int | None, error: int) -> None:
+    """A runtime leaves out a rule that does what is done by default, and libseccomp then allows it with socket(2)."""
+    base = {**podmans(), "defaultErrnoRet": number}
+    rules = default([], base)["syscalls"]
+    (at,) = [index for index, rule in enumerate(rules) if "socketcall" in rule["names"]]
+    assert (rules[at]["names"], rules[at]["errnoRet"]) == (["socketcall"], error)
+    assert all(index > at for index, rule in enumerate(rules) if rule["names"][0] in seccomp.SOCKET_CALLS)

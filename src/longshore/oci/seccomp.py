@@ -20,13 +20,37 @@ import msgspec
 from ..decoding import decode_json
 from ..errors import InvalidSpec
 
-NAMESPACE_CALLS = frozenset(
-    "clone clone3 unshare setns mount umount umount2 pivot_root fsopen fsconfig fsmount fspick move_mount open_tree"
-    " mount_setattr".split()
-)
 NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET (clone(2))
-NEWTIME = 0x80  # for unshare(2) alone: clone has the signal there
-AF_VSOCK = 40  # of the machine's hypervisor, whatever the network namespace (vsock(7))
+
+# Calls of the shared profile that docker refuses, unless the container has one of these capabilities (moby/profiles,
+# seccomp/default.json of 2026-05-06). No capability: refused whatever the container has. Why: docs/security.md.
+REFUSED: dict[str, frozenset[str]] = {
+    name: frozenset(capabilities.split())
+    for capabilities, names in {
+        # kernel keyrings have no namespace; the others are calls of old instruction sets that docker does not list
+        "": "add_key keyctl request_key userfaultfd readdir sigaction signal sigpending sigsuspend syscall timerfd"
+        " io_uring_setup io_uring_enter io_uring_register",
+        "CAP_SYS_ADMIN": "clone clone3 unshare setns mount umount umount2 pivot_root fsopen fsconfig fsmount fspick"
+        " move_mount open_tree open_tree_attr mount_setattr fanotify_init lookup_dcookie lsm_get_self_attr"
+        " lsm_list_modules lsm_set_self_attr quotactl quotactl_fd setdomainname sethostname",
+        "CAP_SYS_ADMIN CAP_BPF": "bpf",
+        "CAP_SYS_ADMIN CAP_PERFMON": "perf_event_open",
+        "CAP_SYS_ADMIN CAP_SYSLOG": "syslog",
+        "CAP_SYS_BOOT": "reboot",
+        "CAP_SYS_NICE": "get_mempolicy mbind set_mempolicy set_mempolicy_home_node",
+        "CAP_SYS_PTRACE": "kcmp pidfd_getfd process_madvise",
+    }.items()
+    for name in names.split()
+}
+
+SOCKET_CALLS = ("socket", "socketpair")
+NO_FAMILIES = (
+    38,  # AF_ALG: the kernel's cryptography, which has written to files that were open for reading (CVE-2026-31431)
+    40,  # AF_VSOCK: of the machine's hypervisor, whatever the network namespace (vsock(7))
+)
+AF_NETLINK, NETLINK_AUDIT = 16, 9
+FAMILIES, PROTOCOLS = 64, 32  # powers of two, not below AF_MAX and MAX_LINKS of the kernel
+INT = 0xFFFFFFFF  # the part of an argument that the kernel takes as an int
 
 DISTRIBUTION = "/usr/share/containers/seccomp.json"
 SHIPPED = str(Path(__file__).with_name("seccomp.json"))
@@ -186,63 +210,84 @@ def _translated(
 
 
 def confine(profile: RuntimeProfile, capabilities: Collection[str], machine: str) -> None:
-    """Take from the shared profile what makes a process more than it is: new namespaces and mounts, and sockets that
-    no network namespace holds.
+    """Take from the shared profile what docker's refuses, and what makes a process more than it is.
 
-    containers/common's allows them, for containers in containers: in a user namespace of its own a process has every
-    capability, and with them the kernel's widest surface. Refused unless the container may have CAP_SYS_ADMIN, as
-    docker does (moby's profiles/seccomp/default.json, which the clone rules follow).
+    containers/common's allows new namespaces and mounts, for containers in containers: in a user namespace of its
+    own a process has every capability, and with them the kernel's widest surface.
     """
-    if "CAP_SYS_ADMIN" not in capabilities:
-        for rule in profile.syscalls:
-            rule.names = [name for name in rule.names if name not in NAMESPACE_CALLS]
-        profile.syscalls = [rule for rule in profile.syscalls if rule.names]
+    refused = {name for name, having in REFUSED.items() if not having.intersection(capabilities)}
+    own = {*SOCKET_CALLS, "socketcall"}
+    for rule in profile.syscalls:
+        rule.names = [name for name in rule.names if name not in refused and name not in own]
+    profile.syscalls = [rule for rule in profile.syscalls if rule.names]
+    for rule in profile.syscalls:
+        if rule.names == ["personality"]:
+            rule.args = [_as_int(argument) for argument in rule.args]
+    if "clone" in refused:
         first = 1 if machine.startswith("s390") else 0  # clone(2): the flags are the second argument there
-        no_namespace = "SCMP_CMP_MASKED_EQ"
         profile.syscalls += [
-            RuntimeRule(
-                names=["clone"],
-                action="SCMP_ACT_ALLOW",
-                args=[Argument(index=first, value=NAMESPACES, value_two=0, op=no_namespace)],
-            ),
-            RuntimeRule(
-                names=["unshare"],
-                action="SCMP_ACT_ALLOW",
-                args=[Argument(index=0, value=NAMESPACES | NEWTIME, value_two=0, op=no_namespace)],
-            ),
+            _allow("clone", _masked(first, NAMESPACES, 0)),
             # its flags are in memory, where no filter can look: C libraries then go back to clone
-            RuntimeRule(names=["clone3"], action="SCMP_ACT_ERRNO", errno_ret=errno.ENOSYS),
-            RuntimeRule(
-                names=sorted(NAMESPACE_CALLS - {"clone", "clone3", "unshare"}),
-                action="SCMP_ACT_ERRNO",
-                errno_ret=errno.EPERM,
-            ),
+            _refuse("clone3", errno.ENOSYS),
         ]
-    profile.syscalls = [narrower for rule in profile.syscalls for narrower in _without_vsock(rule)]
+        refused -= {"clone", "clone3"}
+    profile.syscalls.append(RuntimeRule(names=sorted(refused), action="SCMP_ACT_ERRNO", errno_ret=errno.EPERM))
+    default = errno.EPERM if profile.default_errno_ret is None else profile.default_errno_ret  # as runtimes have it
+    profile.syscalls += _sockets(capabilities, default)
 
 
-def _without_vsock(rule: RuntimeRule) -> list[RuntimeRule]:
-    """A rule that allows sockets, but not of AF_VSOCK. An action of its own for them would not do: whichever rule
-    allows is met first. And no rule can look at one argument twice (libseccomp), so a `not this` becomes ranges."""
-    if rule.names != ["socket"] or rule.action != "SCMP_ACT_ALLOW":
-        return [rule]
-    families = [argument for argument in rule.args if argument.index == 0]
-    others = [argument for argument in rule.args if argument.index != 0]
+def _sockets(capabilities: Collection[str], default: int) -> list[RuntimeRule]:
+    """What sockets may be made: of every family but those that no network namespace holds.
 
-    def allow(value: int, op: str) -> RuntimeRule:
-        return RuntimeRule(names=["socket"], action=rule.action, args=[Argument(index=0, value=value, op=op), *others])
+    A `not this` is spelled as masks of what is left: a filter compares 64 bits and the kernel takes an int, so with
+    any other comparison the upper bits would make another number of the same family.
+    """
+    # Its arguments are in memory, where no filter can look. libseccomp allows it together with socket(2), unless a rule
+    # of its own came first; and runtimes leave a rule out that does what is done by default.
+    rules = [_refuse("socketcall", errno.ENOSYS if default == errno.EPERM else errno.EPERM)]
+    for name in SOCKET_CALLS:
+        rules += [_refuse(name, errno.EPERM, _masked(0, INT, family)) for family in NO_FAMILIES]
+    audit = "CAP_AUDIT_WRITE" in capabilities
+    plain = _all_but(NO_FAMILIES if audit else (*NO_FAMILIES, AF_NETLINK), FAMILIES)
+    rules += [_allow("socket", _masked(0, mask, value)) for mask, value in plain]
+    if not audit:  # what the audit library takes for a kernel without it, as containers/common has it
+        netlink = _masked(0, INT, AF_NETLINK)
+        rules.append(_refuse("socket", errno.EINVAL, netlink, _masked(2, INT, NETLINK_AUDIT)))
+        rules += [
+            _allow("socket", netlink, _masked(2, mask, value)) for mask, value in _all_but((NETLINK_AUDIT,), PROTOCOLS)
+        ]
+    rules += [_allow("socketpair", _masked(0, mask, value)) for mask, value in _all_but(NO_FAMILIES, FAMILIES)]
+    return rules
 
-    if not families:
-        return [allow(AF_VSOCK, "SCMP_CMP_NE")]
-    if len(families) > 1 or families[0].op != "SCMP_CMP_NE":
-        return [rule]
-    but = families[0].value
-    between = [number for number in range(min(but, AF_VSOCK), max(but, AF_VSOCK)) if number not in (but, AF_VSOCK)]
-    return [
-        allow(min(but, AF_VSOCK), "SCMP_CMP_LT"),
-        *(allow(number, "SCMP_CMP_EQ") for number in between),
-        allow(max(but, AF_VSOCK), "SCMP_CMP_GT"),
-    ]
+
+def _all_but(numbers: Collection[int], limit: int) -> list[tuple[int, int]]:
+    """The ints below `limit`, a power of two, without `numbers`: masks, and what is then left of each of them."""
+    found: list[tuple[int, int]] = []
+    pending = [(0, limit)]
+    while pending:
+        start, size = pending.pop()
+        if not any(start <= number < start + size for number in numbers):
+            found.append((INT & ~(size - 1), start))
+        elif size > 1:
+            pending += [(start, size // 2), (start + size // 2, size // 2)]
+    return sorted(found, key=lambda item: item[1])
+
+
+def _masked(index: int, mask: int, value: int) -> Argument:
+    return Argument(index=index, value=mask, value_two=value, op="SCMP_CMP_MASKED_EQ")
+
+
+def _as_int(argument: Argument) -> Argument:
+    """A comparison for equality of an argument of which the kernel takes an int."""
+    return _masked(argument.index, INT, argument.value) if argument.op == "SCMP_CMP_EQ" else argument
+
+
+def _allow(name: str, *args: Argument) -> RuntimeRule:
+    return RuntimeRule(names=[name], action="SCMP_ACT_ALLOW", args=list(args))
+
+
+def _refuse(name: str, code: int, *args: Argument) -> RuntimeRule:
+    return RuntimeRule(names=[name], action="SCMP_ACT_ERRNO", errno_ret=code, args=list(args))
 
 
 def translate(profile: Profile, capabilities: Collection[str], machine: str, release: str) -> RuntimeProfile:
