@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from .errors import InvalidSpec
 
@@ -126,12 +129,66 @@ def parse_size(value: str | int, field: str) -> int:
 
 
 def check_text(value: str, field: str) -> None:
-    """That a text can be written down at all: lone surrogates, as of file names that are no UTF-8, cannot."""
+    """Check that a text can be written down: no NUL, which ends a text for the kernel, and nothing beside UTF-8.
+
+    A file name that is not UTF-8 is such a text (os.fsdecode makes lone surrogates of its bytes): the documents of
+    runtimes are JSON, which cannot carry it.
+    """
+    if "\0" in value:
+        raise InvalidSpec(field, "holds a NUL character")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise InvalidSpec(field, f"{value[:80]!r} cannot be written as UTF-8") from None
+            raise InvalidSpec(
+                field,
+                f"{value[:80]!r} cannot be written as UTF-8, and runtimes take nothing else",
+                hint="rename the file, or mount the folder that it is in",
+            ) from None
+
+
+DEEPEST = 100
+"""Levels that a document may have; those of the OCI specification have nine."""
+
+
+def check_tree(value: Any, field: str) -> None:
+    """Check every text and number in a tree of objects, lists and structs. Raises InvalidSpec, which names the field.
+
+    Only what JSON has may be in it: all else would be written down as something different.
+    """
+    waiting: list[tuple[Any, str, int]] = [(value, field, 0)]
+    while waiting:
+        item, path, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise InvalidSpec(field, f"is nested deeper than {DEEPEST} levels")
+        if isinstance(item, str):
+            check_text(item, path)
+        elif isinstance(item, msgspec.Struct):
+            waiting += [(getattr(item, name), f"{path}.{name}", depth + 1) for name in item.__struct_fields__]
+        elif isinstance(item, Mapping):
+            waiting += [(each, below(path, _name(name, path)), depth + 1) for name, each in item.items()]
+        elif isinstance(item, (list, tuple)):
+            waiting += [(each, f"{path}[{index}]", depth + 1) for index, each in enumerate(item)]
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                raise InvalidSpec(path, f"{item} is not a number that JSON has")
+        elif item is not None and not isinstance(item, int):
+            raise InvalidSpec(path, f"must be a value that JSON has, not {type(item).__name__}")
+
+
+def _name(name: Any, path: str) -> str:
+    if not isinstance(name, str):
+        raise InvalidSpec(path, f"has the name {name!r:.60}, which is not text")
+    check_text(name, path)
+    return name
+
+
+_PLAIN = re.compile(r"[A-Za-z_]\w*")
+
+
+def below(path: str, name: str) -> str:
+    """Return the path of a member: `path.name`; `path[name]` if its names are the caller's, or not plain words."""
+    return f"{path}.{name}" if _PLAIN.fullmatch(name) and path not in ("env", "labels") else f"{path}[{name}]"
 
 
 def check_arguments(value: Sequence[str], field: str) -> list[str]:
@@ -145,8 +202,6 @@ def check_arguments(value: Sequence[str], field: str) -> list[str]:
         text = os.fspath(item) if isinstance(item, os.PathLike) else item
         if not isinstance(text, str):
             raise InvalidSpec(f"{field}[{index}]", f"must be text, not {type(text).__name__}")
-        if "\0" in text:
-            raise InvalidSpec(f"{field}[{index}]", "holds a NUL character")
         check_text(text, f"{field}[{index}]")
         arguments.append(text)
     return arguments
@@ -170,8 +225,6 @@ def check_environment(value: Mapping[str, str] | Iterable[str], field: str) -> d
             raise InvalidSpec(field, f"{name!r} is not a name for a variable")
         if not isinstance(text, str):
             raise InvalidSpec(f"{field}[{name}]", f"must be text, not {type(text).__name__}")
-        if "\0" in text:
-            raise InvalidSpec(f"{field}[{name}]", "holds a NUL character")
         check_text(name, field)
         check_text(text, f"{field}[{name}]")
     return dict(value)
@@ -190,8 +243,9 @@ def check_endpoints(value: Sequence[str], field: str) -> list[str]:
     """Ids of network endpoints as a list; all are looked at before the first is used."""
     ids = check_list(value, field, "ids of endpoints")
     for index, id in enumerate(ids):
-        if not isinstance(id, str) or not id or "\0" in id:
+        if not isinstance(id, str) or not id:
             raise InvalidSpec(f"{field}[{index}]", f"{id!r} is not the id of an endpoint")
+        check_text(id, f"{field}[{index}]")
     return ids
 
 
@@ -234,8 +288,8 @@ def unknown_root(root: str) -> InvalidSpec:
 
 def check_path(value: str, field: str, *, inside: bool = False) -> str:
     """A path of either platform, absolute. `inside`: of the container, else of this machine."""
-    if not value or "\0" in value:
-        raise InvalidSpec(field, "is empty or holds a NUL character")
+    if not value:
+        raise InvalidSpec(field, "is empty")
     check_text(value, field)
     if not (value.startswith("/") or re.match(r"[A-Za-z]:[\\/]|\\\\", value)):
         meant = posixpath.normpath(f"/{value}") if inside else os.path.abspath(os.path.expanduser(value))
@@ -257,8 +311,7 @@ def check_command(args: list[str], command_line: str | None, process: Mapping[st
     if command_line is not None:
         if args:
             raise InvalidSpec("command_line", "says the command a second time, beside `args`", hint="give one of them")
-        if "\0" in command_line:
-            raise InvalidSpec("command_line", "holds a NUL character")
+        check_text(command_line, "command_line")
     elif not args and not process.get("args") and not process.get("commandLine"):
         raise InvalidSpec("args", "is empty: there is no command to run", hint=_A_COMMAND)
 

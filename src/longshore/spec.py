@@ -26,6 +26,7 @@ from .checks import (
     check_path,
     check_size,
     check_text,
+    check_tree,
     check_type,
     command_of,
     empty_command,
@@ -36,6 +37,7 @@ from .checks import (
 )
 from .decoding import convert
 from .errors import InvalidSpec
+from .runtime_spec import check_config, check_process
 from .spec_parts import (
     MEMORY_FLOOR,
     Endpoints,
@@ -73,12 +75,14 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         set_ = msgspec.structs.force_setattr
         set_(self, "args", check_arguments(self.args, "args"))
         set_(self, "env", check_environment(self.env, "env"))
+        if self.oci is not None:
+            check_process(self.oci)
         check_command(self.args, self.command_line, self.oci or {})
         if self.args and not self.args[0]:
             raise empty_command()
         if self.cwd is not None:
             check_path(self.cwd, "cwd", inside=True)
-        if self.user is not None and (not self.user or re.search(r"[\0\n]", self.user)):
+        if self.user is not None and (not self.user or "\n" in self.user):
             raise InvalidSpec("user", f"{self.user!r} is not a name or uid[:gid]")
         check_text(self.user or "", "user")
         check_size(self.size)
@@ -220,13 +224,12 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise InvalidSpec("show", "adds to the `host` root only", hint="use mounts")
         if self.cwd is not None:
             check_path(self.cwd, "cwd", inside=True)
-        if self.user is not None and (not self.user or re.search(r"[\0\n]", self.user)):
+        if self.user is not None and (not self.user or "\n" in self.user):
             raise InvalidSpec("user", f"{self.user!r} is not a name or uid[:gid]")
         if self.hostname is not None and not _HOSTNAME.fullmatch(self.hostname):
             raise InvalidSpec("hostname", f"{self.hostname!r} is not a host name of at most 63 characters")
-        for name, text in self.labels.items():
-            if not name or "\0" in name or "\0" in text:
-                raise InvalidSpec("labels", f"{name!r} is not a label")
+        if "" in self.labels:
+            raise InvalidSpec("labels", "'' is not a label")
         if not 1 << 16 <= self.log_size < 1 << 50:
             raise InvalidSpec("log_size", f"{self.log_size} is not at least 64k")
         check_size(self.size)
@@ -281,6 +284,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if "log_size" in values:
             values["log_size"] = parse_size(values["log_size"], "log_size")
         if values.get("oci") is not None:
+            check_config(values["oci"])
             values["oci"] = dict(values["oci"])
         cls._choose_root(values, spec)
         try:
@@ -290,7 +294,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 made = msgspec.to_builtins(spec) | made
             found = convert(made, cls)
             for name in cls.__struct_fields__:
-                _check_writable(name, getattr(found, name))
+                if name != "oci" or name not in values:
+                    check_tree(getattr(found, name), name)
             return found
         except msgspec.ValidationError as error:
             raise _translated(error) from None
@@ -353,14 +358,6 @@ def _has_layers(document: Any) -> bool:
         return False
     windows = document.get("windows")
     return isinstance(windows, Mapping) and bool(windows.get("layerFolders"))
-
-
-def _check_writable(field: str, value: Any) -> None:
-    """That a field can be written down: of text within it, each check of its own sees only a part."""
-    try:
-        msgspec.json.encode(value)
-    except (UnicodeEncodeError, RecursionError, OverflowError, TypeError) as error:
-        raise InvalidSpec(field, f"cannot be written down as JSON ({error})") from None
 
 
 def _translated(error: msgspec.ValidationError) -> InvalidSpec:

@@ -15,6 +15,7 @@ from msgspec import field
 
 from ..decoding import convert
 from ..errors import InvalidSpec, NotSupported
+from ..runtime_spec import check_config, check_process
 from ..spec import Endpoints, HyperV, WindowsOptions
 
 U64 = (1 << 64) - 1
@@ -145,20 +146,29 @@ class GivenConfig(_Given, kw_only=True):
 
 def read(document: Mapping[str, Any] | None) -> GivenConfig:
     """The document, typed. InvalidSpec names the field that has the wrong type, by its path."""
+    check_config(document or {})
     return _convert(document or {}, GivenConfig, "oci")
 
 
 def read_process(document: Mapping[str, Any] | None) -> GivenProcess:
     """The `process` of a document."""
+    check_process(document or {})
     return _convert(document or {}, GivenProcess, "oci")
 
 
 def _convert(document: Mapping[str, Any], kind: type[T], where: str) -> T:
     try:
-        return convert(document, kind)
+        return convert(_without_nulls(document), kind)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
         raise InvalidSpec(where + path.rstrip("`"), text[:1].lower() + text[1:]) from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """A null is a member that is not there, as it was for the original."""
+    if isinstance(value, Mapping):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def options(windows: GivenWindows | None, over: WindowsOptions | None) -> WindowsOptions:

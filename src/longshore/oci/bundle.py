@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..spec import Rlimit, Spec
 from . import documents as oci
 from . import seccomp, translate
 from .executable import check_sizes
+from .ignored import ANY_RUNTIME, Known
 from .inroot import Inside
 from .layers import Step
 from .lookup import View, destinations
@@ -23,6 +25,9 @@ from .mounts import defaults, user_mounts
 from .roots import RootPlan, plan_root
 from .users import Account
 
+log = logging.getLogger("longshore.oci")
+
+INIT_REASON = "catatonit is pid 1: it passes signals on and reaps what is orphaned"
 INIT_PATH = "/dev/longshore-init"  # /dev is the container's own tmpfs: a mount point there writes to no root
 
 
@@ -39,22 +44,25 @@ class _Draft(msgspec.Struct, kw_only=True):
     root: RootPlan
     files: dict[str, str]
     reasons: dict[str, str]
+    ignored: list[str] = []  # fields of the caller's document, by their paths
 
 
 def plan_bundle(
-    place: Place, id: str, spec: Spec, *, cgroup_path: str
+    place: Place, id: str, spec: Spec, *, cgroup_path: str, runtime: Known = ANY_RUNTIME
 ) -> tuple[dict[str, Any], list[Step], dict[str, str]]:
     """What `prepare` would make: the document, the mount calls, and why each default is what it is.
 
     Makes nothing. Raises what `prepare` raises for a spec that cannot be met.
     """
-    draft = _draft(place, id, spec, cgroup_path)
+    draft = _draft(place, id, spec, cgroup_path, runtime)
     draft.root.inside.close()
     document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(draft.config))
     return document, draft.root.steps, draft.reasons
 
 
-def prepare(place: Place, id: str, spec: Spec, *, cgroup_path: str, again: bool = False) -> Bundle:
+def prepare(
+    place: Place, id: str, spec: Spec, *, cgroup_path: str, again: bool = False, runtime: Known = ANY_RUNTIME
+) -> Bundle:
     """Check everything that needs this machine, then make the bundle in `place.run`, and scratch in `place.data`.
 
     With `again`, for a container that goes on from a checkpoint: what it had written to its root is there, and stays.
@@ -62,8 +70,10 @@ def prepare(place: Place, id: str, spec: Spec, *, cgroup_path: str, again: bool 
     Raises InvalidSpec (naming the field), NotSupported, CommandNotFound before anything is made; StoreError when
     the making fails (the caller removes the place). Blocks: it reads and writes files.
     """
-    draft = _draft(place, id, spec, cgroup_path)
+    draft = _draft(place, id, spec, cgroup_path, runtime)
     draft.root.inside.close()
+    if draft.ignored:
+        log.warning("container `%s`: %s ignores %s of its OCI document", id, runtime, ", ".join(draft.ignored))
     path = place.run / "bundle"
     try:
         path.mkdir(mode=0o700)
@@ -77,12 +87,12 @@ def prepare(place: Place, id: str, spec: Spec, *, cgroup_path: str, again: bool 
     return Bundle(path=path, steps=draft.root.steps, config=draft.config)
 
 
-def _draft(place: Place, id: str, spec: Spec, cgroup_path: str) -> _Draft:
+def _draft(place: Place, id: str, spec: Spec, cgroup_path: str, runtime: Known) -> _Draft:
     translate.check_platform(spec)
     root = plan_root(place, spec)
     try:
         if spec.oci is not None:
-            return _from_document(id, spec, cgroup_path, root)
+            return _from_document(id, spec, cgroup_path, root, runtime)
         return _from_spec(id, spec, cgroup_path, root)
     except BaseException:
         root.inside.close()
@@ -132,7 +142,7 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
         init, mount = _init(root)
         mounts += mount
         args = [init, "--", *args]
-        reasons["init"] = "catatonit is pid 1: it passes signals on and reaps what is orphaned"
+        reasons["init"] = INIT_REASON
 
     without = _not_run(command.path, inside, mounts) if spec.security.seccomp == "default" else []
     profile = seccomp.load(spec.security.seccomp, sets.bounding, without)
@@ -218,11 +228,11 @@ def _as_dict(config: oci.Config) -> dict[str, Any]:
     return document
 
 
-def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
+def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan, runtime: Known) -> _Draft:
     from . import given  # seldom needed, and a dozen classes
 
     asked = user_mounts(spec.mounts, root.hidden)
-    config, reasons = given.build(spec, root, asked, cgroup_path)
+    config, reasons, ignored = given.build(spec, root, asked, cgroup_path, runtime)
     process = config["process"]
     args, env = process["args"], process.get("env") or []
     check_sizes(args, env, stack_limit=_stack_limit(spec))
@@ -233,11 +243,12 @@ def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Dr
         init, mount = _init(root)
         config.setdefault("mounts", []).extend(msgspec.to_builtins(mount))
         config["process"]["args"] = [init, "--", *config["process"]["args"]]
+        reasons["init"] = INIT_REASON
     config["mounts"] = [*msgspec.to_builtins(root.binds), *(config.get("mounts") or [])]
     if spec.rlimits:
         config["process"]["rlimits"] = msgspec.to_builtins(_rlimits(spec.rlimits))
     files = _files(config.get("hostname") or id[:63], spec.network) if root.kind == "host" else {}
-    return _Draft(config=config, root=root, files=files, reasons=reasons)
+    return _Draft(config=config, root=root, files=files, reasons=reasons, ignored=ignored)
 
 
 # parts

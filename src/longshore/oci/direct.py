@@ -18,7 +18,7 @@ from ..tasks import in_thread, shielded
 from ..watching import wait_for_file
 from . import processes
 from .cgroup import Cgroup
-from .launch import Child, MountStep
+from .launch import UMASK, Child, MountStep
 from .runtime import Runtime
 from .stdio import Wiring
 from .watch import DirectProcess, identify
@@ -172,6 +172,7 @@ async def run_direct(
     pass_fds: Sequence[int],
     steps: Sequence[MountStep] = (),
     wrapped: bool = False,
+    umask: int = UMASK,
 ) -> DirectProcess:
     """Start `run` or `exec` of a runtime with streams of the caller's; returns when the process has its pid.
 
@@ -192,6 +193,7 @@ async def run_direct(
             private=verb == "run",
             pass_fds=[*pass_fds, *pidfile.pass_fds],
             cwd=directory,
+            umask=umask,
         )
         wiring.close_theirs()
         pidfile.started()

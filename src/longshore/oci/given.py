@@ -3,105 +3,64 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import field as renamed
 
-from ..decoding import convert
 from ..errors import InvalidSpec
+from ..runtime_spec import HOOKS, check_config
 from ..spec import Resources, Security, Spec
 from . import documents as oci
 from . import seccomp, translate
 from .hidden import mount_points
+from .ignored import ANY_RUNTIME, Known, ignored, version_for
 from .mounts import masks_below
 from .roots import RootPlan
 
-# What is checked of a document that somebody else wrote. Fields that are not named here pass unseen and unharmed.
-
-
-class _GivenUser(oci.Document, kw_only=True):
-    uid: int = 0
-    gid: int = 0
-    additional_gids: list[int] = []
-
-
-class _GivenCapabilities(oci.Document, kw_only=True):
-    bounding: list[str] | None = None
-    effective: list[str] | None = None
-    inheritable: list[str] | None = None
-    permitted: list[str] | None = None
-    ambient: list[str] | None = None
-
-
-class _GivenProcess(oci.Document, kw_only=True):
-    terminal: bool = False
-    user: _GivenUser | None = None
-    args: list[str] | None = None
-    env: list[str] | None = None
-    cwd: str
-    capabilities: _GivenCapabilities | None = None
-    no_new_privileges: bool = False
-
-
-class _GivenRoot(oci.Document, kw_only=True):
-    path: str
-    readonly: bool = False
-
-
-class _GivenMount(oci.Document, kw_only=True):
-    destination: str
-    type: str | None = None
-    source: str | None = None
-    options: list[str] | None = None
-
-
-class _GivenNamespace(oci.Document, kw_only=True):
-    type: str
-    path: str | None = None
-
-
-class _GivenLinux(oci.Document, kw_only=True):
-    namespaces: list[_GivenNamespace] | None = None
-    resources: dict[str, Any] | None = None
-    seccomp: dict[str, Any] | None = None
-    masked_paths: list[str] | None = None
-    readonly_paths: list[str] | None = None
-    cgroups_path: str | None = None
-
-
-class _GivenConfig(oci.Document, kw_only=True):
-    oci_version: str = renamed(name="ociVersion")
-    process: _GivenProcess
-    root: _GivenRoot | None = None
-    hostname: str | None = None
-    mounts: list[_GivenMount] | None = None
-    linux: _GivenLinux | None = None
-    annotations: dict[str, str] | None = None
-
 
 def check(document: dict[str, Any]) -> None:
-    """InvalidSpec, naming the field by its path, where a field that longshore reads has the wrong type."""
-    try:
-        convert(document, _GivenConfig)
-    except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$")
-        field = "oci" + path.rstrip("`")
-        if text.startswith("Object missing required field"):
-            name = text.partition("`")[2].rstrip("`")
-            raise InvalidSpec(f"{field}.{name}", "is missing") from None
-        raise InvalidSpec(field, text[:1].lower() + text[1:]) from None
+    """Check the types of a document, and that it has what a container needs. InvalidSpec names the field."""
+    check_config(document)
+    for name in ("ociVersion", "process"):
+        if document.get(name) is None:
+            raise InvalidSpec(f"oci.{name}", "is missing")
+    if document["process"].get("cwd") is None:
+        raise InvalidSpec("oci.process.cwd", "is missing")
+    root = document.get("root")
+    if root is not None and root.get("path") is None:
+        raise InvalidSpec("oci.root.path", "is missing")
+    for kind, hooks in (document.get("hooks") or {}).items():
+        for index, hook in enumerate(hooks if kind in HOOKS else ()):
+            if not hook["path"].startswith("/"):  # config.md, "POSIX-platform Hooks"
+                raise InvalidSpec(f"oci.hooks.{kind}[{index}].path", f"{hook['path']!r} is not an absolute path")
+    for index, entry in enumerate(document["process"].get("env") or []):
+        if "=" not in entry or entry.startswith("="):  # crun unsets it, runc refuses it
+            raise InvalidSpec(f"oci.process.env[{index}]", f"{entry[:80]!r} is not NAME=value")
+
+
+class Built(NamedTuple):
+    """A config.json, why it differs from the document that was given, and what the runtime ignores of that."""
+
+    config: dict[str, Any]
+    reasons: dict[str, str]
+    ignored: list[str]
 
 
 def build(
-    spec: Spec, root: RootPlan, mounts: list[oci.MountEntry], cgroup_path: str
-) -> tuple[dict[str, Any], dict[str, str]]:
+    spec: Spec, root: RootPlan, mounts: list[oci.MountEntry], cgroup_path: str, runtime: Known = ANY_RUNTIME
+) -> Built:
     """The document with what must be set, and what the spec says: a field of it that is not the default one."""
     given = spec.oci
     assert given is not None
     check(given)
     config: dict[str, Any] = copy.deepcopy(given)
     reasons = {"config.json": "as given, except for what is set above it"}
+    config["ociVersion"], lowered = version_for(given, runtime)
+    if lowered:
+        reasons["oci.ociVersion"] = lowered
+    dropped = ignored(given, runtime)
+    reasons |= dropped
+    _make_absolute(config, reasons)
     process = config["process"]
     linux = config.setdefault("linux", {})
     if linux is None:
@@ -117,12 +76,13 @@ def build(
         process["env"] = translate.merged_environment(process.get("env") or [], spec.env)
     if spec.cwd is not None:
         process["cwd"] = spec.cwd
+    process["user"] = translate.given_user(process)
     if spec.user is not None:
         found, _ = translate.account(spec.user, root.inside, root.kind)
-        user = oci.User(uid=found.uid, gid=found.gid, additional_gids=found.groups)
-        process["user"] = msgspec.to_builtins(user)
-    process.setdefault("user", {"uid": 0, "gid": 0})
+        process["user"] = translate.user_over(process["user"], found)
     # streams are wired by longshore, so it is the spec that says whether there is a terminal
+    if bool(process.get("terminal")) != spec.terminal:
+        reasons["oci.process.terminal"] = "set by longshore, which wires the streams: see `terminal` (--tty)"
     process["terminal"] = spec.terminal
     if spec.terminal:
         rows, columns = spec.size or (24, 80)
@@ -148,7 +108,21 @@ def build(
         linux["resources"] = _merged(linux.get("resources") or {}, limits)
     if spec.security != Security():
         _secure(config, spec)
-    return config, reasons
+    return Built(config, reasons, list(dropped))
+
+
+def _make_absolute(config: dict[str, Any], reasons: dict[str, str]) -> None:
+    """Write relative destinations of mounts as runtimes of later specifications read them: from the container's root.
+
+    Older runtimes refuse them. (config.md of 1.2, "Mounts")
+    """
+    for index, mount in enumerate(config.get("mounts") or []):
+        if not mount["destination"].startswith("/"):
+            field = f"oci.mounts[{index}].destination"
+            if not mount["destination"]:
+                raise InvalidSpec(field, "is empty")
+            reasons[field] = f"{mount['destination']!r} is meant from the container's root"
+            mount["destination"] = "/" + mount["destination"]
 
 
 def _hide_store(config: dict[str, Any], root: RootPlan) -> list[oci.MountEntry]:
@@ -162,7 +136,7 @@ def _hide_store(config: dict[str, Any], root: RootPlan) -> list[oci.MountEntry]:
                 raise InvalidSpec(
                     f"oci.mounts[{index}].source",
                     f"{source!r} is relative, and a document alone has no folder",
-                    hint="make it absolute",
+                    hint="make it absolute, or give the bundle's path: Spec.from_oci('./bundle')",
                 )
             root.hidden.check(source, f"oci.mounts[{index}].source")
             masks += masks_below(source, mount["destination"], root.hidden, mount_points())

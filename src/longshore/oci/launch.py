@@ -40,6 +40,9 @@ ENVIRONMENT = {
 }
 
 
+UMASK = 0o022  # of a process whose document gives none (crun's container.c)
+
+
 class MountStep(Protocol):
     """One mount(2) call."""
 
@@ -242,6 +245,7 @@ async def spawn(
     steps: Sequence[MountStep] = (),
     hide_unified: bool = False,
     private: bool = False,
+    umask: int = UMASK,
 ) -> Child:
     """Start a program in a session of its own; with `private` or `hide_unified`, in a private mount namespace, with the
     mounts of `steps`.
@@ -271,7 +275,7 @@ async def spawn(
             cwd=cwd,
             env=dict(environment),
             start_new_session=True,
-            umask=0o022,  # runc's exec passes it on
+            umask=umask,  # runc's exec passes it on: it does not read the document's
         )
         process.returncode = 0  # we wait for it ourselves, by pidfd: Popen must not try, nor complain
         return process.pid

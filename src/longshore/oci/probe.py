@@ -201,16 +201,22 @@ async def _try(path: str) -> Tried:
 async def _ask(path: str, option: str) -> str:
     """What a program prints when asked; empty if it cannot be started."""
 
-    def ask() -> str:
-        import subprocess
+    return await in_thread(lambda: _ask_here(path, option))
 
-        try:
-            done = subprocess.run([path, option], capture_output=True, timeout=VERSION_LIMIT, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
-        return (done.stdout or done.stderr).decode("utf-8", "replace")
 
-    return await in_thread(ask)
+def _ask_here(path: str, option: str) -> str:
+    import subprocess
+
+    try:
+        done = subprocess.run([path, option], capture_output=True, timeout=VERSION_LIMIT, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return (done.stdout or done.stderr).decode("utf-8", "replace")
+
+
+def version_of(path: str) -> str:
+    """Return a program's version; empty if it gives none. Blocks while it runs."""
+    return _version_of(_ask_here(path, "--version"))
 
 
 def _version_of(text: str) -> str:

@@ -21,7 +21,8 @@ from ..errors import CommandNotExecutable, CommandNotFound, InvalidSpec, Invalid
 from ..files import next_step
 from ..limits import USUAL, Limits
 from ..tasks import shielded
-from .launch import Child, MountStep, spawn
+from .ignored import Known
+from .launch import UMASK, Child, MountStep, spawn
 
 FLUSHED = 255  # bytes that crun writes at once to its log of what a terminal still had
 # crun's error.c: always these members in this order, and no "\r" before the line end, as a terminal puts it
@@ -71,9 +72,10 @@ class LogLine(msgspec.Struct):
 class Runtime:
     """Where the runtime is, where it keeps its state, and how it must be started on this host."""
 
-    def __init__(self, path: str, root: Path, *, hide_unified: bool, limits: Limits = USUAL) -> None:
+    def __init__(self, path: str, root: Path, *, hide_unified: bool, limits: Limits = USUAL, version: str = "") -> None:
         self.path = path
         self.name = os.path.basename(path)
+        self.known = Known(self.name, version)
         self.root = root
         self.limits = limits
         self.hide_unified = hide_unified  # DESIGN: crun on a hybrid host
@@ -91,6 +93,7 @@ class Runtime:
         private: bool = False,
         pass_fds: Sequence[int] = (),
         cwd: Path | None = None,
+        umask: int = UMASK,
     ) -> Child:
         """Start a verb and return while it runs."""
         stdin, stdout, stderr = stdio if stdio is not None else (-3, -3, -3)
@@ -104,6 +107,7 @@ class Runtime:
             pass_fds=pass_fds,
             cwd=cwd,
             hide_unified=self.hide_unified,
+            umask=umask,
         )
 
     async def verb(

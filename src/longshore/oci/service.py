@@ -65,12 +65,13 @@ class OciService:
                     "running as an ordinary user", "longshore needs root for now", hint="`longshore doctor` tells more"
                 )
             chosen = await probe.choose_runtime(self._wanted, cache=self.data / "probe.json")
-            self._runtime = self._known(chosen.path)
+            self._runtime = self._known(chosen.path, chosen.version)
         return self._runtime
 
-    def _known(self, path: str) -> Runtime:
+    def _known(self, path: str, version: str = "") -> Runtime:
         root = self.run / "runtime" / os.path.basename(path)
-        return Runtime(path, root, hide_unified=probe.must_hide_unified(path), limits=self._limits)
+        hide = probe.must_hide_unified(path)
+        return Runtime(path, root, hide_unified=hide, limits=self._limits, version=version)
 
     def _monitor(self) -> str:
         if self._conmon is None:
@@ -95,8 +96,8 @@ class OciService:
 
     def plan(self, id: str, spec: Spec, place: Place) -> Plan:
         cgroup = f"{self.cgroup_path(id, place.lease.id if place.lease else None)}/{LEAF}"
-        document, steps, reasons = plan_bundle(place, id, spec, cgroup_path=cgroup)
-        runtime = self._runtime or Runtime(self._wanted or "crun", self.run / "runtime" / "crun", hide_unified=False)
+        runtime = self._runtime or self._planned()
+        document, steps, reasons = plan_bundle(place, id, spec, cgroup_path=cgroup, runtime=runtime.known)
         kept = conmon.command(
             self._conmon or "conmon",
             runtime,
@@ -116,6 +117,14 @@ class OciService:
             reasons=reasons,
         )
 
+    def _planned(self) -> Runtime:
+        """The runtime that would be taken if it works: it is asked for its version alone, as any user may."""
+        paths = (probe.find(name) for name in ((self._wanted,) if self._wanted else probe.PREFERENCE))
+        path = next((path for path in paths if path is not None), None)
+        if path is None:
+            return self._known(self._wanted or probe.PREFERENCE[0])
+        return self._known(path, probe.version_of(path))
+
     @staticmethod
     def _run_arguments(id: str, place: Place) -> list[str]:
         return ["--bundle", str(place.run / "bundle"), id]
@@ -127,7 +136,9 @@ class OciService:
         runtime = runtime or await self.runtime()
         runtime.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         cgroup = self.cgroup_path(id, place.lease.id if place.lease else None)
-        making = in_thread(lambda: prepare(place, id, spec, cgroup_path=f"{cgroup}/{LEAF}", again=again))
+        making = in_thread(
+            lambda: prepare(place, id, spec, cgroup_path=f"{cgroup}/{LEAF}", again=again, runtime=runtime.known)
+        )
         bundle = await uninterrupted(making)  # whoever undoes this must not meet it still at work
         return runtime, bundle, cgroup
 
@@ -230,7 +241,7 @@ class OciService:
         own = await self.runtime()
         if own.name != notes.runtime:
             found = await probe.choose_runtime(notes.runtime, cache=self.data / "probe.json")
-            own = self._known(found.path)
+            own = self._known(found.path, found.version)
         with Helpers() as helpers:
             try:
                 return await self._restore(id, spec, stdio, place, directory, own, helpers)

@@ -22,6 +22,7 @@ from .cgroup import Cgroup
 from .direct import run_direct
 from .executable import check_sizes
 from .inroot import Folder
+from .launch import UMASK
 from .layers import remove_work
 from .lookup import View
 from .runtime import Runtime
@@ -167,6 +168,7 @@ class OciSystem:
                 terminal=process.terminal,
                 size=process.size or ((24, 80) if process.terminal else None),
                 pass_fds=pass_fds,
+                umask=document["user"].get("umask", UMASK),
             )
         except BaseException:
             if entry is not None and not is_lost():  # else it is a forked child's parent's

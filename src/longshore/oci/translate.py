@@ -12,6 +12,7 @@ import msgspec
 
 from ..decoding import convert
 from ..errors import InvalidSpec, NotSupported
+from ..runtime_spec import check_process
 from ..spec import ProcessSpec, Resources, Security, Spec
 from . import documents as oci
 from .inroot import Folder, Inside
@@ -224,13 +225,14 @@ def process(config: Mapping[str, Any], process: ProcessSpec, pid: int | None) ->
     `pid` is a process of the container: its root is where users are looked up. Raises InvalidSpec for an unknown one.
     """
     check_command_line(process)
+    if process.oci is not None:
+        check_process(process.oci)
     base = (config.get("process") or {}) if process.oci is None else process.oci
-    base_user = base.get("user") or {"uid": 0, "gid": 0}
+    user = given_user(base)
     env = merged_environment(base.get("env") or [], process.env)
-    user = dict(base_user)
     if process.user is not None:
         found = _in_container(process.user, pid)
-        user = msgspec.to_builtins(oci.User(uid=found.uid, gid=found.gid, additional_gids=found.groups))
+        user = user_over(user, found)
         own = {"HOME": _home(found, config)}
         if found.name:
             own["USER"] = found.name
@@ -238,22 +240,33 @@ def process(config: Mapping[str, Any], process: ProcessSpec, pid: int | None) ->
     if process.terminal and not any(item.startswith("TERM=") for item in env):
         env.append("TERM=xterm")
     document: dict[str, Any] = {
+        **base,  # limits, labels, what later specifications have: unharmed
         "terminal": process.terminal,
         "user": user,
         "args": process.args or list(base.get("args") or []),
         "env": env,
         "cwd": process.cwd or base.get("cwd") or (config.get("process") or {}).get("cwd") or "/",
     }
+    document.pop("consoleSize", None)
     if process.terminal:
         rows, columns = process.size or (24, 80)
         document["consoleSize"] = {"height": rows, "width": columns}
     sets = _exec_capabilities(base, process, int(user.get("uid", 0)))
     if sets is not None:
         document["capabilities"] = msgspec.to_builtins(sets)
-    for name in ("rlimits", "noNewPrivileges", "apparmorProfile", "selinuxLabel", "oomScoreAdj"):
-        if name in base:
-            document[name] = base[name]
     return document
+
+
+def given_user(process: Mapping[str, Any]) -> dict[str, Any]:
+    """The `user` of a document's process: root where it gives none."""
+    given = process.get("user") or {}
+    return {"uid": 0, "gid": 0} | {name: value for name, value in given.items() if value is not None}
+
+
+def user_over(base: Mapping[str, Any], found: Account) -> dict[str, Any]:
+    """A document's `user` for an account. The umask is not the account's: it stays."""
+    user: dict[str, Any] = msgspec.to_builtins(oci.User(uid=found.uid, gid=found.gid, additional_gids=found.groups))
+    return user | {"umask": base["umask"]} if "umask" in base else user
 
 
 def check_platform(spec: Spec) -> None:

@@ -261,7 +261,7 @@ class SimulatedSystem:
         if system.state == "paused":
             raise InvalidState("exec in", self.id, "paused", hint="resume it first")
         self._check("exec", "running")
-        args = process.args or (process.command_line or "").split()
+        args = process.args or (process.command_line or "").split() or process.command
         program = machine.program(self.id, args)
         await self._service._step("exec", system)
         self._check("exec", "running", "paused")

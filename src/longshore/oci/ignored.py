@@ -1,0 +1,138 @@
+"""What a runtime ignores of a document, and what version of the specification it may be told.
+
+The specification has a runtime ignore what it does not know. So a later field is dropped by an older runtime in
+silence, and longshore reports it. Runtimes' `features` verb names no fields: the versions are those of their releases.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ..errors import InvalidSpec, NotSupported
+from ..runtime_spec import unknown_fields
+
+BASE = "1.0.2"  # of the specification: every runtime takes it
+CRUN_TAKES_ANY = (1, 14, 3)  # before, crun refused a version without "1.0" in it (its container.c)
+
+NEVER = (1 << 30,)
+Version = tuple[int, ...]
+
+
+class Known(NamedTuple):
+    """A runtime that a document is for; without a version it is taken for one that knows all."""
+
+    name: str = ""
+    version: str = ""
+
+    @property
+    def numbers(self) -> Version:
+        match = re.match(r"\d+(\.\d+)*", self.version)
+        return tuple(int(part) for part in match[0].split(".")) if match else ()
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}".strip() or "the runtime"
+
+
+ANY_RUNTIME = Known()
+
+
+class _Since(NamedTuple):
+    spec: str  # the version of the specification that has the field
+    crun: Version
+    runc: Version
+    wall: bool = False  # without it the container would have what is not its own, or not have what it is for
+
+
+_FIELDS: Mapping[str, _Since] = {
+    "domainname": _Since("1.1.0", (1, 7), (1, 2)),
+    "process.scheduler": _Since("1.1.0", (1, 8, 4), (1, 2)),
+    "process.ioPriority": _Since("1.1.0", (1, 9), (1, 2)),
+    "process.execCPUAffinity": _Since("1.2.1", (1, 19), (1, 3)),
+    "mounts[].uidMappings": _Since("1.1.0", (1, 9), (1, 2), wall=True),
+    "mounts[].gidMappings": _Since("1.1.0", (1, 9), (1, 2), wall=True),
+    "linux.timeOffsets": _Since("1.1.0", (1, 8, 4), (1, 2), wall=True),
+    "linux.personality": _Since("1.0.2", (0, 12), (1, 2)),
+    "linux.netDevices": _Since("1.3.0", (1, 24), (1, 4), wall=True),
+    "linux.memoryPolicy": _Since("1.3.0", (1, 24), (1, 4)),
+    "linux.intelRdt": _Since("1.0.0", (1, 10), (1, 0)),
+    "linux.intelRdt.schemata": _Since("1.3.0", (1, 24), (1, 4)),
+    "linux.intelRdt.enableMonitoring": _Since("1.3.0", (1, 24), (1, 4)),
+    "linux.resources.cpu.burst": _Since("1.1.0", (1, 11), (1, 2)),
+    "linux.resources.cpu.idle": _Since("1.1.0", (1, 5), (1, 2)),
+    "linux.resources.memory.checkBeforeUpdate": _Since("1.1.0", (1, 7), (1, 2)),
+    "linux.resources.memory.kernel": _Since("1.0.0", (0,), NEVER),
+    "linux.resources.memory.kernelTCP": _Since("1.0.0", (0,), NEVER),
+    "linux.resources.memory.useHierarchy": _Since("1.0.0", (0,), NEVER),
+    "linux.resources.rdma": _Since("1.0.2", NEVER, (1, 1)),
+}
+_OPTIONS: Mapping[str, _Since] = {
+    "idmap": _Since("1.2.0", (1, 4), (1, 2), wall=True),
+    "ridmap": _Since("1.2.0", (1, 9), (1, 2), wall=True),
+}
+
+
+def version_for(document: Mapping[str, Any], runtime: Known) -> tuple[str, str]:
+    """Return the ociVersion to write, and why if it is not the document's own. InvalidSpec for one that is none."""
+    asked = document["ociVersion"]
+    match = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)(?:[-+][0-9A-Za-z.+-]+)?", asked)
+    if match is None:
+        raise InvalidSpec("oci.ociVersion", f"{asked!r:.80} is not a version", hint=f"write it as {BASE!r}")
+    if int(match[1]) != 1:
+        raise InvalidSpec(
+            "oci.ociVersion",
+            f"{asked!r:.80} is another major version: runtimes know version 1 of the OCI runtime specification",
+            hint="convert the document to version 1",
+        )
+    old = runtime.name.startswith("crun") and runtime.numbers < CRUN_TAKES_ANY
+    if not old or int(match[2]) == 0:
+        return asked, ""
+    return BASE, f"{BASE}, for the document's {asked}: {runtime} refuses the text of later versions"
+
+
+def ignored(document: Mapping[str, Any], runtime: Known) -> dict[str, str]:
+    """Return the fields that a runtime ignores, each with the reason. NotSupported for one that must not be."""
+    asked = document["ociVersion"]
+    found = dict.fromkeys(unknown_fields(document), "ignored: the OCI runtime specification has no such field")
+    for pattern, since in _FIELDS.items():
+        for path in _present(document, pattern.split("."), "oci"):
+            _note(found, path, since, runtime, asked)
+    for index, mount in enumerate(document.get("mounts") or []):
+        for option in mount.get("options") or []:
+            name = option.partition("=")[0]
+            if name in _OPTIONS:
+                _note(found, f"oci.mounts[{index}].options[{name}]", _OPTIONS[name], runtime, asked)
+    return found
+
+
+def _note(found: dict[str, str], path: str, since: _Since, runtime: Known, asked: str) -> None:
+    name = next((each for each in ("crun", "runc") if runtime.name.startswith(each)), None)
+    if name is None or not runtime.numbers:
+        return
+    needed: Version = getattr(since, name)
+    if runtime.numbers >= needed or any(path.startswith(f"{other}.") for other in found):
+        return
+    newer = f"{name} {'.'.join(map(str, needed))}"
+    rest = f"no {name} takes it" if needed == NEVER else f"{newer} or later takes it"
+    if since.wall:
+        raise NotSupported(
+            path,
+            f"{runtime} ignores it, which is of ociVersion {since.spec} (the document says {asked}); {rest}",
+            hint=f"use {newer} or later, or another runtime (`longshore doctor` lists them)",
+        )
+    found[path] = f"ignored by {runtime}: it is of ociVersion {since.spec}, and {rest}"
+
+
+def _present(value: Any, parts: list[str], path: str) -> Iterator[str]:
+    """Yield the paths at which a document has the field of a pattern, as `mounts[].uidMappings`."""
+    if not parts:
+        if value not in (None, [], {}):
+            yield path
+        return
+    name, many = parts[0].removesuffix("[]"), parts[0].endswith("[]")
+    inner = (value or {}).get(name)
+    for index, item in enumerate(inner or []) if many else ():
+        yield from _present(item, parts[1:], f"{path}.{name}[{index}]")
+    if not many and inner is not None:
+        yield from _present(inner, parts[1:], f"{path}.{name}")

@@ -1,0 +1,346 @@
+"""The OCI runtime specification, as far as types go: what a document of another program must be before it is used.
+
+Runtimes differ in what they do with a value of the wrong type: runc refuses the document, crun takes the field for one
+that is absent. So every field that the specification knows is checked here, on both platforms, before anything is made.
+Fields that it does not know pass unharmed. (config.md, config-linux.md, config-windows.md of 1.3, and its Go types.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .checks import below, check_tree
+from .errors import InvalidSpec
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number in a range: JSON does not tell 1 from 1.0, but the specification's readers do."""
+
+    least: int
+    most: int
+
+
+@dataclass(frozen=True)
+class ListOf:
+    """A list whose elements are all of one kind."""
+
+    of: Any
+
+
+@dataclass(frozen=True)
+class MapOf:
+    """An object whose names are free."""
+
+    of: Any
+
+
+@dataclass(frozen=True)
+class Fields:
+    """An object whose names the specification gives."""
+
+    fields: Mapping[str, Any]
+    required: tuple[str, ...] = ()
+
+
+class Anything:
+    """A value whose type the specification leaves open."""
+
+
+class Line:
+    """A text that becomes a line of a file."""
+
+
+U16, U32, U64 = (Whole(0, (1 << bits) - 1) for bits in (16, 32, 64))
+I32, I64 = (Whole(-(1 << bits - 1), (1 << bits - 1) - 1) for bits in (32, 64))
+TEXTS = ListOf(str)
+
+
+def _id_mapping() -> ListOf:
+    names = ("containerID", "hostID", "size")
+    return ListOf(Fields(dict.fromkeys(names, U32), names))
+
+
+SIZE = Fields({"height": U32, "width": U32}, ("height", "width"))
+USER = Fields({"uid": U32, "gid": U32, "umask": U32, "additionalGids": ListOf(U32), "username": str})
+CAPABILITIES = Fields(dict.fromkeys(("bounding", "effective", "inheritable", "permitted", "ambient"), TEXTS))
+RLIMIT = Fields({"type": str, "hard": U64, "soft": U64}, ("type", "hard", "soft"))
+SCHEDULER = Fields(
+    {
+        "policy": str,
+        "nice": I32,
+        "priority": I32,
+        "flags": TEXTS,
+        "runtime": U64,
+        "deadline": U64,
+        "period": U64,
+    },
+    ("policy",),
+)
+PROCESS_FIELDS: Mapping[str, Any] = {
+    "terminal": bool,
+    "consoleSize": SIZE,
+    "user": USER,
+    "args": TEXTS,
+    "commandLine": str,
+    "env": TEXTS,
+    "cwd": str,
+    "capabilities": CAPABILITIES,
+    "rlimits": ListOf(RLIMIT),
+    "noNewPrivileges": bool,
+    "apparmorProfile": str,
+    "oomScoreAdj": I32,
+    "scheduler": SCHEDULER,
+    "selinuxLabel": str,
+    "ioPriority": Fields({"class": str, "priority": I32}, ("class",)),
+    "execCPUAffinity": Fields({"initial": str, "final": str}),
+}
+PROCESS = Fields(PROCESS_FIELDS)
+
+MOUNT = Fields(
+    {
+        "destination": str,
+        "type": str,
+        "source": str,
+        "options": TEXTS,
+        "uidMappings": _id_mapping(),
+        "gidMappings": _id_mapping(),
+    },
+    ("destination",),
+)
+HOOK = ListOf(Fields({"path": str, "args": TEXTS, "env": TEXTS, "timeout": I32}, ("path",)))
+HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+
+_DEVICE_NUMBERS: dict[str, Any] = {"major": I64, "minor": I64}
+_WEIGHTS = ListOf(Fields({**_DEVICE_NUMBERS, "weight": U16, "leafWeight": U16}, ("major", "minor")))
+_THROTTLE = ListOf(Fields({**_DEVICE_NUMBERS, "rate": U64}, ("major", "minor", "rate")))
+RESOURCES = Fields(
+    {
+        "devices": ListOf(Fields({"allow": bool, "type": str, **_DEVICE_NUMBERS, "access": str}, ("allow",))),
+        "memory": Fields(
+            {
+                **dict.fromkeys(("limit", "reservation", "swap", "kernel", "kernelTCP"), I64),
+                "swappiness": U64,
+                **dict.fromkeys(("disableOOMKiller", "useHierarchy", "checkBeforeUpdate"), bool),
+            }
+        ),
+        "cpu": Fields(
+            {
+                **dict.fromkeys(("shares", "burst", "period", "realtimePeriod"), U64),
+                **dict.fromkeys(("quota", "realtimeRuntime", "idle"), I64),
+                "cpus": str,
+                "mems": str,
+            }
+        ),
+        "pids": Fields({"limit": I64}),
+        "blockIO": Fields(
+            {
+                "weight": U16,
+                "leafWeight": U16,
+                "weightDevice": _WEIGHTS,
+                "throttleReadBpsDevice": _THROTTLE,
+                "throttleWriteBpsDevice": _THROTTLE,
+                "throttleReadIOPSDevice": _THROTTLE,
+                "throttleWriteIOPSDevice": _THROTTLE,
+            }
+        ),
+        "hugepageLimits": ListOf(Fields({"pageSize": str, "limit": U64}, ("pageSize", "limit"))),
+        "network": Fields(
+            {
+                "classID": U32,
+                "priorities": ListOf(Fields({"name": str, "priority": U32}, ("name", "priority"))),
+            }
+        ),
+        "rdma": MapOf(Fields({"hcaHandles": U32, "hcaObjects": U32})),
+        "unified": MapOf(str),
+    }
+)
+_SYSCALL_ARGUMENT = Fields({"index": U32, "value": U64, "valueTwo": U64, "op": str}, ("index", "value", "op"))
+SECCOMP = Fields(
+    {
+        "defaultAction": str,
+        "defaultErrnoRet": U32,
+        "architectures": TEXTS,
+        "flags": TEXTS,
+        "listenerPath": str,
+        "listenerMetadata": str,
+        "syscalls": ListOf(
+            Fields(
+                {"names": TEXTS, "action": str, "errnoRet": U32, "args": ListOf(_SYSCALL_ARGUMENT)}, ("names", "action")
+            )
+        ),
+    },
+    ("defaultAction",),
+)
+LINUX = Fields(
+    {
+        "uidMappings": _id_mapping(),
+        "gidMappings": _id_mapping(),
+        "sysctl": MapOf(str),
+        "resources": RESOURCES,
+        "cgroupsPath": str,
+        "namespaces": ListOf(Fields({"type": str, "path": str}, ("type",))),
+        "devices": ListOf(
+            Fields(
+                {"path": str, "type": str, **_DEVICE_NUMBERS, "fileMode": U32, "uid": U32, "gid": U32}, ("path", "type")
+            )
+        ),
+        "netDevices": MapOf(Fields({"name": str})),
+        "seccomp": SECCOMP,
+        "rootfsPropagation": str,
+        "maskedPaths": TEXTS,
+        "readonlyPaths": TEXTS,
+        "mountLabel": str,
+        "intelRdt": Fields(
+            {
+                **dict.fromkeys(("closID", "l3CacheSchema", "memBwSchema"), str),
+                "schemata": TEXTS,
+                **dict.fromkeys(("enableCMT", "enableMBM", "enableMonitoring"), bool),
+            }
+        ),
+        "memoryPolicy": Fields({"mode": str, "nodes": str, "flags": TEXTS}, ("mode",)),
+        "personality": Fields({"domain": str, "flags": TEXTS}, ("domain",)),
+        "timeOffsets": MapOf(Fields({"secs": I64, "nanosecs": U32})),
+    }
+)
+WINDOWS = Fields(
+    {
+        "layerFolders": TEXTS,
+        "devices": ListOf(Fields({"id": str, "idType": str}, ("id",))),
+        "resources": Fields(
+            {
+                "memory": Fields({"limit": U64}),
+                "cpu": Fields(
+                    {
+                        "count": U64,
+                        **dict.fromkeys(("shares", "maximum", "percent"), U16),  # `percent` is of 2017
+                        "affinity": ListOf(Fields({"mask": U64, "group": U32})),
+                    }
+                ),
+                "storage": Fields(dict.fromkeys(("iops", "bps", "sandboxSize"), U64)),
+            }
+        ),
+        "network": Fields(
+            {
+                "endpointList": TEXTS,
+                "allowUnqualifiedDNSQuery": bool,
+                "DNSSearchList": TEXTS,
+                "networkSharedContainerName": str,
+                "networkNamespace": str,
+            }
+        ),
+        "credentialSpec": Anything,
+        "servicing": bool,
+        "ignoreFlushesDuringBoot": bool,
+        "hyperv": Fields({"utilityVMPath": str}),
+    }
+)
+CONFIG = Fields(
+    {
+        "ociVersion": str,
+        "process": PROCESS,
+        "root": Fields({"path": str, "readonly": bool}),
+        "hostname": Line,
+        "domainname": Line,
+        "mounts": ListOf(MOUNT),
+        "hooks": Fields(dict.fromkeys(HOOKS, HOOK)),
+        "annotations": MapOf(str),
+        "linux": LINUX,
+        "windows": WINDOWS,
+        **dict.fromkeys(("solaris", "vm", "zos", "freebsd"), MapOf(Anything)),  # other platforms' own
+    }
+)
+
+
+def check_config(document: Mapping[str, Any], path: str = "oci") -> None:
+    """Check a config.json. Raises InvalidSpec, which names the field by its path."""
+    check_tree(document, path)
+    _check(document, CONFIG, path)
+
+
+def check_process(process: Mapping[str, Any], path: str = "oci") -> None:
+    """Check the `process` of a config.json, as an exec takes it. Raises InvalidSpec, which names the field."""
+    check_tree(process, path)
+    _check(process, PROCESS, path)
+
+
+def unknown_fields(document: Mapping[str, Any], path: str = "oci", kind: Fields = CONFIG) -> Iterator[str]:
+    """Yield the paths of fields that the specification does not know."""
+    for name, value in document.items():
+        known = kind.fields.get(name)
+        if known is None:
+            yield below(path, name)
+        else:
+            yield from _unknown_below(value, known, below(path, name))
+
+
+def _unknown_below(value: Any, kind: Any, path: str) -> Iterator[str]:
+    if value is None:
+        return
+    if isinstance(kind, Fields):
+        yield from unknown_fields(value, path, kind)
+    elif isinstance(kind, ListOf):
+        for index, item in enumerate(value):
+            yield from _unknown_below(item, kind.of, f"{path}[{index}]")
+    elif isinstance(kind, MapOf):
+        for name, item in value.items():
+            yield from _unknown_below(item, kind.of, below(path, name))
+
+
+def _check(value: Any, kind: Any, path: str) -> None:
+    """Check one value. A null is a field that is absent, to every reader of the specification."""
+    if value is None or kind is Anything:
+        return
+    if isinstance(kind, Whole):
+        _check_whole(value, kind, path)
+    elif kind is Line:
+        _check(value, str, path)
+        if not value.isprintable():
+            raise InvalidSpec(path, f"{value[:80]!r} holds a line break or a control character")
+    elif kind is str or kind is bool:
+        if type(value) is not kind:
+            raise InvalidSpec(path, f"must be {'text' if kind is str else 'true or false'}, not {_shown(value)}")
+    elif isinstance(kind, ListOf):
+        if not isinstance(value, (list, tuple)):
+            raise InvalidSpec(path, f"must be a list, not {_shown(value)}")
+        for index, item in enumerate(value):
+            if item is None:
+                raise InvalidSpec(f"{path}[{index}]", "is null")
+            _check(item, kind.of, f"{path}[{index}]")
+    else:
+        if not isinstance(value, Mapping):
+            raise InvalidSpec(path, f"must be an object, not {_shown(value)}")
+        _check_object(value, kind, path)
+
+
+def _check_object(value: Mapping[str, Any], kind: MapOf | Fields, path: str) -> None:
+    if isinstance(kind, MapOf):
+        for name, item in value.items():
+            if item is None:
+                raise InvalidSpec(below(path, name), "is null")
+            _check(item, kind.of, below(path, name))
+        return
+    for name in kind.required:
+        if value.get(name) is None:
+            raise InvalidSpec(f"{path}.{name}", "is missing")
+    folded = {name.lower(): name for name in kind.fields}
+    for name, item in value.items():
+        known = folded.get(name.lower(), name)
+        if known != name:  # runc takes it for that field, crun does not: they would make two different containers
+            raise InvalidSpec(below(path, name), f"is not a field: it is spelled `{known}`")
+        _check(item, kind.fields.get(name, Anything), below(path, name))
+
+
+def _check_whole(value: Any, kind: Whole, path: str) -> None:
+    if type(value) is not int:
+        raise InvalidSpec(path, f"must be a whole number, not {_shown(value)}")
+    if not kind.least <= value <= kind.most:
+        raise InvalidSpec(path, f"{value} is not between {kind.least} and {kind.most}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "an object"
+    return "a list" if isinstance(value, (list, tuple)) else f"{value!r:.60}"
