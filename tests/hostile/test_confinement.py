@@ -16,6 +16,8 @@ from longshore.errors import InvalidSpec, LongshoreError
 from longshore.oci.probe import holes
 from longshore.spec import Mount
 
+from ..opened import Opened
+
 pytestmark = pytest.mark.real
 
 ATTACK = (Path(__file__).parent / "attack.py").read_text()
@@ -173,3 +175,91 @@ async def test_what_an_exec_can_reach_by_proc_of_init_is_its_own(engine: Engine)
     assert b"root:" not in done.stdout.replace(b"/root:", b"")
     async with asyncio.timeout(10):
         await box.delete(force=True)
+
+
+BAD_PASSWD = {
+    "home": b"root:x:0:0::/\xff:/bin/sh\nweb:x:7:8::/\xff:/bin/sh\n",
+    "name": b"ro\xfet:x:0:0::/:/bin/sh\nweb:x:7:8::/:/bin/sh\n",
+    "nul": b"root:x:0:0::/a\0b:/bin/sh\nweb:x:7:8::/\0:/bin/sh\n",
+}
+
+
+@pytest.mark.parametrize("what", BAD_PASSWD)
+async def test_odd_bytes_in_passwd_end_in_no_untyped_error(engine: Engine, tmp_path: Path, what: str) -> None:
+    root = rootfs(tmp_path)
+    (root / "etc").mkdir()
+    (root / "etc/passwd").write_bytes(BAD_PASSWD[what])
+    script = ["/bin/sh", "-c", "id -u; echo $HOME"]
+    for user in (None, "0", "web", "7"):
+        done = await engine.run(f"rootfs:{root}", script, user=user, mounts=MACHINE)
+        home = "/"
+        assert done.text.split() == ["7" if user in ("web", "7") else "0", home], (user, done.error_text)
+    box = await engine.launch("box", root=f"rootfs:{root}", args=["/bin/sleep", "60"], mounts=MACHINE, owner="remove")
+    for user in ("0", "web", "7"):
+        done = await box.run(script, user=user)
+        assert done.text.split() == ["0" if user == "0" else "7", "/"], (user, done.error_text)
+
+
+async def test_an_id_that_means_no_change_to_the_kernel_runs_nothing(engine: Engine, tmp_path: Path) -> None:
+    root = rootfs(tmp_path)
+    (root / "etc").mkdir()
+    (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nminus:x:4294967295:0::/:/bin/sh\n1000:x:0:0::/:/bin/sh\n")
+    box = await engine.launch("box", root=f"rootfs:{root}", args=["/bin/sleep", "60"], mounts=MACHINE, owner="remove")
+    for user in ("minus", "4294967295", "minus:0", "0:4294967295"):
+        for call in (
+            box.run(["/usr/bin/id"], user=user),
+            engine.run(f"rootfs:{root}", ["/usr/bin/id"], user=user, mounts=MACHINE),
+        ):
+            with pytest.raises(InvalidSpec):
+                await call
+    for done in (
+        await box.run(["/usr/bin/id", "-u"], user="1000"),
+        await engine.run(f"rootfs:{root}", ["/usr/bin/id", "-u"], user="1000", mounts=MACHINE),
+    ):
+        assert done.text == "1000\n"
+
+
+@pytest.mark.parametrize("what", ["passwd", "group"])
+async def test_a_huge_file_of_a_container_stalls_no_loop(engine: Engine, what: str) -> None:
+    box = await engine.launch("box", root="host", args=["sleep", "60"], user="root", owner="remove")
+    fill = f"yes a:x:0:daemon::: | head -c 16000000 >/etc/{what}"
+    assert (await box.run(["sh", "-c", fill], user="root", timeout=20)).exit_code == 0
+    gap = 0.0
+    done = asyncio.Event()
+
+    async def tick() -> None:
+        nonlocal gap
+        last = asyncio.get_running_loop().time()
+        while not done.is_set():
+            await asyncio.sleep(0.002)
+            now = asyncio.get_running_loop().time()
+            gap, last = max(gap, now - last), now
+
+    ticking = asyncio.create_task(tick())
+    try:
+        found = await box.run(["id", "-u"], user="daemon", timeout=20)
+        assert (what, found.text) == ("group", "1\n")
+    except InvalidSpec:
+        assert what == "passwd"
+    finally:
+        done.set()
+        await ticking
+    assert gap < 0.25  # seconds: much above what a busy machine takes from a loop, much below what 16 MB of lines do
+
+
+async def test_a_device_that_a_container_made_its_passwd_is_not_opened(engine: Engine, tmp_path: Path) -> None:
+    root = rootfs(tmp_path)
+    (root / "etc").mkdir()
+    (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
+    box = await engine.launch("box", root=f"rootfs:{root}", args=["/bin/sleep", "60"], mounts=MACHINE, owner="remove")
+    made = await box.run(["/bin/sh", "-c", "rm /etc/passwd && mknod /etc/passwd c 1 11"])
+    assert made.exit_code == 0, made.error_text
+    opened = Opened(root / "etc")
+    try:
+        with pytest.raises(InvalidSpec):
+            await box.run(["/bin/true"], user="daemon")
+        done = await engine.run(f"rootfs:{root}", ["/bin/true"], mounts=MACHINE)
+        assert done.exit_code == 0
+        assert "passwd" not in opened.names()
+    finally:
+        opened.close()

@@ -39,7 +39,9 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     config: dict[str, Any]
 
 
-class _Draft(msgspec.Struct, kw_only=True):
+class Draft(msgspec.Struct, kw_only=True):
+    """What a bundle will be, checked."""
+
     config: dict[str, Any]
     root: RootPlan
     files: dict[str, str]
@@ -54,8 +56,7 @@ def plan_bundle(
 
     Makes nothing. Raises what `prepare` raises for a spec that cannot be met.
     """
-    draft = _draft(place, id, spec, cgroup_path, runtime)
-    draft.root.inside.close()
+    draft = draft_bundle(place, id, spec, cgroup_path=cgroup_path, runtime=runtime)
     document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(draft.config))
     return document, draft.root.steps, draft.reasons
 
@@ -63,15 +64,29 @@ def plan_bundle(
 def prepare(
     place: Place, id: str, spec: Spec, *, cgroup_path: str, again: bool = False, runtime: Known = ANY_RUNTIME
 ) -> Bundle:
-    """Check everything that needs this machine, then make the bundle in `place.run`, and scratch in `place.data`.
+    """Check everything that needs this machine, then make the bundle: `draft_bundle` and `make_bundle`."""
+    draft = draft_bundle(place, id, spec, cgroup_path=cgroup_path, runtime=runtime)
+    return make_bundle(place, id, draft, again=again, runtime=runtime)
 
-    With `again`, for a container that goes on from a checkpoint: what it had written to its root is there, and stays.
 
-    Raises InvalidSpec (naming the field), NotSupported, CommandNotFound before anything is made; StoreError when
-    the making fails (the caller removes the place). Blocks: it reads and writes files.
+def draft_bundle(place: Place, id: str, spec: Spec, *, cgroup_path: str, runtime: Known = ANY_RUNTIME) -> Draft:
+    """Check everything that needs this machine; make nothing.
+
+    Raises InvalidSpec (naming the field), NotSupported, CommandNotFound. Blocks, for as long as the file system of the
+    root does.
     """
     draft = _draft(place, id, spec, cgroup_path, runtime)
     draft.root.inside.close()
+    return draft
+
+
+def make_bundle(place: Place, id: str, draft: Draft, *, again: bool = False, runtime: Known = ANY_RUNTIME) -> Bundle:
+    """Make the bundle in `place.run`, and scratch in `place.data`.
+
+    With `again`, for a container that goes on from a checkpoint: what it had written to its root is there, and stays.
+
+    Raises StoreError when the making fails (the caller removes the place). Blocks: it writes files.
+    """
     if draft.ignored:
         log.warning("container `%s`: %s ignores %s of its OCI document", id, runtime, ", ".join(draft.ignored))
     path = place.run / "bundle"
@@ -87,7 +102,7 @@ def prepare(
     return Bundle(path=path, steps=draft.root.steps, config=draft.config)
 
 
-def _draft(place: Place, id: str, spec: Spec, cgroup_path: str, runtime: Known) -> _Draft:
+def _draft(place: Place, id: str, spec: Spec, cgroup_path: str, runtime: Known) -> Draft:
     translate.check_platform(spec)
     root = plan_root(place, spec)
     try:
@@ -99,7 +114,7 @@ def _draft(place: Place, id: str, spec: Spec, cgroup_path: str, runtime: Known) 
         raise
 
 
-def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
+def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> Draft:
     reasons = dict(root.reasons)
     inside = root.inside
     account, reasons["user"] = translate.account(spec.user, inside, root.kind)
@@ -208,7 +223,7 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> _Draft:
         ),
         annotations={translate.ROOT_KIND: root.kind, **translate.label_annotations(spec.labels)},
     )
-    return _Draft(
+    return Draft(
         config=_as_dict(config),
         root=root,
         files=_files(name, spec.network) if root.kind == "host" else {},
@@ -228,7 +243,7 @@ def _as_dict(config: oci.Config) -> dict[str, Any]:
     return document
 
 
-def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan, runtime: Known) -> _Draft:
+def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan, runtime: Known) -> Draft:
     from . import given  # seldom needed, and a dozen classes
 
     asked = user_mounts(spec.mounts, root.hidden)
@@ -248,7 +263,7 @@ def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan, runtim
     if spec.rlimits:
         config["process"]["rlimits"] = msgspec.to_builtins(_rlimits(spec.rlimits))
     files = _files(config.get("hostname") or id[:63], spec.network) if root.kind == "host" else {}
-    return _Draft(config=config, root=root, files=files, reasons=reasons, ignored=ignored)
+    return Draft(config=config, root=root, files=files, reasons=reasons, ignored=ignored)
 
 
 # parts

@@ -8,6 +8,7 @@ Everything is frozen while it is written, so that images and files are of one mo
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -91,6 +92,9 @@ def _pack(place: Place, directory: Path) -> None:
     try:
         for folder in _scratch(place):
             diff.pack(folder, directory / f"{folder.name}.tar")
+    except RecursionError:
+        error = OSError(errno.ENAMETOOLONG, "folders that the container made are nested too deeply")
+        raise store_error(f"write the checkpoint {directory}", error) from None
     except OSError as error:
         raise store_error(f"write the checkpoint {directory}", error) from error
 

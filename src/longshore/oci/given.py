@@ -16,6 +16,7 @@ from .hidden import mount_points
 from .ignored import ANY_RUNTIME, Known, ignored, version_for
 from .mounts import masks_below
 from .roots import RootPlan
+from .users import check_ids
 
 
 def check(document: dict[str, Any]) -> None:
@@ -80,6 +81,7 @@ def build(
     if spec.user is not None:
         found, _ = translate.account(spec.user, root.inside, root.kind)
         process["user"] = translate.user_over(process["user"], found)
+    check_ids(process["user"], "oci.process.user")
     # streams are wired by longshore, so it is the spec that says whether there is a terminal
     if bool(process.get("terminal")) != spec.terminal:
         reasons["oci.process.terminal"] = "set by longshore, which wires the streams: see `terminal` (--tty)"

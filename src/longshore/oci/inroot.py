@@ -6,15 +6,20 @@ RESOLVE_NO_MAGICLINKS refuses links such as /proc/self/fd/3. (Linux 5.6.)
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from ..errors import ServiceError
+from ..tasks import in_thread
 from .launch import libc
+
+T = TypeVar("T")
 
 _OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_NO_MAGICLINKS = 0x02
@@ -25,7 +30,50 @@ _O_CLOEXEC = 0o2000000
 _O_DIRECTORY = 0o200000
 _O_NOFOLLOW = 0o400000
 
-READ_LIMIT = 16 << 20  # bytes of a passwd or group file that we are willing to read
+_O_NOCTTY = 0o400
+
+READ_LIMIT = 1 << 20  # bytes of a file of a root that are read: of a longer one, its beginning
+
+# File systems whose files are the kernel's own tables and switches (linux/magic.h). A link in a root may lead to one,
+# as /proc/kmsg: to read that takes the machine's messages away from the program that they are for.
+_KERNELS_OWN = frozenset(
+    (
+        0x9FA0,  # proc
+        0x62656572,  # sysfs
+        0x27E0EB,  # cgroup
+        0x63677270,  # cgroup2
+        0x64626720,  # debugfs
+        0x74726163,  # tracefs
+        0x73636673,  # securityfs
+        0xF97CFF8C,  # selinuxfs
+        0x43415D53,  # smackfs
+        0x5A3C69F0,  # apparmorfs
+        0xDE5E81E4,  # efivarfs
+        0xCAFE4A11,  # bpf
+        0x62656570,  # configfs
+        0x6165676C,  # pstore
+        0x42494E4D,  # binfmt_misc
+        0x65735543,  # fusectl
+        0x19800202,  # mqueue
+        0x6E736673,  # nsfs
+    )
+)
+
+
+async def look(container_id: str, function: Callable[[], T], limit: float) -> T:
+    """Run what reads the files of a root in a thread: a file system may take its time, or never answer.
+
+    Raises ServiceError at the limit; the thread then stays behind until the file system answers or goes.
+    """
+    try:
+        async with asyncio.timeout(limit) as scope:
+            return await in_thread(function)
+    except TimeoutError:
+        if not scope.expired():
+            raise
+        reason = f"a file of its root could not be read within {limit:g} s"
+        hint = "look whether a network or user-space file system among its files still answers"
+        raise ServiceError("looking into the root", container_id, reason, hint=hint) from None
 
 
 class _OpenHow(ctypes.Structure):
@@ -43,6 +91,32 @@ def open_inside(root: int, path: str, flags: int) -> int:
         if code not in (errno.EAGAIN, errno.EINTR):
             break
     raise OSError(code, os.strerror(code), path)
+
+
+def _content(found: int, limit: int) -> bytes | None:
+    """The beginning of what an O_PATH descriptor means, if that is a regular file of a file system for files.
+
+    The kind is known before anything is opened: to open a device may have effects of its own. What is opened then is
+    what was looked at, whatever has been put in its place. Not blocking: it may have a lease. Raises OSError.
+    """
+    if not stat.S_ISREG(os.fstat(found).st_mode) or _file_system(found) in _KERNELS_OWN:
+        return None
+    fd = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | _O_NONBLOCK | _O_NOCTTY | _O_CLOEXEC)
+    with open(fd, "rb", buffering=0) as file:
+        pieces = []
+        while limit > 0 and (piece := file.read(limit)):
+            pieces.append(piece)
+            limit -= len(piece)
+    return b"".join(pieces)
+
+
+def _file_system(fd: int) -> int:
+    """The kind of file system that a descriptor is of: the first member of statfs(2). Raises OSError."""
+    found = (ctypes.c_long * 64)()  # larger than any struct statfs
+    if libc().fstatfs(fd, found) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return int(found[0]) & 0xFFFFFFFF
 
 
 class Inside(Protocol):
@@ -72,14 +146,15 @@ class Folder:
 
     def read(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
         try:
-            # not blocking: it may be a fifo, which nobody will ever write to
-            fd = open_inside(self._fd, path, os.O_RDONLY | _O_NONBLOCK)
+            fd = open_inside(self._fd, path, _O_PATH)
         except OSError:
             return None
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return None
-            return file.read(limit)
+        try:
+            return _content(fd, limit)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
 
     def stat(self, path: str) -> os.stat_result | None:
         try:

@@ -7,10 +7,11 @@ would be too long, folders are named by short links in a folder that the mountin
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -117,26 +118,40 @@ def _has_volatile() -> bool:
     return (major, minor) >= (5, 10)
 
 
-def like(original: str, path: str) -> None:
-    """Make a folder with the mode and owner of another one. One that is there stays as it is."""
+def like(original: str, path: str, *, dir_fd: int | None = None) -> None:
+    """Make a folder with the mode and owner of another one. What is there stays as it is."""
     found = os.stat(original)
     try:
-        os.mkdir(path, 0o700)
+        os.mkdir(path, 0o700, dir_fd=dir_fd)
     except FileExistsError:
         return
     if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
-        os.chown(path, found.st_uid, found.st_gid)
-    os.chmod(path, stat.S_IMODE(found.st_mode))
+        os.chown(path, found.st_uid, found.st_gid, dir_fd=dir_fd, follow_symlinks=False)
+    os.chmod(path, stat.S_IMODE(found.st_mode), dir_fd=dir_fd)
 
 
 def hide(lower: str, upper: str, path: str) -> None:
-    """Hide `path` of a lower folder for good: what overlayfs writes for a removed file, written beforehand."""
+    """Hide `path` of a lower folder for good: what overlayfs writes for a removed file, written beforehand.
+
+    The upper folder may be one that a container has written to. No link in it is followed; where it has no folder on
+    the way, the lower one's is not seen in any case.
+    """
     parts = [part for part in path.split("/") if part]
-    for part in parts[:-1]:
-        lower, upper = f"{lower}/{part}", f"{upper}/{part}"
-        like(lower, upper)
-    with suppress(FileExistsError):
-        os.mknod(f"{upper}/{parts[-1]}", stat.S_IFCHR, os.makedev(0, 0))
+    with ExitStack() as opened:
+        at = os.open(upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        opened.callback(os.close, at)
+        for part in parts[:-1]:
+            lower = f"{lower}/{part}"
+            like(lower, part, dir_fd=at)
+            try:
+                at = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            except OSError as error:
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    return
+                raise
+            opened.callback(os.close, at)
+        with suppress(FileExistsError):
+            os.mknod(parts[-1], stat.S_IFCHR, os.makedev(0, 0), dir_fd=at)
 
 
 def check_parents(parents: Sequence[str]) -> None:

@@ -19,9 +19,10 @@ from ..limits import USUAL, Limits
 from ..spec import Spec
 from ..tasks import in_thread, shielded, uninterrupted
 from . import checkpoint, conmon, leases, probe, processes
-from .bundle import Bundle, plan_bundle, prepare
+from .bundle import Bundle, draft_bundle, make_bundle, plan_bundle
 from .cgroup import ROOT, Cgroup
 from .direct import check_pid, read_pid, run_direct
+from .inroot import look
 from .launch import Helpers
 from .layers import remove_work
 from .runtime import Runtime
@@ -136,9 +137,12 @@ class OciService:
         runtime = runtime or await self.runtime()
         runtime.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         cgroup = self.cgroup_path(id, place.lease.id if place.lease else None)
-        making = in_thread(
-            lambda: prepare(place, id, spec, cgroup_path=f"{cgroup}/{LEAF}", again=again, runtime=runtime.known)
+        draft = await look(
+            id,
+            lambda: draft_bundle(place, id, spec, cgroup_path=f"{cgroup}/{LEAF}", runtime=runtime.known),
+            self._limits.verb,
         )
+        making = in_thread(lambda: make_bundle(place, id, draft, again=again, runtime=runtime.known))
         bundle = await uninterrupted(making)  # whoever undoes this must not meet it still at work
         return runtime, bundle, cgroup
 

@@ -21,7 +21,7 @@ from . import conmon, counters, processes, translate
 from .cgroup import Cgroup
 from .direct import run_direct
 from .executable import check_sizes
-from .inroot import Folder
+from .inroot import Folder, look
 from .launch import UMASK
 from .layers import remove_work
 from .lookup import View
@@ -137,9 +137,7 @@ class OciSystem:
     async def exec(self, process: ProcessSpec, stdio: Stdio, name: str, place: Place) -> OciProcess:
         if await self.paused():
             raise InvalidState("exec in", self.id, "paused", hint="resume it first")
-        document = translate.process(self.config, process, pid=self.init.pid if self.init else None)
-        check_sizes(document["args"], document["env"])
-        self._check_command(document)
+        document = await look(self.id, lambda: self._document(process), self.runtime.limits.verb)
         path = place.run / "process.json"
         path.write_bytes(msgspec.json.encode(document))
         path.chmod(0o600)
@@ -207,6 +205,13 @@ class OciSystem:
         """Remove the group of an exec that has ended: later, if something that it left behind is in it."""
         if not group.remove(0):
             self._left.add(group)
+
+    def _document(self, process: ProcessSpec) -> dict[str, Any]:
+        """What the runtime is given, checked in the root as it is now. Blocks, for as long as that does."""
+        document = translate.process(self.config, process, pid=self.init.pid if self.init else None)
+        check_sizes(document["args"], document["env"])
+        self._check_command(document)
+        return document
 
     def _check_command(self, document: dict[str, Any]) -> None:
         """What the runtime could tell only by an exit code, in the root as it is now."""

@@ -16,7 +16,7 @@ from ..runtime_spec import check_process
 from ..spec import ProcessSpec, Resources, Security, Spec
 from . import documents as oci
 from .inroot import Folder, Inside
-from .users import NOBODY, Account, look_up
+from .users import NOBODY, Account, check_ids, look_up
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PERIOD = 100_000  # microseconds
@@ -229,6 +229,7 @@ def process(config: Mapping[str, Any], process: ProcessSpec, pid: int | None) ->
         check_process(process.oci)
     base = (config.get("process") or {}) if process.oci is None else process.oci
     user = given_user(base)
+    check_ids(user, "oci.user")
     env = merged_environment(base.get("env") or [], process.env)
     if process.user is not None:
         found = _in_container(process.user, pid)
