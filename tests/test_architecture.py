@@ -21,7 +21,7 @@ from longshore import simulator, sync
 SOURCE = Path(longshore.__file__).parent
 PLATFORMS = ("oci", "hcs", "simulator")
 
-PROTOCOLS = {"checks", "compute", "errors", "limits", "runtime_spec", "spec", "spec_parts"}
+PROTOCOLS = {"checks", "compute", "errors", "limits", "runtime_spec", "spec", "spec_parts", "visibility"}
 """The seam, and the words that both of its sides use."""
 
 TOOLS = {"decoding", "dirchanges", "files", "forks", "inotify", "tasks", "trees", "unixfiles", "watching", "winfiles"}

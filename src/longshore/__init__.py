@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .errors import LongshoreError as LongshoreError
     from .errors import MonitorLost as MonitorLost
     from .errors import NotSupported as NotSupported
+    from .errors import NotVisible as NotVisible
     from .errors import OutputLimit as OutputLimit
     from .errors import ProcessExists as ProcessExists
     from .errors import ProcessNotFound as ProcessNotFound
@@ -82,7 +83,7 @@ _NAMES = {
     "engine": "Engine Restored",
     "errors": "CheckpointExists CheckpointNotFound CommandFailed CommandNotExecutable CommandNotFound ContainerExists"
     " ContainerNotFound DescriptorLimit EngineClosed InvalidSpec InvalidState LongshoreError MonitorLost NotSupported"
-    " OutputLimit ProcessExists ProcessNotFound ServiceError StoreError TimeLimit",
+    " NotVisible OutputLimit ProcessExists ProcessNotFound ServiceError StoreError TimeLimit",
     "events": "Event Gap",
     "limits": "HcsLimits Limits",
     "logs": "LogGap LogRecord",
@@ -135,6 +136,7 @@ __all__ = [
     "Mount",
     "NetworkStats",
     "NotSupported",
+    "NotVisible",
     "OutputLimit",
     "Plan",
     "Process",

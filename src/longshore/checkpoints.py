@@ -35,7 +35,7 @@ from .errors import (
 )
 from .events import News
 from .files import read_whole, store_error, sync, sync_tree, write_mark, write_new
-from .finding import adopt, current, derive, named_lease
+from .finding import adopt, current, derive, is_past, named_lease
 from .half_restored import FOLDER, MARK, undo_checkpoint, undo_half_restored
 from .lifecycle import begin, kill, wait_for_end
 from .log_trail import mark_first
@@ -208,7 +208,7 @@ async def checkpoints(core: Core, entry: Entry, uid: str) -> list[CheckpointInfo
 
 async def delete_checkpoint(core: Core, entry: Entry, uid: str, name: str) -> None:
     """Remove one. CheckpointNotFound; InvalidState while the container is being changed."""
-    await current(core, entry, uid)
+    is_past(core, await current(core, entry, uid), "delete a checkpoint of")
     path = _directory(entry, _check_name(name))
     claim = entry.claim("delete a checkpoint of")
     try:

@@ -420,7 +420,10 @@ class ComputeService(Protocol):
         ...
 
     async def open(self, id: str, token: bytes, place: Place) -> ComputeSystem:
-        """Find a system again, after its maker is gone. SystemGone if nothing is left of it."""
+        """Find a system again, after its maker is gone. SystemGone if nothing is left of it.
+
+        SystemHidden if this program may not see its processes.
+        """
         ...
 
     async def state(self, token: bytes) -> State:
@@ -457,6 +460,10 @@ class ComputeService(Protocol):
     async def close(self) -> None:
         """Let go of everything; the systems go on."""
         ...
+
+
+class SystemHidden(Exception):
+    """This program may not see the processes of the system, so it cannot tell whether they live."""
 
 
 class SystemGone(Exception):
@@ -511,5 +518,6 @@ __all__ = [
     "Streams",
     "SystemEnd",
     "SystemGone",
+    "SystemHidden",
     "now",
 ]

@@ -103,7 +103,7 @@ class Container:
         """What a listing says of it, now."""
         async with self._core.operation():
             record = await finding.current(self._core, self._entry, self._uid)
-            return await finding.derive(self._core, self._entry, record)
+            return await finding.look(self._core, self._entry, record)
 
     async def inspect(self) -> dict[str, Any]:
         """All that is known of it, as plain data; without the values of its environment."""

@@ -10,9 +10,9 @@ from .compute import INIT, Cause, Exit, Lease, State, now
 from .core import Core, Live
 from .endings import record_never_started, tell_recorded, tell_unrecorded
 from .entry import Entry, trash_name
-from .errors import ContainerNotFound, InvalidState, StoreError
+from .errors import ContainerNotFound, InvalidState, NotVisible, StoreError
 from .events import News
-from .finding import NamedLease, adopt, end_of_gone, named_lease, state_of
+from .finding import NamedLease, adopt, end_of_gone, is_past, named_lease, state_of
 from .half_restored import undo_half_restored
 from .lease import owned
 from .lifecycle import kill, wait_for_end
@@ -31,10 +31,13 @@ async def delete(core: Core, entry: Entry, uid: str, *, force: bool) -> None:
     except Damaged:
         if not force:
             raise
+        if core.store.sight_at(core.store.run) == "hidden":
+            raise NotVisible("delete", entry.id, core.store.viewpoint.blind or "it was made elsewhere") from None
         await shielded(_delete_damaged(core, entry))
         return
     if uid and record.uid != uid:
         raise ContainerNotFound(entry.id)
+    is_past(core, record, "delete")
     if not force:
         await _refuse_if_alive(core, entry, record)
     async with core.descriptors.ending():

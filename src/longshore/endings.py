@@ -276,7 +276,7 @@ async def tell_recorded(core: Core, entry: Entry, record: Record) -> None:
 
 async def tell_untold(core: Core, entry: Entry, record: Record) -> None:
     """The same for who only looks, at a container whose end is recorded."""
-    if not record.exit_told:
+    if not record.exit_told and core.store.sight(record)[0] != "hidden":
         await tell_shortly(core, record.uid, lambda: tell_recorded(core, entry, record))
 
 

@@ -130,6 +130,19 @@ class InvalidState(LongshoreError):
         self.state = state
 
 
+class NotVisible(LongshoreError):
+    """This program cannot see the processes of the container, so it neither judges nor changes it."""
+
+    def __init__(self, operation: str, container_id: str, reason: str) -> None:
+        super().__init__(
+            f"cannot {operation} container `{container_id}`: its processes cannot be seen from here: {reason}",
+            hint="use longshore where the container was made: in the same pid and time namespaces, with their /proc",
+        )
+        self.operation = operation
+        self.container_id = container_id
+        self.reason = reason
+
+
 class NotSupported(LongshoreError):
     """This host or service cannot do it; nothing was touched. The reason is the one that `doctor` gives."""
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .compute import Cause, ComputeSystem, Exit, Lease, State, SystemGone, now
+from .compute import Cause, ComputeSystem, Exit, Lease, State, SystemGone, SystemHidden, now
 from .core import Core, Live, log
 from .endings import LATE_LIMIT, begin_watching, record_gone, record_never_started, tell_shortly, tell_untold
 from .entry import Entry
@@ -21,6 +21,7 @@ from .errors import (
     ContainerNotFound,
     InvalidState,
     LongshoreError,
+    NotVisible,
     ServiceError,
     StoreError,
 )
@@ -43,8 +44,10 @@ TO_HAVE_IT_RUN = {  # the next step of who wanted a running container, by the st
 class ContainerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One container in a listing.
 
-    `state` is creating, created, running, paused or stopped; or damaged: its record cannot be read, and all that
-    can be done is to delete it by force. A stopped one has no `exit` while that is still being found out.
+    `state` is creating, created, running, paused or stopped. Two more are no states of the container: `damaged` (its
+    record cannot be read, and all that can be done is to delete it by force), and `hidden` (this program cannot see
+    its processes, as in another pid namespace, so it does not know). A stopped one has no `exit` while that is still
+    being found out.
     """
 
     id: str
@@ -75,20 +78,45 @@ def named_lease(record: Record | None) -> Lease | None:
 # what a container is
 
 
+def is_past(core: Core, record: Record, operation: str = "find") -> bool:
+    """Whether all processes of a container are gone with their boot, or with their pid namespace.
+
+    NotVisible if this program cannot see them: it must not conclude that they have ended.
+    """
+    sight, reason = core.store.sight(record)
+    if sight == "hidden":
+        raise NotVisible(operation, record.id, reason)
+    return sight == "gone"
+
+
 async def state_of(core: Core, record: Record) -> State:
-    """Whether its init is alive, as the service sees it; a boot ends everything."""
-    if record.boot != core.store.boot:
+    """Whether its init is alive, as the service sees it; a boot ends everything. NotVisible."""
+    if is_past(core, record):
         return State.STOPPED
-    return await core.service.state(record.token)
+    try:
+        return await core.service.state(record.token)
+    except SystemHidden as error:
+        raise NotVisible("find", record.id, str(error)) from None
+
+
+async def look(core: Core, entry: Entry, record: Record) -> ContainerInfo:
+    """As `derive`, for a listing: a container that cannot be seen from here is shown as `hidden`."""
+    try:
+        return await derive(core, entry, record)
+    except NotVisible:
+        found = entry.read_exit()  # as it was recorded meanwhile, where it can be seen
+        return _info(record, "hidden", None) if found is None else _info(record, "stopped", found.exit)
 
 
 async def derive(core: Core, entry: Entry, record: Record) -> ContainerInfo:
-    """What a container is now, from its files and its init: no runtime is asked."""
+    """What a container is now, from its files and its init: no runtime is asked. NotVisible."""
     found = entry.read_exit()
     if found is not None:
+        is_past(core, record)
         await tell_untold(core, entry, record)
         return _info(record, "stopped", found.exit)
     if not record.token:
+        is_past(core, record)
         return _info(record, "creating", None)
     seen = await state_of(core, record)
     if seen is State.STOPPED:
@@ -164,7 +192,7 @@ async def late_exit(core: Core, entry: Entry, record: Record) -> Exit | None:
 
 
 async def _find_exit(core: Core, entry: Entry, record: Record) -> Exit | None:
-    if record.boot != core.store.boot:
+    if is_past(core, record):
         return await record_gone(core, entry, record)
     if record.starting_at is None:
         if entry.is_claimed("start", "delete"):  # it is just changing
@@ -206,12 +234,16 @@ async def listing(core: Core, labels: Mapping[str, str] | None, states: Collecti
                 add(_info(record, "stopped", exit.exit))
             elif not record.token:
                 add(_info(record, "creating", None))
+            elif core.store.sight(record)[0] == "hidden":
+                add(_info(record, "hidden", None))
             elif (seen := await state_of(core, record)) is State.STOPPED:
                 late.append((entry, record))
             else:
                 add(await _alive(core, entry, record, seen))
         except ContainerNotFound:
             continue
+        except NotVisible:
+            add(_info(record, "hidden", None))
         except Damaged as error:
             log.warning("%s", error)
             if not labels:
@@ -219,7 +251,7 @@ async def listing(core: Core, labels: Mapping[str, str] | None, states: Collecti
         except StoreError as error:
             log.warning("%s", error)
     if late:
-        for info in await asyncio.gather(*(derive(core, *each) for each in late), return_exceptions=True):
+        for info in await asyncio.gather(*(look(core, *each) for each in late), return_exceptions=True):
             if isinstance(info, ContainerInfo):
                 add(info)
             elif not isinstance(info, ContainerNotFound):
@@ -238,7 +270,7 @@ def damaged_info(entry: Entry) -> ContainerInfo:
 async def inspection(core: Core, entry: Entry, uid: str) -> dict[str, Any]:
     """All that is known of a container, as plain data; of its environment only the names."""
     record = entry.read_own(uid)
-    info = await derive(core, entry, record)
+    info = await look(core, entry, record)
     document: dict[str, Any] = msgspec.to_builtins(info)
     spec = entry.read_spec()
     settings: dict[str, Any] = msgspec.to_builtins(spec)
@@ -273,8 +305,9 @@ async def inspection(core: Core, entry: Entry, uid: str) -> dict[str, Any]:
 async def adopt(core: Core, entry: Entry, record: Record) -> Live:
     """The living system of a container, opened if need be, with its end watched for if it was started.
 
-    InvalidState if nothing is left of it; its end is then recorded.
+    InvalidState if nothing is left of it; its end is then recorded. NotVisible.
     """
+    is_past(core, record)
     live = core.find(entry.id, record.uid)
     if record.uid in core.gone:
         raise _nothing_left(core, entry, record)
@@ -293,9 +326,11 @@ async def adopt(core: Core, entry: Entry, record: Record) -> Live:
 async def _open(core: Core, entry: Entry, record: Record) -> Live:
     since = core.store.journal.end()
     gone: Exit | None = None
-    if record.boot == core.store.boot:
+    if not is_past(core, record):
         try:
             system = await core.service.open(entry.id, record.token, entry.place(named_lease(record)))
+        except SystemHidden as error:
+            raise NotVisible("find", record.id, str(error)) from None
         except SystemGone as error:
             gone = error.exit
         else:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .compute import ComputeService
     from .limits import Limits
     from .store import Store
+    from .visibility import Viewpoint
 
 
 def service(store: Store, runtime: str | None, limits: Limits) -> ComputeService:
@@ -39,6 +40,26 @@ def places() -> tuple[str, str]:
     return "/run/longshore", "/var/lib/longshore"
 
 
+def viewpoint() -> Viewpoint:
+    """Where this program looks from: which boot, and which processes its pids name."""
+    from .visibility import Viewpoint
+
+    if sys.platform == "linux":
+        from .oci.viewpoint import viewpoint
+
+        return viewpoint()
+    return Viewpoint(boot=boot_id())
+
+
+def first_namespaces() -> str:
+    """The namespaces of the machine itself: those of records that name none. Empty where there are no namespaces."""
+    if sys.platform == "linux":
+        from .oci.viewpoint import FIRST
+
+        return FIRST
+    return ""
+
+
 def boot_id() -> str:
     """Tells this boot of the machine from every other; empty where the host has no such thing."""
     if sys.platform == "win32":
@@ -47,11 +68,11 @@ def boot_id() -> str:
         # KUSER_SHARED_DATA.BootId, mapped in every process at this address: counts the boots (Wine: 0)
         boot = ctypes.c_uint32.from_address(0x7FFE0000 + 0x2C4).value
         return str(boot) if boot else ""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
+    if sys.platform == "linux":
+        from .oci import viewpoint
+
+        return viewpoint.boot_id()
+    return ""
 
 
 def kernel() -> tuple[str, str]:

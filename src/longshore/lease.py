@@ -80,6 +80,7 @@ class OwnerLease:
                     self.directory.mkdir(mode=0o700)
                     for name in ("owned", "execs"):
                         (self.directory / name).mkdir(mode=0o700)
+                    self._store.note_view(self.directory)
                     alive = Held.opened(self.directory / "alive.lock")
                     try_lock(alive.fd)
                     owner = Held.opened(self.directory / "owner.lock")
@@ -220,6 +221,8 @@ async def end_stopped_keepers(store: Store, service: ComputeService) -> None:
     if isinstance(service, HasKeepers):
         for name in store.names(store.leases):
             directory = store.leases / name
+            if store.sight_at(directory) == "hidden":
+                continue
             with suppress(OSError):
                 with briefly(store.lock_path):
                     kept = not is_held(directory / "alive.lock", make=False) and is_held(
@@ -249,6 +252,8 @@ def dead_leases(store: Store) -> Iterator[list[str]]:
         if names:
             with suppress(OSError), briefly(store.lock_path):  # none is just being made
                 for name in names:
+                    if store.sight_at(store.leases / name) == "hidden":
+                        continue  # what it has may live, and could not be ended from here
                     with suppress(OSError):
                         if (lock := try_hold(store.leases / name / "owner.lock")) is not None:
                             held[name] = lock

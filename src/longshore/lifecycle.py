@@ -29,7 +29,7 @@ from .errors import (
     TimeLimit,
 )
 from .events import News, Position
-from .finding import TO_HAVE_IT_RUN, adopt, current, derive, end_of_gone, tell_change, with_system
+from .finding import TO_HAVE_IT_RUN, adopt, current, derive, end_of_gone, is_past, tell_change, with_system
 from .output import keep_output
 from .process import Process
 from .records import Change, Record
@@ -243,6 +243,7 @@ async def kill(core: Core, entry: Entry, uid: str, cause: Cause = Cause.KILLED) 
         return  # deleted: it has ended
     if entry.read_exit() is not None:
         return
+    is_past(core, record, "kill")
     if not record.token:
         raise InvalidState("kill", entry.id, "being created")
     if record.starting_at is None and await _end_created(core, entry, record):

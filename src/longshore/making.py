@@ -11,7 +11,7 @@ from .compute import DEVNULL, LOG, ComputeProcess, ComputeSystem, NotUndone, Std
 from .core import Core, Live, log
 from .deleting import delete
 from .entry import RECORD, SPEC, Entry, trash_name
-from .errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError
+from .errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError, NotVisible
 from .events import News
 from .files import Held, open_file
 from .finding import NamedLease, named_lease
@@ -86,6 +86,8 @@ async def make(
     if owner not in ("keep", "stop", "remove"):
         raise InvalidSpec("owner", f"{owner!r} is not known", hint="keep, stop or remove")
     check_streams(stdio, log=True)
+    if core.store.viewpoint.blind:
+        raise NotVisible("create", id, core.store.viewpoint.blind)
     async with core.descriptors.starting(f"create container `{id}`"):
         entry, uid, init = await _reserve_and_make(core, id, spec, owner, stdio, launch=launch)
     try:  # not within `starting`: a deletion waits for what is promised there
@@ -216,6 +218,8 @@ async def undo_half_made(core: Core, entry: Entry, lease: str | None = None) -> 
         record: Record | None = None
         with suppress(ContainerNotFound):
             record = entry.read()
+        if _is_hidden(core, record):
+            return False  # its helpers may be at work, and could neither be seen nor ended from here
         owner = named_lease(record) or (NamedLease(lease) if lease is not None else None)
         await core.service.abandon(entry.id, entry.place(owner))
         await entry.remove(record.uid if record is not None else trash_name(), claim, lambda: None)
@@ -223,6 +227,12 @@ async def undo_half_made(core: Core, entry: Entry, lease: str | None = None) -> 
         claim.release()
     log.info("undid container `%s`, whose maker died", entry.id)
     return True
+
+
+def _is_hidden(core: Core, record: Record | None) -> bool:
+    if record is None:
+        return core.store.sight_at(core.store.run) == "hidden"
+    return core.store.sight(record)[0] == "hidden"
 
 
 def _is_made(entry: Entry) -> bool:

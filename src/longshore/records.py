@@ -36,6 +36,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     lease: str | None = None  # it ends with this
     starter: str | None = None  # the lease of the program that started it, and knows most of its end while it lives
     boot: str = ""
+    namespaces: str = ""  # what its pids and start times belong to; earlier versions did not record it
     command: list[str] = []
     root: str = ""
     labels: dict[str, str] = {}

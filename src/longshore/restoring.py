@@ -11,7 +11,7 @@ from .core import Core, log
 from .deleting import delete
 from .endings import record_never_started, tell_recorded
 from .entry import Entry
-from .errors import ContainerNotFound, InvalidState, LongshoreError
+from .errors import ContainerNotFound, InvalidState, LongshoreError, NotVisible
 from .events import News
 from .execs import close_processes, tell_recorded_process
 from .finding import adopt, derive, end_of_gone, state_of
@@ -25,15 +25,21 @@ from .trees import remove_though_open
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """What `restore` found: ids of containers that run, that ended meanwhile, and half-made ones that were undone."""
+    """What `restore` found: ids of containers that run, that ended meanwhile, and half-made ones that were undone.
+
+    `hidden` are those whose processes this program cannot see, as in another pid namespace: they are left alone.
+    """
 
     running: list[str] = []
     ended: list[str] = []
     undone: list[str] = []
+    hidden: list[str] = []
 
 
 async def bury(core: Core) -> None:
     """At the opening of the store: end the leases whose owner and keeper are dead, empty the trash."""
+    if core.store.viewpoint.blind:
+        return
     await end_stopped_keepers(core.store, core.service)
     with dead_leases(core.store) as leases:
         for lease in leases:
@@ -63,7 +69,7 @@ async def close_lease(core: Core, lease: str) -> None:
             if names:
                 record = entry.read()
                 await close_processes(core, entry, record.uid, lease)
-                if record.token:
+                if record.token and core.store.sight(record)[0] == "visible":
                     await state_of(core, record)  # if its owner died while it killed an exec, this thaws it
         except ContainerNotFound:
             continue
@@ -105,6 +111,7 @@ async def restore(core: Core) -> Restored:
     running: list[str] = []
     ended: list[str] = []
     undone: list[str] = []
+    hidden: list[str] = []
     await bury(core)
     for entry in list(core.store.entries()):
         try:
@@ -112,6 +119,9 @@ async def restore(core: Core) -> Restored:
                 undone.append(entry.id)
                 continue
             record = entry.read()
+            if core.store.sight(record)[0] == "hidden":
+                hidden.append(entry.id)
+                continue
             before = entry.read_exit()
             if before is not None:
                 await tell_recorded(core, entry, record)
@@ -124,10 +134,12 @@ async def restore(core: Core) -> Restored:
                 await tell_recorded_process(core, entry, record.uid, name)
         except ContainerNotFound:
             continue
+        except NotVisible:
+            hidden.append(entry.id)
         except LongshoreError as error:
             log.warning("restoring container `%s`: %s", entry.id, error)
         await asyncio.sleep(0)
-    return Restored(running=running, ended=ended, undone=undone)
+    return Restored(running=running, ended=ended, undone=undone, hidden=hidden)
 
 
 async def _take_up(core: Core, entry: Entry, record: Record) -> None:

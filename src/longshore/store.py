@@ -19,11 +19,14 @@ from .entry import Entry
 from .errors import ContainerExists, ContainerNotFound, InvalidSpec, LongshoreError, StoreError
 from .events import Journal
 from .files import Held, briefly, is_usable_name, link_once, read_whole, store_error, sync, write_new
-from .host import boot_id, places
+from .host import boot_id, first_namespaces, places, viewpoint
 from .limits import USUAL
 from .records import VERSION, Owner, ProcessRecord, Record, StoreInfo, decode
 from .spec import ProcessSpec, Spec
 from .trees import remove_tree
+from .visibility import Sight, Viewpoint
+
+VIEW = "view"  # in a lease, and in `run`: the boot and the namespaces that its pids belong to
 
 RUN, DATA = (Path(place) for place in places())
 
@@ -42,6 +45,7 @@ class Store:
         self.journal = Journal(data / "journal")
         self.id = ""
         self.boot = ""
+        self.viewpoint = Viewpoint()
         self.lock_limit = USUAL.lock  # seconds that a container's lock is waited for
         self.disk_limit = USUAL.disk  # seconds that the disk is waited for
 
@@ -97,13 +101,14 @@ class Store:
             raise store_error(f"use the state directory {self.data}", error) from error
         if info is None:
             raise StoreError(f"cannot use {info_path}: it can neither be read nor made", hint="remove what is there")
-        self._begin_boot(boot_id())
+        self.viewpoint = viewpoint()
+        self._begin_boot(self.viewpoint.boot)
         self.id = info.id
 
     def _remove_half_written(self) -> None:
         """What is left of those who died amid writing `store.json` or `boot`: both are written under the lock."""
         for directory in (self.run, self.data):
-            left = [name for name in os.listdir(directory) if name.startswith((".store.json.", ".boot."))]
+            left = [name for name in os.listdir(directory) if name.startswith((".store.json.", ".boot.", f".{VIEW}."))]
             if left:
                 with briefly(self.lock_path):
                     for name in left:
@@ -115,8 +120,11 @@ class Store:
         self.boot = self.journal.boot = boot
         path = self.run / "boot"
         try:
-            if _content(path) == boot.encode():
+            before = _content(path)
+            if before == boot.encode():
                 return
+            if before is not None and self.viewpoint.sight(before.decode("utf-8", "replace"), "")[0] != "gone":
+                return  # what fills `run` may be alive, and cannot be seen from here
             # what cannot be written can be looked at; who tells something tries again
             with suppress(OSError, StoreError):
                 self.journal.begin(self.disk_limit)
@@ -127,6 +135,7 @@ class Store:
                             remove_tree(self.run / name)
                     for directory in (self.containers, self.leases, self.run_trash):
                         directory.mkdir(mode=0o700)
+                self.note_view(self.run)
                 write_new(path, boot.encode())
         except OSError as error:
             raise store_error(f"begin to use {self.run} in this boot", error) from error
@@ -138,6 +147,24 @@ class Store:
                 if entry.read().boot == boot:
                     return True
         return False
+
+    # what can be seen from here
+
+    def sight(self, record: Record) -> tuple[Sight, str]:
+        """Whether the processes of a container can be judged from here; the reason where they cannot."""
+        return self.viewpoint.sight(record.boot, record.namespaces or first_namespaces())
+
+    def sight_at(self, directory: Path) -> Sight:
+        """The same for a lease, or for `run` as a whole. Earlier versions have recorded nothing."""
+        try:
+            boot, _, namespaces = read_whole(directory / VIEW).decode("utf-8", "replace").partition("\n")
+        except OSError:
+            boot, namespaces = (_content(self.run / "boot") or b"").decode("utf-8", "replace"), ""
+        return self.viewpoint.sight(boot, namespaces or first_namespaces())[0]
+
+    def note_view(self, directory: Path) -> None:
+        """Record which boot and namespaces the pids of a lease belong to, or those of `run`."""
+        write_new(directory / VIEW, f"{self.boot}\n{self.viewpoint.namespaces}".encode())
 
     def _info(self, path: Path) -> StoreInfo | None:
         try:
@@ -225,6 +252,7 @@ class Store:
             owner=owner,
             lease=lease,
             boot=self.boot,
+            namespaces=self.viewpoint.namespaces,
             command=shortened(spec.command),
             root=spec.root,
             labels=spec.labels,

@@ -17,9 +17,13 @@ async def empty_trash(core: Core) -> None:
     """Finish the deletions that nobody is at any more: those of the dead, and those that failed on the way."""
     core.trash_left = False
     store = core.store
+    if store.viewpoint.blind:
+        return
     uids = {*store.names(store.run_trash), *store.names(store.data_trash)}
     for uid in sorted(uids):
         run, kept = store.run_trash / uid, store.data_trash / uid
+        if _is_hidden(core, uid):
+            continue
         try:
             claim = _claim_remains(run / "claim")
             if claim is None:
@@ -33,6 +37,15 @@ async def empty_trash(core: Core) -> None:
         except (OSError, StoreError) as error:
             core.trash_left = True
             log.warning("emptying the trash: %s", error)
+
+
+def _is_hidden(core: Core, uid: str) -> bool:
+    """Whether what is left may be in use where this program cannot see."""
+    for directory in (core.store.data_trash / uid, core.store.run_trash / uid):
+        path = directory / "record.json"
+        with suppress(OSError, StoreError):
+            return core.store.sight(decode(read_whole(path), Record, path))[0] == "hidden"
+    return core.store.sight_at(core.store.run) == "hidden"
 
 
 def _claim_remains(path: Path) -> Held | None:

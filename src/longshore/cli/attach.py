@@ -23,7 +23,7 @@ async def run(engine: Engine, args: Arguments) -> int:
 
     container = await engine.get(args.container)
     info = await container.info()
-    if info.state not in ("running", "paused"):
+    if info.state not in ("running", "paused", "hidden"):
         raise InvalidState(
             "attach to", container.id, info.state, hint=f"`longshore logs {container.id}` shows its output"
         )

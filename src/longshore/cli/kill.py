@@ -21,7 +21,7 @@ async def run(engine: Engine, args: Arguments) -> int:
     async def kill(id: str) -> None:
         container = await engine.get(id)
         info = await container.info()
-        if info.state not in ("running", "paused"):
+        if info.state not in ("running", "paused", "hidden"):
             # as docker: whoever names it expects that it runs. Programs, who want it ended, have `Container.kill`
             raise InvalidState("kill", id, info.state, hint=f"`longshore rm {id}` removes it")
         await container.signal(number)

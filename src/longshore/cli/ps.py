@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..container import ContainerInfo
     from ..engine import Engine
 
-STATES = ("creating", "created", "running", "paused", "stopped", "damaged")
+STATES = ("creating", "created", "running", "paused", "stopped", "damaged", "hidden")
 COMMAND_WIDTH = 40
 
 
@@ -39,7 +39,7 @@ def _filters(args: Arguments) -> tuple[dict[str, str | None], set[str], list[str
 async def run(engine: Engine, args: Arguments) -> int:
     labels, states, names = _filters(args)
     if not states and not args.all:
-        states = {"running", "paused"}
+        states = {"running", "paused", "hidden"}
     found = await engine.list(states=states or None)
     show([info for info in found if _matches(info, labels, names)], args)
     return 0

@@ -16,7 +16,12 @@ async def run(engine: Engine, args: Arguments) -> int:
     if args.format == "json":
         write(as_json(found))
         return 0
-    for word, ids in (("running", found.running), ("ended", found.ended), ("undone", found.undone)):
+    for word, ids in (
+        ("running", found.running),
+        ("ended", found.ended),
+        ("undone", found.undone),
+        ("hidden", found.hidden),
+    ):
         write("".join(f"{word:<8} {id}\n" for id in sorted(ids)))
     return 0
 

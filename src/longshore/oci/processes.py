@@ -47,18 +47,46 @@ def _stat(pid: int) -> list[bytes] | None:
     return data[data.rfind(b")") + 2 :].split()
 
 
+class Hidden(PermissionError):
+    """There is a process, and /proc does not show it (hidepid, or no /proc at all): nothing can be said of it."""
+
+
+def _seen(pid: int) -> list[bytes] | None:
+    """As `_stat`, but None only if the kernel itself knows no such process. Raises Hidden."""
+    for _ in range(2):  # twice: the pid may have been given to a new process between the two questions
+        try:
+            fields = _stat(pid)
+        except PermissionError as error:
+            raise Hidden(error.errno, f"/proc does not show process {pid}") from None
+        if fields is not None:
+            return fields
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+    raise Hidden(errno.EACCES, f"/proc does not show process {pid}")
+
+
 def start_time(pid: int) -> int | None:
     """When a process began, in clock ticks since boot: with its pid it names the process. None if there is none."""
-    fields = _stat(pid)
+    fields = _seen(pid)
     return None if fields is None else int(fields[19])
 
 
 def alive(pid: int, start: int | None) -> bool:
-    """Whether the very process runs (a zombie does not)."""
-    fields = _stat(pid)
+    """Whether the very process runs (a zombie does not). Raises Hidden."""
+    fields = _seen(pid)
     if fields is None or fields[0] in (b"Z", b"X"):
         return False
     return int(fields[19]) == start  # without a start time it was gone before it could be looked at
+
+
+def is_dead(pid: int) -> bool:
+    """Whether all of a process has ended: it is gone, or waits to be reaped."""
+    fields = _stat(pid)
+    return fields is None or (fields[0] in (b"Z", b"X") and fields[17] in (b"0", b"1"))
 
 
 def cgroups(pid: int) -> list[tuple[str, str]] | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..compute import DEVNULL, LOG, ComputeSystem, Features, Lease, Place, Plan, State, Stdio, SystemGone
+from ..compute import DEVNULL, LOG, ComputeSystem, Features, Lease, Place, Plan, State, Stdio, SystemGone, SystemHidden
 from ..decoding import decode_json
 from ..errors import NotSupported, ServiceError
 from ..files import try_hold
@@ -339,6 +339,10 @@ class OciService:
             known = decode_json(token, SystemToken)
         except ValueError:
             raise SystemGone from None
+        try:
+            processes.alive(known.init.pid, known.init.start)
+        except processes.Hidden as error:
+            raise SystemHidden(error.strerror) from None
         runtime = self._known(known.runtime)
         group = Cgroup(f"{known.cgroup}/{LEAF}", root=self._cgroups)
         process: OciProcess
@@ -372,8 +376,11 @@ class OciService:
             known = decode_json(token, SystemToken)
         except ValueError:
             return State.STOPPED
-        if not processes.alive(known.init.pid, known.init.start):
-            return State.STOPPED
+        try:
+            if not processes.alive(known.init.pid, known.init.start):
+                return State.STOPPED
+        except processes.Hidden as error:
+            raise SystemHidden(error.strerror) from None
         paused = Cgroup(f"{known.cgroup}/{LEAF}", root=self._cgroups).paused()
         return State.PAUSED if paused else State.RUNNING
 
