@@ -20,7 +20,7 @@ from measure import Aim, Row, RowMaker, Subject
 
 from longshore.compute import PIPE, Place, Stdio
 from longshore.engine import Engine
-from longshore.hcs.notifications import Notifications, Type, Watch
+from longshore.hcs.notifications import OF_PROCESSES, Notifications, Type, Watch
 from longshore.log_format import LogRecord
 from longshore.simulator import Process, Simulator
 from longshore.simulator.machine import Temperament
@@ -132,7 +132,7 @@ async def notifications(bench: Bench) -> AsyncIterator[Row]:
         """By the callback that the DLL is given, from THREADS threads; a watch, and who waits for it, for each."""
         told = Notifications()
         loop = asyncio.get_running_loop()
-        watches = [Watch(loop) for _ in range(count)]
+        watches = [Watch(loop, OF_PROCESSES) for _ in range(count)]
         numbers = [told.add(watch) for watch in watches]
 
         def postman(mine: list[int]) -> None:

@@ -21,6 +21,7 @@ import msgspec
 from .errors import LongshoreError, NotSupported
 
 if TYPE_CHECKING:
+    from .limits import Limits
     from .spec import ProcessSpec, Resources, Spec
 
 INHERIT = -4
@@ -170,12 +171,16 @@ class NetworkStats(msgspec.Struct, frozen=True, kw_only=True):
     sent_packets: int
     received_dropped: int = 0
     sent_dropped: int = 0
+    endpoint_id: str | None = None  # Windows: of the endpoint, and of its instance in the container
+    instance_id: str | None = None
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """What a container uses: bytes and seconds, counted since it was made; None where the host cannot tell."""
 
     at: datetime
+    started_at: datetime | None = None  # Windows: as the service has it
+    uptime: float | None = None  # seconds
     cpu_time: float | None = None
     cpu_user: float | None = None
     cpu_system: float | None = None
@@ -183,6 +188,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     memory: int | None = None  # without the page cache that could be dropped
     memory_cache: int | None = None
     memory_peak: int | None = None
+    memory_commit: int | None = None  # Windows: what is promised of memory and page file
     memory_limit: int | None = None
     swap: int | None = None
     oom_kills: int | None = None
@@ -207,6 +213,8 @@ class ProcessInfo(msgspec.Struct, frozen=True, kw_only=True):
     cpu_user: float | None = None
     cpu_system: float | None = None
     memory: int | None = None  # resident, private where the host can tell
+    memory_shared: int | None = None  # Windows: resident, and shared with other processes
+    memory_commit: int | None = None
 
 
 class ComputeProcess(Protocol):
@@ -308,6 +316,14 @@ class ComputeSystem(Protocol):
         """Whether its end has begun, though nobody has seen it yet: what fails in it now fails for that."""
         ...
 
+    async def urge(self) -> None:
+        """Ask again, by a further word than `shutdown`'s where the platform has one; the grace is half over."""
+        ...
+
+    def settle_limit(self, limits: Limits) -> float:
+        """Seconds that `settle` may take on this platform, by the engine's limits."""
+        ...
+
     async def settle(self, init: Exit, limit: float) -> SystemEnd:
         """Once, after init ended: nothing runs in it any more, counters are read, the exit record is completed."""
         ...
@@ -325,7 +341,10 @@ class ComputeSystem(Protocol):
         ...
 
     async def paused(self) -> bool:
-        """Whether it is paused now, without asking a slow service where the platform allows."""
+        """Whether it is, or may be, paused now, without asking a slow service where the platform allows.
+
+        It may be where a pause was neither completed nor taken back.
+        """
         ...
 
     async def stats(self) -> Stats:

@@ -67,7 +67,7 @@ async def _watch(core: Core, live: Live, process: ComputeProcess) -> Exit:
     if seen.cause is Cause.NEVER_STARTED:
         end = SystemEnd(exit=seen)
     else:
-        end = await _settle(live, seen, core.limits.settle)
+        end = await _settle(live, seen, live.system.settle_limit(core.limits))
     if live.output is not None:
         await asyncio.wait((live.output,), timeout=OUTPUT_LIMIT)
     return await _record_seen(core, live, end)

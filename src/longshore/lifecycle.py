@@ -302,7 +302,12 @@ async def stop(core: Core, entry: Entry, uid: str, grace: float, number: int | N
                     with suppress(InvalidState):
                         await resume(core, entry, uid)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(grace):
+                    async with asyncio.timeout(grace / 2):
+                        return await wait(core, entry, uid)
+                with suppress(ServiceError, LookupError):
+                    await live.system.urge()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(grace / 2):
                         return await wait(core, entry, uid)
         await kill(core, entry, uid)
     return await wait_for_end(core, entry, uid)
@@ -326,6 +331,8 @@ async def _change(core: Core, entry: Entry, uid: str, type: str, state: str) -> 
         record = await current(core, entry, uid)
         await tell_change(core, entry, record, claimed=True)  # before it is overwritten
         info = await derive(core, entry, record)
+        if type == "resume" and info.state == "running" and await _may_be_paused(core, entry, uid):
+            state = info.state
         if info.state != state:
             hint = TO_HAVE_IT_RUN.get(info.state) if state == "running" else None
             raise InvalidState(type, entry.id, info.state, hint=hint)
@@ -351,6 +358,12 @@ async def _change(core: Core, entry: Entry, uid: str, type: str, state: str) -> 
             raise
     finally:
         claim.release()
+
+
+async def _may_be_paused(core: Core, entry: Entry, uid: str) -> bool:
+    """Return whether a pause of ours was neither completed nor taken back: then the service is asked to resume it."""
+    live = core.find(entry.id, uid)
+    return live is not None and await live.system.paused()
 
 
 async def _undo_pause(core: Core, entry: Entry, uid: str, since: Position) -> None:

@@ -16,10 +16,11 @@ class HcsLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that Windows' Host Compute Service is given for an answer, and for what it completes later."""
 
     default: float = 240.0  # create, start, pause, resume: as the original client; and what has no limit of its own
-    shutdown: float = 300.0  # as the original; but no longer than who settles a container gives it
-    terminate: float = 30.0
+    shutdown: float = 300.0  # as the original: until a system whose init has ended is down; then it is terminated
+    terminate: float = 30.0  # until a system that was terminated is down; and until the service takes such a word
     servicing: float = 300.0  # until a servicing container ends, after its process has
     late_exit: float = 1.0  # between the end of a system and the word of the end of a process in it
+    late_output: float = 30.0  # of silence, after which the output pipes of an ended process are released
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +33,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     create: float = 60.0  # Linux: until the monitor has told the pid of a kept container
     start: float = 60.0  # Linux: until a runtime has started what runs for its caller
     verb: float = 30.0  # Linux: until a runtime has ended what it was told (`start`, `update`, `delete`)
-    settle: float = 40.0  # until a container whose init has ended is quiet
+    settle: float = 40.0  # Linux: until a container whose init has ended is quiet; HCS has `hcs.shutdown`
     end: float = 60.0  # until something that was killed is gone
     lock: float = 30.0  # until a container's files are free
     disk: float = 2.0  # until what a kept container is told by is on the disk; after that it is told all the same

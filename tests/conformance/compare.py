@@ -62,6 +62,8 @@ def changes_the_course(vector: Vector) -> set[str]:
             found.add("live-name")
         if rules.is_merged(vector, index):
             found.add("options-merged")
+        if rules.is_after_hung_pause(vector, index):
+            found.add("pause-taken-back")
         if rules.reaches_init(step) and kind_of_recorded(step.error) == "no process":  # type: ignore[arg-type]
             found.add("left-undone")
         if {"signal", "create", "exit"} & rules.met(vector, index):
@@ -70,7 +72,7 @@ def changes_the_course(vector: Vector) -> set[str]:
             found.add("refused-values")
         if step.op == "addprocess" and rules.is_wrong_state(vector, index):
             found.add("wrong-state")
-    if "gc" in vector.tags or "bug" in vector.tags:
+    if "gc" in vector.tags or "bug" in vector.tags or rules.is_misdirected(vector):
         found.add("no-crash")
     if vector.reenter:  # the handler is called beside what goes on, not in the midst of it
         found.add("no-lock")
@@ -184,8 +186,44 @@ def _calls(vector: Vector, seen: Observed) -> Iterator[str]:
     ours = [call for call in _asked_in_the_original(vector, seen) if not (loose and call.function in CLOSING)]
     if loose:
         ours = _without_clean_up(recorded, ours)
+    apart = _ended_in_the_shutdown(vector)
+    if apart:  # in its own order, at whatever time
+        for handle in sorted(apart):
+            theirs, mine = ([_shape(c) for c in calls if _is_end_of(c, {handle})] for calls in (recorded, ours))
+            yield from _sequence(f"call of the end of {handle}", theirs, mine, [])
+        recorded, ours = ([c for c in calls if not _is_end_of(c, apart)] for calls in (recorded, ours))
+        yield from _sequence("call", [_shape(c) for c in recorded], [_shape(c) for c in ours], [])
+        return
     yield from _sequence(
         "call", [_shape(c) for c in recorded], [_shape(c) for c in ours], vector.stability.groups("calls")
+    )
+
+
+def _ended_in_the_shutdown(vector: Vector) -> set[str]:
+    """Handles of further processes that end while their system is brought down: closed before it or after it."""
+    falling: set[str] = set()
+    found: set[str] = set()
+    inits = {event.pid for event in vector.events if event.state == "exit"}
+    handles = {(call.system, call.process): call.process_handle for call in vector.calls if call.process_handle}
+    for entry in vector.timeline:
+        notice = entry.get("notify") or {}
+        if "call" in entry and vector.calls[entry["call"]].function in BRINGING_DOWN:
+            falling.add(vector.calls[entry["call"]].system or "")
+        elif notice.get("type") == "ProcessExited" and notice.get("system") in falling:
+            handle = handles.get((notice["system"], notice["process"]))
+            if notice["process"] not in inits and handle is not None:
+                found.add(handle)
+    return found
+
+
+BRINGING_DOWN = ("HcsShutdownComputeSystem", "HcsTerminateComputeSystem")
+
+
+def _is_end_of(call: Call, handles: set[str]) -> bool:
+    return call.process_handle in handles and call.function in (
+        "HcsGetProcessProperties",
+        "HcsUnregisterProcessCallback",
+        "HcsCloseProcess",
     )
 
 
@@ -356,6 +394,10 @@ def _events(vector: Vector, seen: Observed) -> Iterator[str]:
             or event.exit_code not in (UNKNOWN_EXIT_CODE, 1)
         ]
     groups = vector.stability.groups("events") if recorded == vector.events else []
+    pids = {call.process for call in vector.calls if call.process_handle in _ended_in_the_shutdown(vector)}
+    if pids:  # in whatever order, among themselves and with the container's
+        for each in (recorded, ours):
+            each.sort(key=lambda event: (event.pid in pids, event.pid if event.pid in pids else 0))
     yield from _sequence("event", [_of_event(e) for e in recorded], [_of_event(e) for e in ours], groups)
 
 

@@ -164,6 +164,10 @@ def _changes(vector: Vector, index: int, recorded: str) -> Iterator[tuple[str, s
         yield "wrong-state", {WRONG_STATE}
     if step.op == "create" and "start-container" in vector.backend:
         yield "told-not-asked", {OK}
+    if rules.is_receivers(vector, index):
+        yield "told-not-asked", {OK}
+    if rules.is_after_hung_pause(vector, index):
+        yield "pause-taken-back", {recorded, OK, WRONG_STATE}
     if rules.is_lost(vector, index):
         yield "service-lost", {recorded, NO_CONTAINER, DISCONNECTED}
     if step.op == "signal" and step.sig == 9 and rules.is_remembered(vector, index):
@@ -203,6 +207,8 @@ def _later(vector: Vector, index: int, recorded: str) -> Iterator[tuple[str, set
             continue
         if other.op == "create" and rules.is_refused(vector, earlier):
             yield "refused-values", {NO_CONTAINER, REFUSED}
+        if other.op == "signal" and recorded == NO_CONTAINER and rules.is_refused(vector, earlier):
+            yield "refused-values", {OK, recorded}
         if other.op == "addprocess" and (rules.is_refused(vector, earlier) or rules.is_wrong_state(vector, earlier)):
             yield "refused-values", {NO_PROCESS, NO_CONTAINER, recorded}
         if rules.is_of_a_live_name(vector, earlier) or rules.is_forgotten(vector, earlier):

@@ -243,7 +243,7 @@ def configurations() -> Scenarios:
     yield "config_guids", scenario(guids={BASE.rsplit("\\", maxsplit=1)[-1]: "18955d65-d45a-557b-bf1c-49d6dfefc526"})
     for id in ("a", "A.b-c_9", "x" * 64, "x" * 128):
         yield f"config_id_{len(id)}_{id[0]}", scenario(id=id)
-    for code in ("0x80070057", "0x80004005", "0x80070002"):
+    for code in ("0x80070057", "0x80004005", "0x80070002", "0x800401F3", "0xC0370112", "0x80041002"):
         failing = {"NameToGuid": [{"hr": code, "match": "middle"}]}
         paths = [UPPER, f"{FOLDER}middle", BASE]
         yield f"config_guid_fails_{code}", scenario(functions=failing, options=[{**LAYER, "layerPaths": paths}])
@@ -576,7 +576,7 @@ def signals() -> Scenarios:
     for sig in (3, 10, 12, 19, 20, 64):
         yield f"signal_{sig}", scenario(CREATE, signal(sig), SETTLE, STATS)
     for sig in (0, 65, -9, 1000):
-        yield f"signal_{sig}", scenario(CREATE, signal(sig), STATS)
+        yield f"signal_{sig}", scenario(CREATE, signal(sig), SETTLE, STATS)  # it shut the system down
     for code in CODES:
         for sig, verb in ((9, "Terminate"), (15, "Shutdown")):
             once = {f"Hcs{verb}ComputeSystem": [{"hr": code, "times": 1}]}
@@ -801,7 +801,160 @@ def servicing() -> Scenarios:
             )
 
 
+def others() -> Scenarios:
+    """Notifications about the other kind of handle: nothing comes of them."""
+    kill = {"op": "signalprocess", "name": "e1", "sig": 9}
+    for type, pid in (
+        ("SystemExited", 1004), ("SystemExited", 1008), ("SystemStartCompleted", 1008), ("SystemPauseCompleted", 1008),
+        ("SystemResumeCompleted", 1004), ("SystemCreateCompleted", 1008),
+    ):  # fmt: skip
+        told = act("notify_process", process=pid, type=type)
+        name = f"others_{type}_{'init' if pid == 1004 else 'exec'}"
+        steps = [CREATE, add(), told, SETTLE, STATS, add("e2"), {**kill, "name": "e2"}, SETTLE, STATS]
+        yield name, scenario(*steps)
+        if pid == 1008:  # init's own registration is not held up
+            yield f"{name}_then_exit", scenario(CREATE, add(), told, SETTLE, STATS, ends(1004, 6), SETTLE, STATS)
+        yield f"{name}_failing", scenario(CREATE, add(), {**told, "do": {**told["do"], "status": "0x80004005"}}, STATS)
+    for type in ("ProcessExited", "0x77"):
+        told = act("notify_system", type=type)
+        yield f"others_{type}_system", scenario(CREATE, add(), told, SETTLE, STATS, ends(1008, 2), SETTLE, STATS)
+        yield f"others_{type}_system_signal", scenario(CREATE, told, STATS, add(), kill, SETTLE, STATS)
+    lost = act("notify_process", process=1008, type="ServiceDisconnect", status="0x800706BA")
+    yield "others_ServiceDisconnect_exec", scenario(CREATE, add(), lost, SETTLE, STATS, ends(1004, 6), SETTLE, STATS)
+
+
+def numbers() -> Scenarios:
+    """What the service says in numbers that do not fit, in other types, or with null for a member."""
+    memory, processor = "Memory", "Processor"
+    for name, statistics in (
+        ("negative", {memory: {"MemoryUsageCommitBytes": -1}}),
+        ("negative_peak", {memory: {"MemoryUsageCommitPeakBytes": -4096}}),
+        ("two_64", {memory: {"MemoryUsagePrivateWorkingSetBytes": 1 << 64}}),
+        ("float", {processor: {"TotalRuntime100ns": 1.5}}),
+        ("whole_float", {processor: {"RuntimeUser100ns": 2.0}}),
+        ("exponent", {"Uptime100ns": 1e3}),
+        ("text", {"Storage": {"ReadSizeBytes": "12"}}),
+        ("flag", {"Storage": {"WriteSizeBytes": True}}),
+        ("list", {memory: [1]}),
+        ("network_object", {"Network": {"BytesSent": 1}}),
+        ("network_negative", {"Network": [{"BytesSent": 1}, {"PacketsSent": -1}]}),
+        ("endpoint_number", {"Network": [{"EndpointId": 7}]}),
+        ("null_numbers", {memory: {"MemoryUsageCommitBytes": None}, "Uptime100ns": None}),
+        ("null_objects", {memory: None, processor: None, "Storage": None, "Network": None}),
+        ("null_times", {"Timestamp": None, "ContainerStartTime": None, memory: {"MemoryUsageCommitBytes": 3}}),
+        ("null_endpoint", {"Network": [{"EndpointId": None, "InstanceId": None, "BytesSent": 4}, None]}),
+        ("max_all", {memory: {"MemoryUsageCommitBytes": (1 << 64) - 1}, "Uptime100ns": (1 << 64) - 1}),
+        ("unknown_members", {"Later": -1, memory: {"Later": 1.5, "MemoryUsageCommitBytes": 5}}),
+    ):  # fmt: skip
+        answer = {"HcsGetComputeSystemProperties": [{"match": "Statistics", "properties": {"Statistics": statistics}}]}
+        yield f"numbers_stats_{name}", scenario(CREATE, STATS, functions=answer)
+    for name, listed in (
+        ("private_negative", [{"ProcessId": 4, "MemoryWorkingSetPrivateBytes": -4}]),
+        ("pid_two_32", [{"ProcessId": 1 << 32}]),
+        ("pid_negative", [{"ProcessId": -1}]),
+        ("pid_max", [{"ProcessId": (1 << 32) - 1, "MemoryCommitBytes": (1 << 64) - 1}]),
+        ("time_float", [{"ProcessId": 4, "KernelTime100ns": 0.5}]),
+        ("image_number", [{"ProcessId": 4, "ImageName": 5}]),
+        ("second_bad", [{"ProcessId": 4}, {"ProcessId": 8, "UserTime100ns": "x"}]),
+        ("object", {"ProcessId": 4}),
+        ("null_members", [{"ProcessId": 4, "ImageName": None, "CreateTimestamp": None, "MemoryCommitBytes": None}]),
+        ("null_element", [{"ProcessId": 4}, None]),
+    ):
+        answer = {"HcsGetComputeSystemProperties": [{"match": "ProcessList", "properties": {"ProcessList": listed}}]}
+        yield f"numbers_summary_{name}", scenario(CREATE, {"op": "summary"}, functions=answer)
+    for name, base in (
+        ("owner", {"Owner": None}), ("name", {"Id": None, "Name": None, "SystemType": None}),
+        ("state", {"State": None}), ("exit_type", {"ExitType": None, "Stopped": None}),
+        ("all", {"Statistics": None, "ProcessList": None}),
+    ):  # fmt: skip
+        answer = {"HcsGetComputeSystemProperties": [{"properties": base}]}
+        steps = [CREATE, STATS, {"op": "summary"}, ends(code=3), SETTLE]
+        yield f"numbers_null_{name}", scenario(*steps, functions=answer)
+    for name, pending in (("null", None), ("number", 1), ("text", "true"), ("true", True)):
+        answer = {"HcsGetComputeSystemProperties": [{"properties": {"AreUpdatesPending": pending}}]}
+        yield f"numbers_updates_{name}", scenario(CREATE, ends(code=3), SETTLE, functions=answer)
+    for name, status in (
+        ("code_null", {"Exited": True, "ExitCode": None}), ("code_negative", {"Exited": True, "ExitCode": -1}),
+        ("code_two_32", {"Exited": True, "ExitCode": 1 << 32}), ("code_float", {"Exited": True, "ExitCode": 1.0}),
+        ("code_text", {"Exited": True, "ExitCode": "3"}), ("exited_null", {"Exited": None, "ExitCode": 3}),
+        ("exited_number", {"Exited": 1, "ExitCode": 3}), ("pid_null", {"ProcessId": None, "Exited": True}),
+        ("wait_null", {"Exited": True, "ExitCode": 3, "LastWaitResult": None}),
+        ("wait_two_31", {"Exited": True, "ExitCode": 3, "LastWaitResult": 1 << 31}),
+        ("pid_negative", {"ProcessId": -4, "Exited": True, "ExitCode": 3}),
+    ):  # fmt: skip
+        answer = {"HcsGetProcessProperties": [{"properties": status}]}
+        yield f"numbers_{name}", scenario(CREATE, ends(code=3), SETTLE, functions=answer)
+        only = {"HcsGetProcessProperties": [{"match": "1008", "properties": status}]}
+        yield (
+            f"numbers_exec_{name}",
+            scenario(CREATE, add(), ends(1008, 3), SETTLE, ends(code=5), SETTLE, functions=only),
+        )
+
+
+def pauses() -> Scenarios:
+    """Pauses that hang, and receivers that refuse what was done."""
+    pause, resume = {"op": "pause"}, {"op": "resume"}
+    made: Json = {"options": [LAYER, HYPERV], "host": {"directories": UVM, "timeouts": {"default_ms": 1500}}}
+    never, refused = {"hr": PENDING, "notify": []}, {"hr": "0xC0370105"}
+    hung = {"HcsPauseComputeSystem": [{**never, "times": 1}]}
+    after = [STATS, add(), ends(1008), SETTLE, ends(code=4), SETTLE]
+    yield "pause_hung_exit", scenario(CREATE, pause, SETTLE, *after, functions=hung, **made)
+    yield "pause_hung_kill", scenario(CREATE, pause, SETTLE, signal(9), SETTLE, STATS, functions=hung, **made)
+    for name, rules in (
+        ("resume_refused", {**hung, "HcsResumeComputeSystem": [refused]}),
+        ("resume_refused_once", {**hung, "HcsResumeComputeSystem": [{**refused, "times": 1}]}),
+        ("resume_access", {**hung, "HcsResumeComputeSystem": [{"hr": "0x80070005"}]}),
+    ):
+        yield f"pause_hung_{name}", scenario(CREATE, pause, SETTLE, *after, functions=rules, **made)
+    for name, backend in (
+        ("pause", {"pause": "no"}), ("resume", {"resume": "not now"}), ("both", {"pause": "no", "resume": "no"}),
+        ("exit", {"exit": "no"}), ("exit_process", {"exit-process": "no", "exit": "no"}),
+    ):  # fmt: skip
+        steps = [CREATE, pause, STATS, resume, *after]
+        yield f"receiver_refuses_{name}", scenario(*steps, backend=backend, **made)
+    refusing = {**made, "backend": {"pause": "no"}}
+    yield "receiver_refuses_pause_kill", scenario(CREATE, pause, signal(9), SETTLE, **refusing)
+    yield "receiver_refuses_pause_exit", scenario(CREATE, pause, ends(code=3), SETTLE, STATS, **refusing)
+    yield "receiver_refuses_pause_twice", scenario(CREATE, pause, resume, pause, resume, STATS, **refusing)
+    yield "receiver_refuses_pause_pause", scenario(CREATE, pause, pause, resume, STATS, **refusing)
+    refusing = {**made, "backend": {"resume": "no"}}
+    yield "receiver_refuses_resume_twice", scenario(CREATE, pause, resume, pause, resume, add(), STATS, **refusing)
+    yield "receiver_refuses_resume_resume", scenario(CREATE, pause, resume, resume, STATS, **refusing)
+    for code in ("0x80070005", "0xC0370105"):
+        failing = {"HcsPauseComputeSystem": [{"hr": code, "times": 1}]}
+        yield f"receiver_refuses_pause_{code}", scenario(CREATE, pause, pause, resume, functions=failing, **refusing)
+
+
+def endings() -> Scenarios:
+    """Further processes that are alive when the first one ends."""
+    late = [{"hr": PENDING, "kill": {"exitCode": 5, "after_ms": 100},
+             "notify": [{"type": "SystemExited", "after_ms": 200}]}]  # fmt: skip
+    two = [CREATE, add("a"), add("b")]
+    shut = {"HcsShutdownComputeSystem": late}
+    for name, steps in (
+        ("both_by_shutdown", []),
+        ("one_by_itself", [{"op": "sleep", "ms": 50}, ends(1008, 7)]),
+        ("both_by_themselves", [{"op": "sleep", "ms": 30}, ends(1012, 8), {"op": "sleep", "ms": 30}, ends(1008, 7)]),
+    ):
+        yield f"endings_{name}", scenario(*two, ends(1004, 3), *steps, SETTLE, functions=shut)
+    once = {"HcsShutdownComputeSystem": [{"hr": "0x80070005"}], "HcsTerminateComputeSystem": late}
+    itself = [{"op": "sleep", "ms": 50}, ends(1008, 7)]
+    yield "endings_terminated", scenario(*two, ends(1004, 3), *itself, SETTLE, functions=once)
+    output = act("write", process=1004, stream="stdout", data="late\n")
+    closing = [act("end", process=1004, stream="stdout"), act("end", process=1004, stream="stderr")]
+    told = act("notify_process", process=1004, type="ProcessExited")
+    slow = [{"hr": PENDING, "notify": [{"type": "SystemExited", "after_ms": 5000}]}]
+    for pause in (1200, 3000):
+        steps = [{"op": "sleep", "ms": pause}, output, *closing, {"op": "sleep", "ms": 6000}, SETTLE]
+        rules = {"HcsShutdownComputeSystem": slow}
+        yield f"endings_output_after_{pause}", scenario(CREATE, told, *steps, functions=rules)
+
+
 FAMILIES = {
+    "others": others,
+    "numbers": numbers,
+    "pauses": pauses,
+    "endings": endings,
     "configurations": configurations,
     "processes": processes,
     "creations": creations,
@@ -823,12 +976,8 @@ def vector(whole: Json) -> Vector:
 
 
 def recorded(whole: Json) -> Json:
-    """The scenario with what the model was seen to do, in two runs alike: one could have been late."""
-    seen, before = record(vector(whole)), None
-    for _ in range(5):
-        if seen == before:
-            break
-        before, seen = seen, record(vector(whole))
+    """The scenario with what the model was seen to do."""
+    seen = record(vector(whole))
     outcomes = [
         {
             key: step[key]

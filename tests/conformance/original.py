@@ -5,7 +5,8 @@ That it is the original's twin is a test: it plays every public recording and mu
 (test_original.py). So that its word counts for what lies between the recordings (more.py), and nowhere else.
 
 As the original it holds a lock for each container, waits with threads, and leaves open what that one left open. Its
-crashes are told as `panic`.
+crashes are told as `panic`. Its threads take turns, on a time of their own (turns.py): what it does is the same on
+every machine, however busy that is.
 """
 
 from __future__ import annotations
@@ -14,9 +15,6 @@ import hashlib
 import itertools
 import json
 import ntpath
-import os
-import threading
-import time
 from contextlib import suppress
 from ctypes import byref, c_void_p
 from typing import Any
@@ -24,10 +22,11 @@ from typing import Any
 import msgspec
 
 from longshore.hcs.vmcompute import Guid, NotificationCallback, ProcessInformation
-from tests.hcs.scripted import TYPES, Hcs
+from tests.hcs.scripted import TYPES
 
 from . import asked
 from .scripted_double import act
+from .turns import Lock, Over, Turns, TurnTakingHcs
 from .vectors import PENDING, Operation, Option, Vector
 
 HCS_NAMES = {value: name for name, value in TYPES.items()}
@@ -85,48 +84,105 @@ def _outside_escapes(text: str, short: str, long: str) -> str:
     return "".join(found)
 
 
+def _number(least: int, most: int) -> Any:
+    def fits(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+    return fits
+
+
+def _is(kind: type) -> Any:
+    return lambda value: isinstance(value, kind)
+
+
+_U32, _U64, _I32 = _number(0, (1 << 32) - 1), _number(0, (1 << 64) - 1), _number(-(1 << 31), (1 << 31) - 1)
+_TEXT, _FLAG = _is(str), _is(bool)
+STATUS: dict[str, Any] = {"ProcessId": _U32, "Exited": _FLAG, "ExitCode": _U32, "LastWaitResult": _I32}
+PROPERTIES: dict[str, Any] = {
+    **dict.fromkeys("Id Name SystemType Owner SiloGuid RuntimeId RuntimeImagePath ExitType".split(), _TEXT),
+    **dict.fromkeys("IsDummy IsRuntimeTemplate Stopped AreUpdatesPending".split(), _FLAG),
+    "Statistics": {
+        "Timestamp": _TEXT,
+        "ContainerStartTime": _TEXT,
+        "Uptime100ns": _U64,
+        "Memory": dict.fromkeys(
+            ("MemoryUsageCommitBytes", "MemoryUsageCommitPeakBytes", "MemoryUsagePrivateWorkingSetBytes"), _U64
+        ),
+        "Processor": dict.fromkeys(("TotalRuntime100ns", "RuntimeUser100ns", "RuntimeKernel100ns"), _U64),
+        "Storage": dict.fromkeys(
+            ("ReadCountNormalized", "ReadSizeBytes", "WriteCountNormalized", "WriteSizeBytes"), _U64
+        ),
+        "Network": [
+            {
+                **dict.fromkeys(("BytesReceived", "BytesSent", "PacketsReceived", "PacketsSent"), _U64),
+                **dict.fromkeys(("DroppedPacketsIncoming", "DroppedPacketsOutgoing"), _U64),
+                "EndpointId": _TEXT,
+                "InstanceId": _TEXT,
+            }
+        ],
+    },
+    "ProcessList": [
+        {
+            "CreateTimestamp": _TEXT,
+            "ImageName": _TEXT,
+            **dict.fromkeys(("KernelTime100ns", "UserTime100ns", "MemoryCommitBytes"), _U64),
+            **dict.fromkeys(("MemoryWorkingSetPrivateBytes", "MemoryWorkingSetSharedBytes"), _U64),
+            "ProcessId": _U32,
+        }
+    ],
+}
+"""The original's types: members of an answer that it knew, and what fits into each. A list has one element's."""
+
+
+def fitted(value: Any, kind: Any) -> Any:
+    """An answer as Go's decoder reads it into a type: null is skipped. TypeError for what does not fit."""
+    if isinstance(kind, dict):
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise TypeError("into a struct")
+        known = {name: member for name, member in value.items() if name in kind and member is not None}
+        return {name: fitted(member, kind[name]) for name, member in known.items()}
+    if isinstance(kind, list):
+        if not isinstance(value, list):
+            raise TypeError("into a slice")
+        return [fitted(element, kind[0]) for element in value]
+    if not kind(value):
+        raise TypeError(f"{type(value).__name__} into its type")
+    return value
+
+
 class Channels:
     """What a registration's callback writes to: a channel with one place for each type that it knows."""
 
-    def __init__(self, types: tuple[int, ...]) -> None:
-        self.changed = threading.Condition()
+    def __init__(self, turns: Turns, types: tuple[int, ...]) -> None:
+        self.turns = turns
         self.full: dict[int, int] = {}
         self.types = types
         self.closed = False
 
     def put(self, type: int, status: int) -> None:
-        with self.changed:
-            if type not in self.types or type in self.full:
-                while not self.closed:  # the original's callback never comes back
-                    self.changed.wait(0.2)
-                return
-            self.full[type] = status
-            self.changed.notify_all()
+        if type not in self.types or type in self.full:
+            self.turns.wait(lambda: self.closed)  # the original's callback never comes back
+            return
+        self.full[type] = status
 
     def wait(self, expected: int, seconds: float | None) -> str | int | None:
         """None: it came with success; an int: with that status; a text: something else came."""
-        until = None if seconds is None else time.monotonic() + seconds
-        with self.changed:
-            while True:
-                if self.closed:
-                    return "hcsshim: the handle generating this notification has been closed"
-                if expected in self.full:
-                    return win32(self.full.pop(expected)) or None
-                if 0x1 in self.full:
-                    self.full.pop(0x1)
-                    return "unexpected container exit"
-                if 0x1000000 in self.full:
-                    self.full.pop(0x1000000)
-                    return "lost communication with compute service"
-                left = None if until is None else until - time.monotonic()
-                if left is not None and left <= 0:
-                    return "hcsshim: timeout waiting for notification"
-                self.changed.wait(left)
+        if not self.turns.wait(lambda: self.closed or bool(self.full.keys() & {expected, 0x1, 0x1000000}), seconds):
+            return "hcsshim: timeout waiting for notification"
+        if self.closed:
+            return "hcsshim: the handle generating this notification has been closed"
+        if expected in self.full:
+            return win32(self.full.pop(expected)) or None
+        if 0x1 in self.full:
+            self.full.pop(0x1)
+            return "unexpected container exit"
+        self.full.pop(0x1000000)
+        return "lost communication with compute service"
 
     def close(self) -> None:
-        with self.changed:
-            self.closed = True
-            self.changed.notify_all()
+        self.closed = True
 
 
 class Process:
@@ -169,11 +225,13 @@ class Original:
     def __init__(self, vector: Vector) -> None:
         self.vector = vector
         self.timeline: list[dict[str, Any]] = []
-        self.hcs = Hcs(vector.service, missing=vector.host.missing_functions)
+        self.turns = Turns()
+        self.hcs = TurnTakingHcs(self.turns, vector.service, missing=vector.host.missing_functions)
+        self.pipes = self.hcs.plumbing
         self.hcs.calls = _Told(self.timeline)
         self.dll = self.hcs.client()
         self.exists = asked.exists(vector)
-        self.locks: dict[str, threading.Lock] = {}
+        self.locks: dict[str, Lock] = {}
         self.containers: dict[str, Container] = {}
         self.contexts: dict[int, tuple[Channels, dict[str, Any]]] = {}
         self.numbers = itertools.count(1)
@@ -183,10 +241,9 @@ class Original:
         self.streams: dict[tuple[str, str], dict[str, Any]] = {}
         self.given: dict[str, tuple[Process, dict[str, int]]] = {}
         self.outcomes: dict[int, dict[str, Any]] = {}
-        self.threads: dict[str, threading.Thread] = {}
+        self.running: set[str] = set()  # labels of what runs beside
         self.callback = NotificationCallback(self._told)
         self.busy = 0
-        self.given_up: set[threading.Thread] = set()
         limits = vector.host.timeouts
         self.limits = {
             name: (value if value is not None else usual) / 1000
@@ -201,32 +258,22 @@ class Original:
     # the recorder
 
     def note(self, entry: dict[str, Any]) -> None:
-        with self.hcs.lock:
-            self.timeline.append(entry)
-            self.hcs.touch()
+        self.timeline.append(entry)
+        self.hcs.touch()
 
-    def lock(self, id: str) -> threading.Lock:
-        return self.locks.setdefault(id, threading.Lock())
+    def lock(self, id: str) -> Lock:
+        return self.locks.setdefault(id, Lock(self.turns))
 
     def record(self) -> dict[str, Any]:
         """Play it; what was seen, as the members that a recording adds."""
         try:
             for index, step in enumerate(self.vector.operations):
                 self._step(index, step)
-            for label in list(self.threads):
-                self.threads[label].join(30)
+            self.turns.wait(lambda: not self.running, 30)
             open_at_end = self.hcs.open_handles()
             return self._seen(open_at_end)
         finally:
-            for channels, _ in list(self.contexts.values()):
-                channels.close()
-            self.hcs.finish()
-            self.settle(0.05)
-            self.hcs.close()
-            for _, pipes in self.given.values():
-                for descriptor in pipes.values():
-                    with suppress(OSError):
-                        os.close(descriptor)
+            self.turns.end()
 
     def _seen(self, open_at_end: dict[str, list[str]]) -> dict[str, Any]:
         streams = {key: dict(stream) for key, stream in self.streams.items()}  # they go on
@@ -260,9 +307,9 @@ class Original:
             case "settle":
                 self.settle(0.16)
             case "sleep":
-                time.sleep((step.ms or 0) / 1000)
+                self.turns.sleep((step.ms or 0) / 1000)
             case "join":
-                self.threads[step.label or ""].join(30)
+                self.turns.wait(lambda: step.label not in self.running, 30)
             case "service":
                 assert step.do is not None
                 self.note({"service": {"action": step.do.action}})
@@ -273,15 +320,21 @@ class Original:
             case "gc" | "drop":
                 raise NotImplementedError("the collector is the original's run time's")
             case _ if step.asynchronous:
-                thread = threading.Thread(target=self._outcome, args=(index, step), daemon=True)
-                self.threads[step.label or ""] = thread
-                thread.start()
-                time.sleep(0.01)
+                self.running.add(step.label or "")
+                self.turns.spawn(lambda: self._beside(index, step))
+                self.turns.sleep(0.01)
             case _:
                 self._outcome(index, step)
 
+    def _beside(self, index: int, step: Operation) -> None:
+        try:
+            self._outcome(index, step)
+        finally:
+            self.running.discard(step.label or "")
+
     def _outcome(self, index: int, step: Operation) -> None:
         found: dict[str, Any] = {}
+        state = {"done": False, "given up": False}
 
         def run() -> None:
             self.note({"op": index})
@@ -294,24 +347,22 @@ class Original:
                     found["result"] = -1
             except Panic as panic:
                 found["panic"] = str(panic)
-            if threading.current_thread() not in self.given_up:
+            state["done"] = True
+            if not state["given up"]:
                 self.note({"return": index})
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        thread.join(step.ms / 1000 if step.ms else 20)
-        if thread.is_alive():
-            self.given_up.add(thread)  # whatever it comes to
+        self.turns.spawn(run)
+        if not self.turns.wait(lambda: state["done"], step.ms / 1000 if step.ms else 20):
+            state["given up"] = True  # whatever it comes to
             self.note({"return": index})
             self.outcomes[index] = {"hung": True}
         else:
             self.outcomes[index] = dict(found)
 
     def settle(self, calm: float) -> None:
-        since = time.monotonic()
-        end = since + 15
-        while time.monotonic() < end:
-            time.sleep(0.005)
+        end = self.turns.now + 15
+        while self.turns.now < end:
+            self.turns.sleep(0.005)
             if self.hcs.quiet_for >= calm and not self.busy:
                 return
 
@@ -329,7 +380,8 @@ class Original:
         self.note(
             {"notify": {**names, "type": HCS_NAMES.get(type, hex(type)), "status": f"0x{status & 0xFFFFFFFF:08X}"}}
         )
-        channels.put(type, status)
+        with suppress(Over):  # into a callback nothing may be raised
+            channels.put(type, status)
 
     def call(self, name: str, *arguments: Any) -> int | str:
         """An export's HRESULT reduced to a code; 0 is success. A text: it is missing."""
@@ -345,7 +397,7 @@ class Original:
         return code
 
     def register(self, name: str, of: Container | Process, types: tuple[int, ...], names: dict[str, Any]) -> int | str:
-        channels, context, out = Channels(types), next(self.numbers), c_void_p()
+        channels, context, out = Channels(self.turns, types), next(self.numbers), c_void_p()
         self.contexts[context] = (channels, names)
         of.channels = channels
         code = self.call(name, of.handle, self.callback, context, byref(out))
@@ -516,7 +568,9 @@ class Original:
             raise container.failed("CreateProcess", failed)
         if 0x7FFFFF00 in pipes:  # the original closed what it had opened before, and fell over the rest
             for pipe in pipes[: pipes.index(0x7FFFFF00)]:
-                os.close(pipe)
+                self.pipes.close_end(pipe)
+            if pipes[0] != 0x7FFFFF00:
+                self.stdin.append({"process": made.pid, "data": ""})
             raise Panic("invalid memory address or nil pointer dereference")
         return made
 
@@ -552,12 +606,11 @@ class Original:
             self.close_stdin(key)
 
     def _wait_exit(self, container: Container, process: Process, *, is_init: bool) -> None:
-        threading.Thread(target=self._exit, args=(container, process, is_init), daemon=True).start()
+        self.turns.spawn(lambda: self._exit(container, process, is_init))
 
     def _exit(self, container: Container, process: Process, is_init: bool) -> None:
         code = self.exit_code_of(process)
-        with self.hcs.lock:
-            self.busy += 1
+        self.busy += 1
         pending = False
         with self.lock(container.id):
             if is_init:
@@ -571,9 +624,8 @@ class Original:
         state = "exit" if is_init else "exit-process"
         with suppress(Failed):
             self.event(container.id, state, process.pid, code, process.name if not is_init else "init", pending)
-        with self.hcs.lock:
-            self.busy -= 1
-            self.hcs.touch()
+        self.busy -= 1
+        self.hcs.touch()
 
     def exit_code_of(self, process: Process) -> int:
         assert process.channels is not None
@@ -583,11 +635,11 @@ class Original:
         self.dll.binding.take(result)
         text = self.dll.binding.take(properties)
         try:
-            status = json.loads(text or "")
+            status = fitted(json.loads(text or ""), STATUS)
             if code or not status.get("Exited") or status.get("LastWaitResult"):
                 return -1
             return int(status.get("ExitCode", 0))
-        except ValueError:
+        except (TypeError, ValueError):
             return -1
 
     def properties(self, container: Container, operation: str, kind: str) -> Any:
@@ -602,7 +654,9 @@ class Original:
         if text is None:
             raise container.failed(operation, "unexpected value returned from hcs")
         try:
-            return json.loads(text)
+            return fitted(json.loads(text), PROPERTIES)
+        except TypeError as error:
+            raise container.failed(operation, f"json: cannot unmarshal {error}") from None
         except ValueError:
             raise container.failed(operation, "invalid character") from None
 
@@ -615,7 +669,7 @@ class Original:
     def pending_updates(self, container: Container) -> bool:
         try:
             return bool(self.properties(container, "HasPendingUpdates", "PendingUpdates").get("AreUpdatesPending"))
-        except (Failed, AttributeError):
+        except Failed:
             return False
 
     def ended(self, container: Container, verb: str, limit: str) -> bool:
@@ -646,9 +700,8 @@ class Original:
         error = self.vector.backend.get(state)
         if error is not None:
             told["backendError"] = error
-        with self.hcs.lock:
-            self.events.append(told)
-            self.note({"event": len(self.events) - 1, "state": state})
+        self.events.append(told)
+        self.note({"event": len(self.events) - 1, "state": state})
         if error is not None:
             raise Failed(error)
 
@@ -658,14 +711,16 @@ class Original:
         _, pipes = self.given[key]
         for name in ("stdout", "stderr"):
             if name in pipes:
-                threading.Thread(target=self._read_one, args=(key, name, pipes.pop(name)), daemon=True).start()
+                self._spawn_reader(key, name, pipes.pop(name))
+
+    def _spawn_reader(self, key: str, name: str, pipe: int) -> None:
+        self.turns.spawn(lambda: self._read_one(key, name, pipe))
 
     def _read_one(self, key: str, name: str, descriptor: int) -> None:
         stream = self.streams[(key, name)]
-        while data := os.read(descriptor, 1 << 16):
+        while data := self.pipes.read(descriptor):
             stream["raw"] += data
         stream["end"] = "EOF"
-        os.close(descriptor)
 
     def _read_again(self, key: str, name: str) -> Any:
         if self.streams[(key, name)]["end"] == "EOF":
@@ -677,7 +732,7 @@ class Original:
         if "stdin" not in pipes:
             raise Failed("file has already been closed")
         try:
-            return os.write(pipes["stdin"], data.encode())
+            return int(self.pipes.give(pipes["stdin"], data.encode()))
         except BrokenPipeError:
             raise Failed("write: broken pipe", 0x6D) from None
 
@@ -687,23 +742,16 @@ class Original:
             raise Panic("invalid memory address or nil pointer dereference")
         descriptor = pipes.pop("stdin", None)
         if descriptor is not None:
-            os.close(descriptor)
-            self._wait_told(process)
+            self.pipes.close_end(descriptor)
+            scripted = self.hcs.process(process.pid)
+            if scripted.input_closed:
+                self.stdin.append({"process": process.pid, "data": scripted.given.decode()})
         if process.handle == 0:
             return
         request = go_json({"Operation": "CloseHandle", "CloseHandle": {"Handle": "StdIn"}})
         code = self.verb("HcsModifyProcess", process.handle, request)
         if code and code not in (*NOT_THERE, INVALID_STATE):
             raise process.failed("CloseStdin", code)
-
-    def _wait_told(self, process: Process) -> None:
-        """Until the double has seen the end of the pipe."""
-        scripted = self.hcs.process(process.pid)
-        for _ in range(200):
-            if scripted.input_closed:
-                self.stdin.append({"process": process.pid, "data": scripted.given.decode()})
-                return
-            time.sleep(0.005)
 
     # the configuration
 

@@ -109,8 +109,9 @@ RULES = (
     Rule(
         "told-not-asked",
         "outcomes events",
-        "events are told; a receiver that fails changes nothing",
-        "the original let the receiver refuse a start, and forgot the container, which ran on",
+        "events are told; a receiver that fails changes nothing: the operation has succeeded, also a pause or a resume",
+        "the original let the receiver refuse a start, and forgot the container, which ran on; and it returned the"
+        " receiver's error for a pause or a resume that was done",
     ),
     Rule(
         "left-undone",
@@ -146,8 +147,9 @@ RULES = (
     ),
     Rule(
         "pause-taken-back",
-        "calls",
-        "a pause that was not completed within its time is taken back: a resume is asked for",
+        "outcomes calls events",
+        "a pause that was not completed within its time is taken back: a resume is asked for. The caller's own resume"
+        " is then asked of the service, or refused once the taking back has succeeded",
         "the original told its caller that the pause had failed, and when it came late, the container stood still",
     ),
     Rule(
@@ -250,8 +252,11 @@ def resize_refused(width: int, height: int) -> bool:
 
 # operations
 
-STOPPED = (0xC0370110, 0x80370110, 0x80070490, 0x8007007F, 0x8037011F)
-"""What the service says of what has ended already; the third was the original's for a process, too."""
+STOPPED = (0xC0370110, 0x80370110, 0x80070490, 0x8007007F, 0x8037011F, 0xC037010E, 0x8037010E)
+"""What the service says of what has ended already; the third was the original's for a process, too.
+
+That there is no such system was no end to the original, and is one to today's hcsshim, and to us.
+"""
 
 SILENT = ("settle", "sleep", "join", "service", "start_reading", "gc", "drop")
 """Operations of the runner's own: they have no outcome."""
@@ -308,13 +313,54 @@ def made_before(vector: Vector, index: int, op: str) -> list[int]:
         for earlier in range(index)
         if (other := vector.operations[earlier]).op == op
         and vector.container_of(other) == vector.container_of(step)
-        and other.error is None
+        and (other.error is None or is_receivers(vector, earlier))
         and other.panic is None
         and not other.hung
         and not is_refused(vector, earlier)
         and not is_wrong_state(vector, earlier)
         and _until(vector, earlier) < begin
     ]
+
+
+RECEIVED = {"create": "start-container", "pause": "pause", "resume": "resume"}
+"""The event that an operation tells when it is done."""
+
+
+def is_receivers(vector: Vector, index: int) -> bool:
+    """Rule `told-not-asked`: a pause or resume was done, and its error is that of the receiver of its event."""
+    step = vector.operations[index]
+    refusal = vector.backend.get(RECEIVED.get(step.op, ""))
+    return step.op != "create" and step.error is not None and refusal is not None and step.error.text == refusal
+
+
+def is_after_hung_pause(vector: Vector, index: int) -> bool:
+    """Rule `pause-taken-back`: a resume after a pause that reached its limit."""
+    step = vector.operations[index]
+    if step.op != "resume":
+        return False
+    earlier = [
+        other
+        for other in vector.operations[:index]
+        if other.op in ("pause", "resume") and vector.container_of(other) == vector.container_of(step)
+    ]
+    return bool(earlier) and earlier[-1].op == "pause" and "timeout waiting" in getattr(earlier[-1].error, "text", "")
+
+
+def is_misdirected(vector: Vector) -> bool:
+    """Rule `no-crash`: the service told a handle something that its kind has not; the original's callback hung."""
+    own = {"process": ("ProcessExited", "ServiceDisconnect"), "system": SYSTEM_TYPES}
+    notices = (entry["notify"] for entry in vector.timeline if "notify" in entry)
+    return any(notice.get("type") not in own["process" if "process" in notice else "system"] for notice in notices)
+
+
+SYSTEM_TYPES = (
+    "SystemExited",
+    "SystemCreateCompleted",
+    "SystemStartCompleted",
+    "SystemPauseCompleted",
+    "SystemResumeCompleted",
+    "ServiceDisconnect",
+)
 
 
 def is_legal(container: str) -> bool:
@@ -325,6 +371,8 @@ def is_legal(container: str) -> bool:
 def is_wrong_state(vector: Vector, index: int) -> bool:
     """Rule `wrong-state`: a resume of what is not paused; a pause of what is, or a further process in it."""
     step = vector.operations[index]
+    if is_after_hung_pause(vector, index):
+        return False
     if step.op not in ("resume", "pause", "addprocess") or not made_before(vector, index, "create"):
         return False
     done = [*made_before(vector, index, "pause"), *made_before(vector, index, "resume")]
@@ -354,7 +402,10 @@ def is_remembered(vector: Vector, index: int) -> bool:
 def may_live_on(vector: Vector, container: str) -> bool:
     """Rule `gone-is-not-found`: the service was lost, or was asked to terminate the system, and did not."""
     told, answers = _told_of(vector, container), _answers(vector, container, "HcsTerminateComputeSystem")
-    refused = any(each >= 1 << 31 and each not in (PENDING, *STOPPED) for each in answers)
+    refused = any(
+        each >= 1 << 31 and each not in (PENDING, *STOPPED)
+        for each in [*answers, *_answers(vector, container, "HcsShutdownComputeSystem")]
+    )
     return "ServiceDisconnect" in told or refused or (PENDING in answers and "SystemExited" not in told)
 
 

@@ -35,6 +35,7 @@ from .vectors import UNKNOWN_EXIT_CODE, Attached, Call, Event, Open, Operation, 
 ALL_PIPES = Stdio(stdin=PIPE, stdout=PIPE, stderr=PIPE)
 QUIET = 0.05  # seconds in which nothing has happened: the double's own delays lie 20 ms apart
 LATE = 60.0  # the end of a process whose system has exited is told by the script, or is not to be seen here
+OLD_BUILD = 14393  # the recorded documents are what builds of then are sent
 HUNG = 20.0  # seconds after which an operation has not come back
 BEHIND = 2.0  # seconds by which an operation beside others may be behind the recording
 MAKING = ("HcsCreateComputeSystem", "HcsCreateProcess", "HcsRegisterProcessCallback")
@@ -466,6 +467,11 @@ def _moment(text: str | None) -> datetime | None:
     )
 
 
+def _same_moment(ours: datetime | None, recorded: str | None) -> bool:
+    theirs = _moment(recorded)
+    return ours is theirs is None or (ours is not None and theirs is not None and abs(ours - theirs) <= FINEST)
+
+
 def as_recorded_stats(ours: Stats, recorded: Any) -> Any:
     """The recorded document, if it says what ours say; else ours."""
     if not isinstance(recorded, dict):
@@ -480,6 +486,9 @@ def as_recorded_stats(ours: Stats, recorded: Any) -> Any:
         ours.cpu_system == processor.get("RuntimeKernel100ns", 0) / 1e7,
         ours.memory == memory.get("MemoryUsagePrivateWorkingSetBytes", 0),
         ours.memory_peak == memory.get("MemoryUsageCommitPeakBytes", 0),
+        ours.memory_commit == memory.get("MemoryUsageCommitBytes", 0),
+        _same_moment(ours.started_at, recorded.get("ContainerStartTime")),
+        ours.uptime == recorded.get("Uptime100ns", 0) / 1e7,
         ours.read_bytes == storage.get("ReadSizeBytes", 0),
         ours.written_bytes == storage.get("WriteSizeBytes", 0),
         ours.read_operations == storage.get("ReadCountNormalized", 0),
@@ -494,6 +503,8 @@ def as_recorded_stats(ours: Stats, recorded: Any) -> Any:
         ],
         [(each.received_dropped, each.sent_dropped) for each in ours.network or []]
         == [(each.get("DroppedPacketsIncoming", 0), each.get("DroppedPacketsOutgoing", 0)) for each in network],
+        [(each.endpoint_id or "", each.instance_id or "") for each in ours.network or []]
+        == [(each.get("EndpointId", ""), each.get("InstanceId", "")) for each in network],
     ]
     return recorded if all(same) else ours
 
@@ -502,7 +513,10 @@ def as_recorded_list(ours: list[ProcessInfo], recorded: Any) -> Any:
     """The recorded list of processes, if it says what ours says; else ours."""
     if not isinstance(recorded, list):
         return ours
-    mine = [(each.pid, each.command, each.cpu_user, each.cpu_system, each.memory) for each in ours]
+    mine = [
+        (each.pid, each.command, each.cpu_user, each.cpu_system, each.memory, each.memory_shared, each.memory_commit)
+        for each in ours
+    ]
     theirs = [
         (
             each.get("ProcessId", 0),
@@ -510,13 +524,14 @@ def as_recorded_list(ours: list[ProcessInfo], recorded: Any) -> Any:
             each.get("UserTime100ns", 0) / 1e7,
             each.get("KernelTime100ns", 0) / 1e7,
             each.get("MemoryWorkingSetPrivateBytes", 0),
+            each.get("MemoryWorkingSetSharedBytes", 0),
+            each.get("MemoryCommitBytes", 0),
         )
         for each in recorded
     ]
-    moments = [_moment(each.get("CreateTimestamp")) for each in recorded]
     same_time = all(
-        theirs == mine.started_at or (theirs and mine.started_at and abs(theirs - mine.started_at) <= FINEST)
-        for theirs, mine in zip(moments, ours, strict=False)
+        _same_moment(mine.started_at, theirs.get("CreateTimestamp"))
+        for theirs, mine in zip(recorded, ours, strict=False)
     )
     return recorded if mine == theirs and same_time else ours
 
@@ -551,6 +566,7 @@ async def play(vector: Vector, double: Double) -> Observed:
             pipes=double.pipes,
             limits=limits(vector),
             cpus=vector.host.cpus,
+            build=OLD_BUILD,
             exists=asked.exists(vector),
             end_with_handles=False,  # the original had no leases: its documents do not speak of them
         )

@@ -9,6 +9,7 @@ import pytest
 
 from longshore.errors import InvalidSpec, NotSupported, ServiceError
 from longshore.hcs import documents, translate
+from longshore.hcs.hresults import HcsError, normal
 
 from . import asked, rules
 from .vectors import Call, Operation, Vector, directory, guid_of, load_all, number
@@ -29,7 +30,7 @@ def _name_to_guid(vector: Vector) -> Callable[[str], str]:
             raise NotSupported("NameToGuid", "this vmcompute.dll lacks it")
         for rule in failing:
             if isinstance(rule.hr, int | str) and number(rule.hr) >= 1 << 31 and (rule.match or "") in name:
-                raise ServiceError("NameToGuid", None, "it failed", code=number(rule.hr) & 0xFFFF)
+                raise HcsError("NameToGuid", None, normal(number(rule.hr)))
         return vector.service.guids.get(name) or guid_of(name)
 
     return answer

@@ -6,7 +6,6 @@ import ctypes
 import hashlib
 import json
 import ntpath
-import os
 import time
 import uuid
 from collections.abc import Callable
@@ -153,7 +152,7 @@ class Client:
     ) -> int:
         """The HRESULT of a call by its rule, or the default one; hands out its result text."""
         if rule is not None and rule.delay_ms:
-            time.sleep(rule.delay_ms / 1000)
+            self.hcs.sleep(rule.delay_ms / 1000)
         hr = default if rule is None or rule.hr is UNSET else number(rule.hr)
         entry["hr"] = hr
         if rule is not None and rule.result is not UNSET and rule.result is not None:
@@ -445,7 +444,7 @@ class Client:
             else:
                 theirs, process.outlets[name] = hcs.plumbing.outlet()
             if name in rule.invalid:
-                os.close(theirs)
+                hcs.plumbing.discard(theirs)
                 theirs = INVALID_PIPE
             setattr(information, name, theirs)
         entry["pipes"] = pipes

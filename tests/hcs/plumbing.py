@@ -117,6 +117,10 @@ class Plumbing:
             outlet.ending = True
             self._push(outlet)
 
+    def discard(self, descriptor: int) -> None:
+        """Close a client's end that it is not to have."""
+        os.close(descriptor)
+
     def _push(self, outlet: Outlet) -> None:
         try:
             while outlet.waiting:

@@ -12,6 +12,7 @@ import itertools
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
@@ -118,10 +119,7 @@ class Hcs:
         self.script = script or Service()
         self.missing = set(missing) | (set() if modern else NOT_IN_2017)
         self.crew = crew
-        self.lock = threading.RLock()
-        self.clock = Clock(self.lock)
-        self.post = PostOffice(self.lock)
-        self.plumbing = Plumbing(self.lock)
+        self.furnish()
         self.systems: dict[str, ScriptedSystem] = {}
         self.processes: dict[int, ScriptedProcess] = {}  # all there were; those that are over only with `keep_calls`
         self.handles: dict[int, ScriptedHandle] = {}
@@ -130,7 +128,7 @@ class Hcs:
         self.layers: dict[str, set[str]] = {}  # path -> made, active, prepared
         self.preparing = 0
         self.in_call = 0
-        self.last = time.monotonic()
+        self.last = self.now()
         self.keep_calls = True
         self._values = itertools.count(0x1000, 0x10)
         self._pids = itertools.count(1004, 4)
@@ -139,6 +137,15 @@ class Hcs:
         self.clients: list[Client] = []
         if crew is not None:
             crew.join(self)
+
+    def furnish(self) -> None:
+        """What it has of threads and time."""
+        self.lock = threading.RLock()
+        self.clock = Clock(self.lock)
+        self.post = PostOffice(self.lock)
+        self.plumbing = Plumbing(self.lock)
+        self.now = time.monotonic
+        self.sleep: Callable[[float], None] = time.sleep
 
     def client(self) -> Client:
         """One more program on this machine."""
@@ -163,10 +170,10 @@ class Hcs:
         """Seconds since anything happened, 0 while something is still to come."""
         with self.lock:
             busy = self.clock.pending or self.post.busy or self.in_call or self.plumbing.busy
-            return 0.0 if busy else time.monotonic() - self.last
+            return 0.0 if busy else self.now() - self.last
 
     def touch(self) -> None:
-        self.last = time.monotonic()
+        self.last = self.now()
 
     def open_handles(self) -> dict[str, list[str]]:
         """Names of the handles that are still open, as the recordings have them."""

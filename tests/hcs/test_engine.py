@@ -315,9 +315,9 @@ async def test_features_say_what_works_and_why_the_rest_does_not(tmp_path: Path)
         run = (await longshore.features()).items["run"]
         assert not run.supported
         assert "Administrators" in (run.hint or "")
-    async with world(tmp_path, missing=("HcsPauseComputeSystem",)) as it, engine(it) as longshore:
+    async with world(tmp_path, missing=("HcsOpenProcess",)) as it, engine(it) as longshore:
         run = (await longshore.features()).items["run"]
-        assert "HcsPauseComputeSystem" in run.reason
+        assert "HcsOpenProcess" in run.reason
 
 
 async def test_a_plan_shows_the_documents_and_asks_the_service_for_ids_only(tmp_path: Path) -> None:

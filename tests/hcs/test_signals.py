@@ -242,7 +242,9 @@ async def test_a_pause_that_reaches_its_limit_is_taken_back_also_when_it_comes_l
         system, _ = await it.launch(hyperv=True)
         with pytest.raises(TimeLimit, match="pause"):
             await system.pause()
-        assert it.functions[-2:] == ["HcsPauseComputeSystem", "HcsResumeComputeSystem"]
+        await it.until(lambda: it.functions[-2:] == ["HcsPauseComputeSystem", "HcsResumeComputeSystem"])
+        await it.quiet()
+        assert not await system.paused()
         it.notify(TYPES["SystemPauseCompleted"])
         await it.until(lambda: it.count("HcsResumeComputeSystem") == 2)
         await it.until(lambda: not system.is_paused)

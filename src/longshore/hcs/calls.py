@@ -117,6 +117,7 @@ class Handle(Generic[H]):
         self._release = release
         self._lock = threading.Lock()
         self._calls = 0
+        self._words = 0  # of the calls, those that may last until what they are for has ended
         self._closing = False
         self._closed = threading.Event()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -125,6 +126,25 @@ class Handle(Generic[H]):
     def closing(self) -> bool:
         """Whether it is closed, or is to be."""
         return self._closing
+
+    @property
+    def has_word(self) -> bool:
+        """Whether a word is being given by it that may last: the next one on this handle would wait for that."""
+        return self._words > 0
+
+    async def word(self, operation: str, function: Callable[..., T], *arguments: Any) -> T:
+        """As `call`, of a word to a process or system, to which the service may answer only when that has ended."""
+
+        def give(value: H, *arguments: Any) -> T:
+            with self._lock:
+                self._words += 1
+            try:
+                return function(value, *arguments)
+            finally:
+                with self._lock:
+                    self._words -= 1
+
+        return await self.call(operation, give, *arguments)
 
     async def call(self, operation: str, function: Callable[..., T], *arguments: Any) -> T:
         """`function(handle, *arguments)` in a thread. What the service refuses is told in words of `operation`."""

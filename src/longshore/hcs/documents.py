@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import field
 
-from ..decoding import decode_json
+from ..decoding import convert, decode_json
 
 # what HCS reads
 
@@ -168,62 +168,77 @@ def resize(height: int, width: int) -> ProcessModifyRequest:
 def property_query(*types: str) -> str:
     """The text that asks HcsGetComputeSystemProperties for Statistics, ProcessList or PendingUpdates.
 
-    Its blanks are the original's. No types at all ask for the base properties.
+    Its blanks are the original's. No types at all ask for the base properties, by an empty object as hcsshim does
+    (`internal/hcs/system.go`).
     """
     names = ",".join(f'"{name}"' for name in types)
-    return f'{{ "PropertyTypes" : [{names}]}}' if types else ""
+    return f'{{ "PropertyTypes" : [{names}]}}' if types else "{}"
 
 
 # what HCS writes: any member may be missing, and a list or an object may be null
 
 
+U16 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 16) - 1)]
+U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
+I32 = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
+U64 = Annotated[int, msgspec.Meta(ge=0)]  # msgspec takes no bound above 2^63: `Answer` checks the other end
+"""Numbers as the original's types had them: what does not fit makes the whole answer a bad one."""
+
+
 class Answer(msgspec.Struct, rename="pascal", frozen=True):
     """A JSON document that HCS writes. A number that is missing counts as 0, as it did for the original."""
+
+    def __post_init__(self) -> None:
+        """ValueError for a number of more than 64 bits."""
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, int) and value >= 1 << 64:
+                raise ValueError(f"{value} has more than 64 bits")
 
 
 class ProcessStatus(Answer, kw_only=True, frozen=True):
     """What HcsGetProcessProperties tells. The code means nothing unless `exited`, and unless the wait's result is 0."""
 
-    process_id: int = 0
+    process_id: U32 = 0
     exited: bool = False
-    exit_code: int = 0
-    last_wait_result: int = 0
+    exit_code: U32 = 0
+    last_wait_result: I32 = 0
 
 
 class MemoryStatistics(Answer, kw_only=True, frozen=True):
     """Bytes: what is committed, the most that ever was, and the private working set."""
 
-    memory_usage_commit_bytes: int = 0
-    memory_usage_commit_peak_bytes: int = 0
-    memory_usage_private_working_set_bytes: int = 0
+    memory_usage_commit_bytes: U64 = 0
+    memory_usage_commit_peak_bytes: U64 = 0
+    memory_usage_private_working_set_bytes: U64 = 0
 
 
 class ProcessorStatistics(Answer, kw_only=True, frozen=True):
     """In units of 100 ns, since the start."""
 
-    total_runtime: int = field(default=0, name="TotalRuntime100ns")
-    runtime_user: int = field(default=0, name="RuntimeUser100ns")
-    runtime_kernel: int = field(default=0, name="RuntimeKernel100ns")
+    total_runtime: U64 = field(default=0, name="TotalRuntime100ns")
+    runtime_user: U64 = field(default=0, name="RuntimeUser100ns")
+    runtime_kernel: U64 = field(default=0, name="RuntimeKernel100ns")
 
 
 class StorageStatistics(Answer, kw_only=True, frozen=True):
     """Operations (in units of 8 KiB) and bytes, since the start."""
 
-    read_count_normalized: int = 0
-    read_size_bytes: int = 0
-    write_count_normalized: int = 0
-    write_size_bytes: int = 0
+    read_count_normalized: U64 = 0
+    read_size_bytes: U64 = 0
+    write_count_normalized: U64 = 0
+    write_size_bytes: U64 = 0
 
 
 class NetworkStatistics(Answer, kw_only=True, frozen=True):
     """Counters of one endpoint, since it was attached."""
 
-    bytes_received: int = 0
-    bytes_sent: int = 0
-    packets_received: int = 0
-    packets_sent: int = 0
-    dropped_packets_incoming: int = 0
-    dropped_packets_outgoing: int = 0
+    bytes_received: U64 = 0
+    bytes_sent: U64 = 0
+    packets_received: U64 = 0
+    packets_sent: U64 = 0
+    dropped_packets_incoming: U64 = 0
+    dropped_packets_outgoing: U64 = 0
     endpoint_id: str = ""
     instance_id: str = ""
 
@@ -233,7 +248,7 @@ class Statistics(Answer, kw_only=True, frozen=True):
 
     timestamp: datetime | None = None
     container_start_time: datetime | None = None
-    uptime: int = field(default=0, name="Uptime100ns")
+    uptime: U64 = field(default=0, name="Uptime100ns")
     memory: MemoryStatistics | None = None
     processor: ProcessorStatistics | None = None
     storage: StorageStatistics | None = None
@@ -245,12 +260,12 @@ class ProcessListItem(Answer, kw_only=True, frozen=True):
 
     create_timestamp: datetime | None = None
     image_name: str = ""
-    kernel_time: int = field(default=0, name="KernelTime100ns")
-    user_time: int = field(default=0, name="UserTime100ns")
-    memory_commit_bytes: int = 0
-    memory_working_set_private_bytes: int = 0
-    memory_working_set_shared_bytes: int = 0
-    process_id: int = 0
+    kernel_time: U64 = field(default=0, name="KernelTime100ns")
+    user_time: U64 = field(default=0, name="UserTime100ns")
+    memory_commit_bytes: U64 = 0
+    memory_working_set_private_bytes: U64 = 0
+    memory_working_set_shared_bytes: U64 = 0
+    process_id: U32 = 0
 
 
 class ContainerProperties(Answer, kw_only=True, frozen=True):
@@ -278,8 +293,8 @@ class ErrorEvent(Answer, kw_only=True, frozen=True):
     message: str = ""
     stack_trace: str = ""
     provider: str = ""
-    event_id: int = 0
-    flags: int = 0
+    event_id: U16 = 0
+    flags: U32 = 0
     source: str = ""
     data: Any = None
 
@@ -295,8 +310,8 @@ class Failure(Answer, kw_only=True, frozen=True):
 class SchemaVersion(Answer, kw_only=True, frozen=True):
     """A version of the documents that the service reads."""
 
-    major: int = 0
-    minor: int = 0
+    major: U32 = 0
+    minor: U32 = 0
 
 
 # text
@@ -316,6 +331,40 @@ def encode(document: msgspec.Struct) -> str:
     return _spelled(msgspec.json.encode(document))
 
 
+NEW_BUILD = 17763
+"""From here on HCS gets today's members, as hcsshim's `internal/hcs/schema1` has them; before, the recorded ones."""
+
+_NO_MORE = ("IsDummy", "SandboxPath")  # gone from hcsshim since 2017
+_ONLY_WITH_A_VALUE = (
+    "Owner",
+    "IgnoreFlushesDuringBoot",
+    "HostName",
+    "MappedDirectories",
+    "EndpointList",
+    "Servicing",
+    "AllowUnqualifiedDNSQuery",
+)
+
+
+def for_build(config: ContainerConfig, build: int) -> dict[str, Any]:
+    """Return the document that makes a container, with the members that HCS of this build is sent today."""
+    members: dict[str, Any] = msgspec.to_builtins(config)
+    if build < NEW_BUILD:
+        return members
+    for mapped in members["MappedDirectories"]:
+        mapped["CreateInUtilityVM"] = False
+    return {
+        name: value
+        for name, value in members.items()
+        if name not in _NO_MORE and (value or name not in _ONLY_WITH_A_VALUE)
+    }
+
+
+def encode_for(config: ContainerConfig, build: int) -> str:
+    """Return that document as the text that is sent."""
+    return _spelled(msgspec.json.encode(for_build(config, build)))
+
+
 def encode_text(text: str) -> str:
     """A string as it stands in such a document, with its quotes."""
     return _spelled(msgspec.json.encode(text))
@@ -330,9 +379,9 @@ def _spelled(json: bytes) -> str:
 SECRET = "(not shown)"
 
 
-def shown(document: ContainerConfig | ProcessConfig) -> dict[str, Any]:
+def shown(document: ContainerConfig | ProcessConfig, build: int = 0) -> dict[str, Any]:
     """A document as plain data for people: without the credentials, and of the environment only the names."""
-    found: dict[str, Any] = msgspec.to_builtins(document)
+    found = for_build(document, build) if isinstance(document, ContainerConfig) else msgspec.to_builtins(document)
     if found.get("Credentials"):
         found["Credentials"] = SECRET
     if "Environment" in found:
@@ -393,5 +442,23 @@ T = TypeVar("T")
 
 
 def decode(text: str, kind: type[T]) -> T:
-    """An answer of the service. Raises msgspec.DecodeError for what is no JSON, or not of this shape."""
-    return decode_json(text, kind)
+    """Return an answer of the service as a type. Raises msgspec.DecodeError for what is no JSON, or not of this shape.
+
+    A member that is null counts as one that is not there, as for the original's decoder, which skipped it.
+    """
+    try:
+        found = _present(decode_json(text, Any))
+    except RecursionError:
+        raise msgspec.DecodeError("it is nested too deeply") from None
+    if found is None and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        found = {}
+    return convert(found, kind)
+
+
+def _present(value: Any) -> Any:
+    """Return plain data without the members that are null. An element that is null is an empty object."""
+    if isinstance(value, dict):
+        return {name: _present(member) for name, member in value.items() if member is not None}
+    if isinstance(value, list):
+        return [{} if element is None else _present(element) for element in value]
+    return value

@@ -176,6 +176,9 @@ def same(code: int, codes: Collection[int]) -> bool:
 STOPPED = (ALREADY_STOPPED, PROCESS_ALREADY_STOPPED, ELEMENT_NOT_FOUND, PROC_NOT_FOUND)
 """What was to end has ended. The original counted PROC_NOT_FOUND, taken for "process not found", and so it stayed."""
 
+ENDED = (*STOPPED, SYSTEM_NOT_FOUND)
+"""What a system is told to end with has no object any more: it stopped, or is gone altogether (hcsshim counts both)."""
+
 GONE = (SYSTEM_NOT_FOUND, ELEMENT_NOT_FOUND)
 """There is no such system or process (any more)."""
 
@@ -198,8 +201,22 @@ def meaning(code: int) -> Meaning:
     if found is not None:
         return found
     name = f"0x{code:08X}" if code > 0xFFFF else f"Win32 error {code}"
-    system_words = getattr(ctypes, "FormatError", None)  # only Windows has it
-    return Meaning(name, str(system_words(code)).strip().rstrip(".") if system_words else "the service gives no reason")
+    return Meaning(name, _system_words(code) or "the service gives no reason")
+
+
+def _system_words(code: int) -> str:
+    """Return Windows' own message for a code; empty where Windows has none, and where this is not Windows.
+
+    FormatError takes a signed 32-bit number (CPython gh-72660): the bits of an HRESULT above 2^31 are passed as that.
+    """
+    words = getattr(ctypes, "FormatError", None)
+    if words is None:
+        return ""
+    try:
+        found = str(words(code - (1 << 32) if code & 0x80000000 else code)).strip().rstrip(".")
+    except (OSError, ValueError, OverflowError):  # no message is worth losing the code for
+        return ""
+    return "" if found == "<no description>" else found
 
 
 class HcsError(ServiceError):
@@ -251,6 +268,7 @@ def _told(document: str | None) -> tuple[list[str], list[str]]:
 
 
 __all__ = [
+    "ENDED",
     "FLAKY_MOUNT",
     "GONE",
     "INPUT_GONE",

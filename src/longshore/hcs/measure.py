@@ -59,7 +59,10 @@ def moment(value: datetime | None) -> datetime | None:
     """A time of the service's in UTC; None for the year 1, with which it says "not known"."""
     if value is None or value.year <= 1:
         return None
-    return value.astimezone(UTC) if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC) if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    except OverflowError:  # the last hours of the year 9999
+        return None
 
 
 def stats(found: documents.Statistics | None) -> Stats:
@@ -70,11 +73,14 @@ def stats(found: documents.Statistics | None) -> Stats:
     storage = found.storage or documents.StorageStatistics()
     return Stats(
         at=moment(found.timestamp) or compute.now(),
+        started_at=moment(found.container_start_time),
+        uptime=found.uptime / TICKS,
         cpu_time=processor.total_runtime / TICKS,
         cpu_user=processor.runtime_user / TICKS,
         cpu_system=processor.runtime_kernel / TICKS,
         memory=memory.memory_usage_private_working_set_bytes,
         memory_peak=memory.memory_usage_commit_peak_bytes,
+        memory_commit=memory.memory_usage_commit_bytes,
         read_bytes=storage.read_size_bytes,
         written_bytes=storage.write_size_bytes,
         read_operations=storage.read_count_normalized,
@@ -88,6 +94,8 @@ def stats(found: documents.Statistics | None) -> Stats:
                 sent_packets=each.packets_sent,
                 received_dropped=each.dropped_packets_incoming,
                 sent_dropped=each.dropped_packets_outgoing,
+                endpoint_id=each.endpoint_id or None,
+                instance_id=each.instance_id or None,
             )
             for each in found.network or []
         ],
@@ -103,4 +111,6 @@ def process_info(item: documents.ProcessListItem) -> ProcessInfo:
         cpu_user=item.user_time / TICKS,
         cpu_system=item.kernel_time / TICKS,
         memory=item.memory_working_set_private_bytes,
+        memory_shared=item.memory_working_set_shared_bytes,
+        memory_commit=item.memory_commit_bytes,
     )

@@ -16,7 +16,7 @@ import ctypes
 import itertools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeVar
@@ -45,6 +45,10 @@ class Type(IntEnum):
     SERVICE_DISCONNECT = 0x01000000
 
 
+OF_SYSTEMS = frozenset(type for type in Type if type is not Type.PROCESS_EXITED)
+OF_PROCESSES = frozenset({Type.PROCESS_EXITED, Type.SERVICE_DISCONNECT})
+"""What is told of each kind of handle. What the service says of the other kind is not about this one."""
+
 _ENDS = {Type.SYSTEM_EXITED, Type.PROCESS_EXITED, Type.SERVICE_DISCONNECT}
 
 
@@ -65,10 +69,11 @@ class End(NamedTuple):
 
 
 class Watch:
-    """What is told of one handle. Lives on one event loop."""
+    """What is told of one handle: the types of its kind, and no other. Lives on one event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, types: Collection[int]) -> None:
         self.loop = loop
+        self._types = types
         self.ended: asyncio.Future[End] = loop.create_future()
         self._expected: dict[int, list[asyncio.Future[int]]] = {}
         self._listeners: dict[int, Callable[[int], None]] = {}
@@ -78,7 +83,10 @@ class Watch:
         self._listeners[type] = call
 
     def deliver(self, type: int, status: int) -> None:
-        """A notification has come; on the loop."""
+        """A notification has come; on the loop. One of a type that this kind of handle has not is passed over."""
+        if type not in self._types:
+            log.info("a notification of type 0x%X came for a handle of another kind, or is not known", type)
+            return
         for future in self._expected.pop(type, ()):
             if not future.done():
                 future.set_result(status)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ntpath
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -23,7 +23,39 @@ from .system import NEW_LIMITS, NO_INPUT, NO_UPDATE
 from .vmcompute import PROTOTYPES, Vmcompute
 
 OLDEST_BUILD = 14393  # Windows Server 2016, the first with containers
-OPTIONAL = {"HcsSignalProcess": "from build 17763 on", "HcsGetServiceProperties": "from build 17763 on"}
+OPTIONAL = {
+    "HcsSignalProcess": "from build 17763 on",
+    "HcsGetServiceProperties": "from build 17763 on",
+    "HcsPauseComputeSystem": "for `pause`",
+    "HcsResumeComputeSystem": "for `resume`",
+    "HcsModifyComputeSystem": "to add and remove endpoints",
+    "ActivateLayer": "to mount scratch layers",
+    "DeactivateLayer": "to unmount scratch layers",
+    "PrepareLayer": "to mount scratch layers",
+    "UnprepareLayer": "to unmount scratch layers",
+    "GetLayerMountPath": "to mount scratch layers",
+    "LayerExists": "to make scratch layers",
+    "CreateSandboxLayer": "to make scratch layers",
+    "DestroyLayer": "to remove scratch layers",
+    "ExpandSandboxSize": "for `storage_size`",
+    "ProcessBaseImage": "to finish a base layer that was unpacked",
+    "ProcessUtilityImage": "to finish a utility VM that was unpacked",
+    "GrantVmAccess": "to let a utility VM read a file",
+}
+"""Exports without which containers run, and what each is for."""
+
+LAYER_CALLS = (
+    "LayerExists",
+    "CreateSandboxLayer",
+    "ActivateLayer",
+    "PrepareLayer",
+    "GetLayerMountPath",
+    "UnprepareLayer",
+    "DeactivateLayer",
+    "DestroyLayer",
+)
+PAUSE_CALLS = ("HcsPauseComputeSystem", "HcsResumeComputeSystem")
+NEWER = "use a newer build of Windows"
 RIGHTS = "run it as a member of Administrators or of Hyper-V Administrators"
 START = "start it: `Start-Service vmcompute`"
 FEATURE = "`Enable-WindowsOptionalFeature -Online -FeatureName Containers`, then restart Windows"
@@ -121,11 +153,10 @@ def _ask(vmcompute: Vmcompute, found: Findings) -> tuple[bool, str, str | None]:
     """Whether the service answers, and lets this user ask."""
     absent = [name for name in PROTOTYPES if not vmcompute.has(name)]
     missing = [name for name in absent if name not in OPTIONAL]
-    newer = "use a newer build of Windows"
     if missing:
         why = f"vmcompute.dll lacks {', '.join(missing)}"
-        found.add("calls", False, why, newer)
-        return False, why, newer
+        found.add("calls", False, why, NEWER)
+        return False, why, NEWER
     but = "".join(f", but {name} ({OPTIONAL[name]})" for name in absent)
     found.add("calls", True, f"vmcompute.dll has all {len(PROTOTYPES)}{but}")
     try:
@@ -146,6 +177,12 @@ def _ask(vmcompute: Vmcompute, found: Findings) -> tuple[bool, str, str | None]:
     return True, f"by vmcompute.dll, schema {schema_versions(vmcompute)}", None
 
 
+def _lacking(vmcompute: Vmcompute | None, names: Iterable[str]) -> str:
+    """Which of some exports the DLL lacks, in words; empty if none."""
+    absent = [name for name in names if vmcompute is not None and not vmcompute.has(name)]
+    return f"vmcompute.dll lacks {', '.join(absent)}" if absent else ""
+
+
 def _add_rest(
     found: Findings, vmcompute: Vmcompute | None, why: str, hint: str | None, exists: Callable[[str], bool]
 ) -> None:
@@ -155,14 +192,23 @@ def _add_rest(
     no_vm = why or "Hyper-V is not installed"
     enable = hint or "`Enable-WindowsOptionalFeature -Online -FeatureName Microsoft-Hyper-V -All`"
     found.add("hyperv", isolated, "utility VMs can be run" if isolated else no_vm, enable)
-    rights = runs and privileges.enable()
+    lacking = _lacking(vmcompute, LAYER_CALLS)
+    rights = runs and not lacking and privileges.enable()
     found.add(
         "layers",
         rights,
-        "scratch layers can be made and mounted" if rights else why or "backup and restore privileges are not held",
+        "scratch layers can be made and mounted"
+        if rights
+        else why or lacking or "backup and restore privileges are not held",
         hint or "run it as an administrator; or give a volume that is mounted already",
     )
-    found.add("pause", isolated, "with Hyper-V isolation only" if isolated else no_vm, enable)
+    lacking = _lacking(vmcompute, PAUSE_CALLS)
+    found.add(
+        "pause",
+        isolated and not lacking,
+        no_vm if not isolated else lacking or "with Hyper-V isolation only",
+        enable if not isolated else NEWER,
+    )
     found.add("signals", False, NO_SIGNALS, USE_KILL)
     console = vmcompute is not None and vmcompute.has("HcsSignalProcess")
     found.add(

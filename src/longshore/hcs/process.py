@@ -30,9 +30,9 @@ from .hresults import (
     HcsError,
     same,
 )
-from .notifications import End, Type, Watch
+from .notifications import OF_PROCESSES, End, Type, Watch
 from .stdio import Wiring
-from .vmcompute import Process
+from .vmcompute import Process, Vmcompute
 
 if TYPE_CHECKING:
     from .session import Session
@@ -82,7 +82,8 @@ class HcsProcess:
         self._wiring = wiring
         self._terminal = terminal
         self._keep_open = keep_open  # the handle of init: closed after its system's
-        self._watch = Watch(asyncio.get_running_loop())
+        self.is_waited_for: Callable[[], bool] = lambda: False  # whether a word on its system's handle is under way
+        self._watch = Watch(asyncio.get_running_loop(), OF_PROCESSES)
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._ending: asyncio.Task[None] | None = None
         self._told: asyncio.Task[None] | None = None  # the service, of the end of input
@@ -158,6 +159,8 @@ class HcsProcess:
 
     def system_ended(self) -> None:
         """The system has exited, or the service was lost: our own notification comes now, or never."""
+        if self._wiring is not None:
+            self._wiring.system_ended()
         if not self.ending and self._late is None:
             loop = asyncio.get_running_loop()
             self._late = loop.call_later(self._session.limits.late_exit, self._missed)
@@ -174,7 +177,8 @@ class HcsProcess:
         await self._ready  # its end may be told before the call that registers has returned to us
         wiring = self._wiring
         if wiring is not None:
-            wiring.process_ended(self._session.limits.late_exit)
+            limits = self._session.limits
+            wiring.process_ended(limits.late_exit, limits.late_output)
         code = await self._exit_code()
         cause = Cause.KILLED if self._killed else Cause.EXITED
         if end.type is Type.SERVICE_DISCONNECT and code is None:
@@ -280,7 +284,7 @@ class HcsProcess:
         """Send a console event. Servercore answers only when the process has ended: that is not waited for."""
         assert self.handle is not None
         options = documents.encode(documents.SignalRequest(signal=word))
-        call = self.handle.call(f"sending {word} to a process", self._session.vmcompute.signal_process, options)
+        call = self.handle.word(f"sending {word} to a process", self._session.vmcompute.signal_process, options)
         await self._session.ask(call, ANSWER_LIMIT)
 
     async def kill(self) -> None:
@@ -291,9 +295,13 @@ class HcsProcess:
         session, operation = self._session, "killing a process"
         before, self._killed = self._killed, True
         try:
-            call = self.handle.call(operation, session.vmcompute.terminate_process)
+            if self.handle.has_word or self.is_waited_for():
+                call = session.threads.call(_terminate_apart, session.vmcompute, self.container_id, self.pid)
+            else:
+                call = self.handle.call(operation, session.vmcompute.terminate_process)
             await session.answer(operation, self.container_id, call, session.limits.terminate)
-        except HcsError as error:
+        except HcsError as failure:
+            error = failure.about(operation, self.container_id)
             # so it is for one that is already dead, too (hcsshim's findings): its end is then about to be told
             if same(error.code or 0, (ACCESS_DENIED, *DEAD)):
                 await asyncio.wait((self._watch.ended,), timeout=ANSWER_LIMIT)
@@ -302,12 +310,17 @@ class HcsProcess:
                     self._missed()
             if not self.ending:
                 self._killed = before
-                raise
+                raise error from failure
 
     def hurry(self) -> None:
         """It is ended by force: its end is told, whether or not its output can be copied to where it goes."""
         if self._wiring is not None:
             self._wiring.hurry()
+
+    async def output_copied(self) -> None:
+        """Return when the output of a process whose system is down was copied to the caller's descriptors."""
+        if self._wiring is not None:
+            await self._wiring.copied()
 
     def killed_with_system(self, killed: bool) -> None:
         """Its system is (or, after all, was not) being terminated."""
@@ -335,7 +348,7 @@ class HcsProcess:
             return
         request = documents.encode(documents.CLOSE_STDIN)
         try:
-            await self.handle.call("closing the input of a process", self._session.vmcompute.modify_process, request)
+            await self.handle.word("closing the input of a process", self._session.vmcompute.modify_process, request)
         except HcsError as error:
             if not same(error.code or 0, INPUT_GONE):
                 raise
@@ -365,7 +378,7 @@ class HcsProcess:
         request = documents.encode(documents.resize(rows, columns))
         operation = "resizing the terminal of a process"
         try:
-            call = self.handle.call(operation, self._session.vmcompute.modify_process, request)
+            call = self.handle.word(operation, self._session.vmcompute.modify_process, request)
             await self._session.answer(operation, self.container_id, call)
         except HcsError as error:
             if not self._terminal and same(error.code or 0, (INVALID_STATE, *UNKNOWN_REQUEST)):
@@ -396,3 +409,20 @@ class HcsProcess:
             self._exit.exception()  # retrieved: nobody has to have waited
         if self.handle is not None:
             await self.handle.close()
+
+
+def _terminate_apart(vmcompute: Vmcompute, container_id: str, pid: int) -> None:
+    """Kill a process by handles of its own. Blocks.
+
+    Words on one handle wait for each other, and servercore answers a console event only when the process has ended
+    (hcsshim `internal/hcs/process.go`, hcsshim#1416): a kill must not wait behind it.
+    """
+    system = vmcompute.open_compute_system(container_id)
+    try:
+        process = vmcompute.open_process(system, pid)
+        try:
+            vmcompute.terminate_process(process)
+        finally:
+            vmcompute.close_process(process)
+    finally:
+        vmcompute.close_compute_system(system)

@@ -13,13 +13,13 @@ import msgspec
 
 from ..compute import Features, Lease, NotUndone, Place, Plan, State, Stdio, SystemGone
 from ..decoding import decode_json
-from ..errors import InvalidSpec, LongshoreError, NotSupported, ServiceError, TimeLimit
+from ..errors import InvalidSpec, LongshoreError, NotSupported, TimeLimit
 from ..limits import USUAL, HcsLimits
 from ..spec import Spec
 from ..tasks import shielded
 from . import documents, layers, measure, probe, translate
 from .asking import ask_state, look_whether_paused
-from .hresults import GONE, NO_COMMAND, STOPPED, HcsError, same
+from .hresults import ENDED, GONE, NO_COMMAND, HcsError, same
 from .notes import LeaseNotes, Made
 from .notifications import Type, completed
 from .pipes import Pipes, WindowsPipes
@@ -36,7 +36,8 @@ OWNER = "longshore"
 class HcsService:
     """Containers of this Windows machine.
 
-    `run` is the store's place for what ends with the boot. `vmcompute` None loads the machine's; a double of it comes
+    `run` is the store's place for what ends with the boot. `build` decides on the members of documents; None asks this
+    Windows, and 0 is an old one. `vmcompute` None loads the machine's; a double of it comes
     with `pipes` of its own. With `end_with_handles`, what belongs to a lease is made to end with the last handle of
     it, that is with its owner.
     """
@@ -51,6 +52,7 @@ class HcsService:
         pipes: Pipes | None = None,
         limits: HcsLimits = USUAL.hcs,
         cpus: int | None = None,
+        build: int | None = None,
         exists: Callable[[str], bool] = translate.exists,
         end_with_handles: bool = True,
     ) -> None:
@@ -59,6 +61,7 @@ class HcsService:
         self._pipes = pipes
         self._limits = limits
         self._cpus = cpus
+        self._build = probe.build() if build is None else build
         self._exists = exists
         self._end_with_handles = end_with_handles
         self._notes = LeaseNotes(run)
@@ -107,7 +110,7 @@ class HcsService:
             reasons["VolumePath"] = f"a scratch layer is made at {self._scratch(container, place)} and mounted"
         return Plan(
             documents={
-                "HcsCreateComputeSystem": documents.shown(container),
+                "HcsCreateComputeSystem": documents.shown(container, self._build),
                 "HcsCreateProcess": documents.shown(process),
             },
             reasons=reasons,
@@ -149,7 +152,7 @@ class HcsService:
                 config.terminate_on_last_handle_closed = self._end_with_handles
             token = SystemToken(id=id, hyperv=config.hv_partition, scratch=made.scratch)
             system = self._system(token, place, lambda: spec, stdio)
-            await self._create(system, documents.encode(config))
+            await self._create(system, documents.encode_for(config, self._build))
         except BaseException as error:
             try:
                 await shielded(self._undo_create(id, place, system, begun, error))
@@ -208,7 +211,7 @@ class HcsService:
             call = system.handle.call("terminate", vm.terminate_compute_system)
             await self.session.answer("terminate", system.id, call, limit)
         except HcsError as error:
-            if not same(error.code or 0, STOPPED):
+            if not same(error.code or 0, ENDED):
                 raise
             return
         await asyncio.wait((system.watch.ended,), timeout=limit)
@@ -325,10 +328,9 @@ class HcsService:
             return
         try:
             if owner is not None:
-                with suppress(ServiceError):
-                    told = (await system.properties()).owner
-                    if told and told != owner:
-                        return
+                told = (await system.properties()).owner
+                if told and told != owner:
+                    return
             await system.terminate()
             await system.delete()
         finally:

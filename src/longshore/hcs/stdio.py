@@ -3,9 +3,11 @@
 The handles are overlapped named pipes; the Proactor loop reads and writes them. HCS always makes pipes, whatever the
 caller wants, so what is wanted is done here: output is thrown away, copied to a descriptor, or joined.
 
-A grandchild may hold the pipes after the process has ended: they are then read until nothing has come for a while,
-and let go of. A reader that is slow loses nothing by that, nor does a descriptor: the pipe waits for it. One that stops
-early leaks nothing: the pipes belong to the process object, not to the reader's diligence, and end with it.
+A grandchild may hold the pipes after the process has ended, and may write as long as its system lives. They are read
+until they end; or until the system has ended and nothing has come for a second; or, of a process beside others, until
+nothing has come for `HcsLimits.late_output` seconds, which the log then says. A reader that is slow loses nothing by
+that, nor does a descriptor: the pipe waits for it. One that stops early leaks nothing: the pipes belong to the process
+object, not to the reader's diligence, and end with it.
 
 The end of a process is told when its output has been copied to the descriptors that were given for it; for one that is
 ended by force, a descriptor that takes nothing more holds that up only so long.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -30,15 +33,17 @@ log = logging.getLogger("longshore.hcs")
 
 LIMIT = 1 << 20  # what a reader holds before it lets the pipe fill: the program then waits, nobody else
 CHUNK = 1 << 18
-LATE_OUTPUT = 1.0  # seconds of silence after which the streams of a process that has ended are let go of
+LATE_OUTPUT = 1.0  # seconds of silence after which no more is to come from a system that has ended
 COPY_LIMIT = 5.0  # seconds that copying to descriptors may hold up the end of a process that is ended by force
 
 
 class OutputPipe(asyncio.Protocol):
     """One output stream, read as fast as its reader takes it. `reader` None throws it away."""
 
-    def __init__(self, reader: Feed | None) -> None:
+    def __init__(self, reader: Feed | None, name: str) -> None:
         self._loop = asyncio.get_running_loop()
+        self._name = name
+        self._patience = math.inf  # seconds of silence after which it is released, once the process has ended
         self._reader = reader
         self._transport: Any = None
         self._last = self._loop.time()
@@ -85,16 +90,27 @@ class OutputPipe(asyncio.Protocol):
             self._last = self._loop.time()
             self._transport.resume_reading()
 
-    def process_ended(self) -> None:
-        """Let go of the pipe once nothing has come for a while, whoever else holds it."""
-        if self._look_again is None and not self.done.done():
-            self._look_again = self._loop.call_later(LATE_OUTPUT, self._look)
+    def release_after(self, patience: float) -> None:
+        """Release the pipe once nothing has come for so many seconds, also if another process holds its other end."""
+        if patience < self._patience and not self.done.done():
+            self._patience = patience
+            if self._look_again is not None:
+                self._look_again.cancel()
+            self._look_again = self._loop.call_later(patience, self._look)
+
+    @property
+    def silence(self) -> float:
+        """Seconds since something came; 0 while its reader does not take anything."""
+        return 0.0 if self.paused else self._loop.time() - self._last
 
     def _look(self) -> None:
-        if not self.paused and self._loop.time() - self._last >= LATE_OUTPUT:
-            self.cut()
-        else:
-            self._look_again = self._loop.call_later(LATE_OUTPUT, self._look)
+        left = self._patience - self.silence
+        if left > 0:
+            self._look_again = self._loop.call_later(left, self._look)
+            return
+        if self._patience > LATE_OUTPUT:
+            log.warning("%s: nothing came for %g s after the end of its process; released", self._name, self._patience)
+        self.cut()
 
     def cut(self) -> None:
         """Let go of the pipe now."""
@@ -210,6 +226,8 @@ class Wiring:
         self._descriptors: list[Handle[int]] = []
         self._unread: asyncio.TimerHandle | None = None  # the input of a process that has ended
         self._left = 0  # pipes that are open
+        self._writing = 0  # descriptors that take something now
+        self._has_ended = self._system_ended = False
         self.when_over: Callable[[], None] | None = None
         self._check()
 
@@ -252,14 +270,14 @@ class Wiring:
         count = out + (err and joined)
         reader = self._target("stdout", stdio.stdout, count) if count else None
         if out:
-            await self._connect(left.pop("stdout"), reader)
+            await self._connect("stdout", left.pop("stdout"), reader)
         if err:
             if not joined:
                 reader = self._target("stderr", stdio.stderr, 1)
-            await self._connect(left.pop("stderr"), reader)
+            await self._connect("stderr", left.pop("stderr"), reader)
 
-    async def _connect(self, handle: int, reader: Feed | None) -> None:
-        output = OutputPipe(reader)
+    async def _connect(self, name: str, handle: int, reader: Feed | None) -> None:
+        output = OutputPipe(reader, f"container `{self._container_id}`: {name}")
         await self._pipes.reader(handle, output)
         self._outputs.append(output)
         self._watch(output.done)
@@ -286,7 +304,11 @@ class Wiring:
     async def _copy(self, source: asyncio.StreamReader, descriptor: Handle[int]) -> None:
         try:
             while data := await source.read(CHUNK):
-                await descriptor.call("write", _write_all, data)
+                self._writing += 1
+                try:
+                    await descriptor.call("write", _write_all, data)
+                finally:
+                    self._writing -= 1
                 self._copied_at = asyncio.get_running_loop().time()
         except OSError as error:
             log.warning("writing to the caller's descriptor: %s", error)
@@ -332,14 +354,22 @@ class Wiring:
         """Whether all pipes are closed."""
         return not self._left
 
-    def process_ended(self, patience: float) -> None:
-        """The process has ended: what it wrote is in the pipes, or on its way. Nobody reads its input any more."""
+    def process_ended(self, patience: float, late_output: float) -> None:
+        """The process has ended: what it wrote is in the pipes, or on its way. Its input has no reader any more."""
+        self._has_ended = True
         for output in self._outputs:
-            output.process_ended()
+            output.release_after(LATE_OUTPUT if self._system_ended else late_output)
         if self._feed is not None:
             self._feed.cancel()
         if self.input is not None and not self.input.is_closing():
             self._unread = asyncio.get_running_loop().call_later(patience, _abort, self.input.transport)
+
+    def system_ended(self) -> None:
+        """The system has ended: no process is left that could write."""
+        self._system_ended = True
+        if self._has_ended:
+            for output in self._outputs:
+                output.release_after(LATE_OUTPUT)
 
     def hurry(self) -> None:
         """It is ended by force: a descriptor that takes nothing is not waited for much longer."""
@@ -347,15 +377,20 @@ class Wiring:
             self._hurried.set_result(None)
 
     async def copied(self) -> bool:
-        """Return when all that is copied to descriptors has been, after the process's end.
+        """Return when what came of a process that has ended was copied to descriptors.
 
-        False if that was given up after `hurry`: the copying goes on then until `close`.
+        What another process, which holds its pipes, writes after a second of silence is copied behind that. False if
+        the copying was given up after `hurry`: it goes on then until `close`.
         """
         if not self._copies:
             return True
         copying = asyncio.ensure_future(asyncio.wait(self._copies))
         try:
-            await asyncio.wait((copying, self._hurried), return_when=asyncio.FIRST_COMPLETED)
+            while not copying.done() and not self._hurried.done():
+                left = LATE_OUTPUT - self._silence
+                if left <= 0:
+                    return True
+                await asyncio.wait((copying, self._hurried), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             loop = asyncio.get_running_loop()
             begin = loop.time()
             while not copying.done() and (now := loop.time()) < begin + COPY_LIMIT:
@@ -366,6 +401,12 @@ class Wiring:
             return copying.done()
         finally:
             copying.cancel()
+
+    @property
+    def _silence(self) -> float:
+        """Seconds in which nothing came from the pipes that are open; 0 while there is something to be written."""
+        still = [output.silence for output in self._outputs if not output.done.done()]
+        return 0.0 if self._writing or not still else min(still)
 
     def close(self) -> None:
         """Let go of all pipes; readers see the end."""

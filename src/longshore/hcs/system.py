@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 
 import msgspec
 
@@ -19,16 +18,28 @@ from ..errors import (
     ServiceError,
     TimeLimit,
 )
+from ..limits import Limits
 from ..spec import ProcessSpec, Resources, Spec
 from ..tasks import shielded
 from . import documents, layers, measure, starting, translate
 from .calls import Handle
-from .hresults import GONE, INVALID_HANDLE, SERVICE_DISCONNECT, STOPPED, HcsError, failed, meaning, normal, same
+from .hresults import (
+    ENDED,
+    GONE,
+    INVALID_HANDLE,
+    SERVICE_DISCONNECT,
+    STOPPED,
+    HcsError,
+    failed,
+    meaning,
+    normal,
+    same,
+)
 from .notes import LeaseNotes, Made
-from .notifications import End, Type, Watch, completed
+from .notifications import OF_SYSTEMS, End, Type, Watch, completed
 from .process import ANSWER_LIMIT, CONTROL, HcsProcess, ProcessToken
 from .session import Session
-from .vmcompute import System
+from .vmcompute import System, Vmcompute
 
 log = logging.getLogger("longshore.hcs")
 
@@ -65,7 +76,7 @@ class HcsSystem:
         self.id = token.id
         self.place = place
         self.init: HcsProcess | None = None
-        self.watch = Watch(asyncio.get_running_loop())
+        self.watch = Watch(asyncio.get_running_loop(), OF_SYSTEMS)
         self.handle: Handle[System] | None = None
         self._session = session
         self._identity = token
@@ -76,6 +87,8 @@ class HcsSystem:
         self._processes: set[HcsProcess] = set()
         self._paused = False
         self._unwanted_pause = False  # one that was given up, and may still come
+        self._may_be_paused = False  # and was not taken back
+        self._taking_back: asyncio.Task[None] | None = None
         self._started = token.init is not None
         self._terminating = False
         self._stopped = False  # the service says so; the loss of the service says nothing
@@ -139,6 +152,11 @@ class HcsSystem:
     def _all(self) -> list[HcsProcess]:
         return [*self._processes, *([self.init] if self.init is not None else [])]
 
+    def has_word(self) -> bool:
+        """Whether a word to it, or to a process in it, is under way: others would wait for its answer."""
+        handles = [self.handle, *(process.handle for process in self._all())]
+        return any(handle is not None and handle.has_word for handle in handles)
+
     def _open(self, operation: str) -> Handle[System]:
         """The handle, to do something with it. InvalidState once there is nothing left."""
         if self.handle is None or self.handle.closing:
@@ -201,7 +219,7 @@ class HcsSystem:
             try:
                 done = await self._open("terminate").call("terminate", self._session.vmcompute.terminate_compute_system)
             except HcsError as error:
-                if not same(error.code or 0, STOPPED):
+                if not await self._says_ended(error):
                     raise
                 self._is_stopped()
                 return
@@ -238,6 +256,22 @@ class HcsSystem:
     def lost(self) -> None:
         """The service has no such system any more."""
         self._down = self._stopped = True
+
+    async def _says_ended(self, refusal: HcsError) -> bool:
+        """Return whether what the service refused means that there is nothing to end: it stopped, or is gone.
+
+        A handle that is not valid any more says nothing by itself: the system is then looked for by its id.
+        """
+        if not same(refusal.code or 0, (INVALID_HANDLE,)):
+            return same(refusal.code or 0, ENDED)
+        session, vm = self._session, self._session.vmcompute
+        try:
+            opening = session.threads.call(vm.open_compute_system, self.id)
+            value = await session.make("open", self.id, opening, vm.close_compute_system)
+        except LongshoreError as error:
+            return isinstance(error, HcsError) and same(error.code or 0, GONE)
+        await shielded(session.threads.call(vm.close_compute_system, value, or_here=True))
+        return False
 
     def _is_stopped(self) -> None:
         """The service says that it has ended: the ends of its processes are told now, or never."""
@@ -307,11 +341,21 @@ class HcsSystem:
                 return
             except HcsError as error:
                 log.info("container `%s` is asked to shut down: %s", self.id, error)
-        call = self.handle.call("shutdown", session.vmcompute.shutdown_compute_system)
+        await self._ask_to_shut_down(max(ANSWER_LIMIT, session.limits.terminate))
+
+    async def urge(self) -> None:
+        await self._ask_to_shut_down(ANSWER_LIMIT)
+
+    async def _ask_to_shut_down(self, limit: float) -> None:
+        """Ask the system as a whole, and wait for its answer so long."""
+        if self.over or self.handle is None or self.handle.closing:
+            return
+        session = self._session
+        call = self.handle.word("shutdown", session.vmcompute.shutdown_compute_system)
         try:
-            await session.ask(call, max(ANSWER_LIMIT, session.limits.terminate))
+            await session.ask(call, limit)
         except HcsError as error:
-            if not same(error.code or 0, STOPPED):
+            if not await self._says_ended(error):
                 raise
             self._is_stopped()
 
@@ -334,18 +378,32 @@ class HcsSystem:
         for process in killed:
             process.killed_with_system(True)
         try:
-            call = self.handle.call("terminate", session.vmcompute.terminate_compute_system)
+            call = self._terminating_call(self.handle)
             await session.answer("terminate", self.id, call, session.limits.terminate)
         except TimeLimit:  # it was asked for all the same
             raise
         except LongshoreError as error:
             for process, was in killed.items():
                 process.killed_with_system(was)
-            if isinstance(error, HcsError) and same(error.code or 0, STOPPED):
+            if isinstance(error, HcsError) and await self._says_ended(error):
                 self._is_stopped()
                 return
             self._terminating = before
             raise
+
+    async def _terminating_call(self, handle: Handle[System]) -> bool:
+        """Terminate it: by a handle of its own where a word on ours may last as long as the system does."""
+        session = self._session
+        if not self.has_word():
+            return await handle.call("terminate", session.vmcompute.terminate_compute_system)
+        try:
+            return await session.threads.call(_terminate_apart, session.vmcompute, self.id)
+        except HcsError as error:
+            raise error.about("terminate", self.id) from error
+
+    def settle_limit(self, limits: Limits) -> float:
+        own = self._session.limits
+        return own.shutdown + 2 * own.terminate  # to ask what is pending, to shut down, and else to terminate
 
     async def settle(self, init: Exit, limit: float) -> SystemEnd:
         if self._settled is not None:
@@ -357,10 +415,12 @@ class HcsSystem:
         loop = asyncio.get_running_loop()
         end_by = loop.time() + limit
         try:
-            pending = await self._updates_pending(limit / 4)
+            pending = await self._updates_pending(min(limit / 4, self._session.limits.terminate))
             error = await self._bring_down(round(end_by - loop.time(), 1))
         finally:
             await shielded(self._let_go())
+        if self.init is not None:
+            await self.init.output_copied()
         end = SystemEnd(exit=init, updates_pending=pending, error=error)
         self._settled = end
         return end
@@ -401,6 +461,8 @@ class HcsSystem:
         except LongshoreError as error:
             log.warning("container `%s` could not be terminated: %s", self.id, error)
             return f"{first}; then {error}"
+        if isinstance(first, HcsError) and same(first.code or 0, ENDED):
+            return self._bad_exit()  # it was gone, and there was nothing to shut down
         return str(first)
 
     def _bad_exit(self) -> str | None:
@@ -466,7 +528,7 @@ class HcsSystem:
                 raise error.about("delete", self.id) from error
             self._stopped = True
             return
-        watch = Watch(asyncio.get_running_loop())
+        watch = Watch(asyncio.get_running_loop(), OF_SYSTEMS)
         handle = await session.watch_system(value, watch, self.id)
         try:
             if await self._is_ours(handle):
@@ -479,9 +541,9 @@ class HcsSystem:
         """Whether a system that has our id has our owner, too: once ours has ended, somebody else may have made it."""
         try:
             owner = Made.read(self.place).owner
-            told = (await self._ask(handle)).owner
-        except (OSError, msgspec.MsgspecError, ServiceError, NotSupported):
-            return True
+        except (OSError, msgspec.MsgspecError):
+            return True  # nothing says that it has another one
+        told = (await self._ask(handle)).owner
         return not told or told == owner
 
     async def _terminate_found(self, handle: Handle[System], watch: Watch) -> None:
@@ -495,7 +557,7 @@ class HcsSystem:
             await self._session.answer("terminate", self.id, terminate(), limit)
         except HcsError as error:
             exited = watch.ended.done() and watch.ended.result().type is Type.SYSTEM_EXITED  # though badly
-            if not exited and not same(error.code or 0, STOPPED):
+            if not exited and not same(error.code or 0, ENDED):
                 raise
 
     # the rest
@@ -504,39 +566,66 @@ class HcsSystem:
         self._need_vm("pause")
         session = self._session
         verb, limit = session.vmcompute.pause_compute_system, session.limits.default
-        self._unwanted_pause = False
-        work = asyncio.ensure_future(self._verb("pause", Type.SYSTEM_PAUSE_COMPLETED, verb, limit))
+        work = asyncio.ensure_future(self._pause(verb, limit))
         try:
             await asyncio.shield(work)
-        except (asyncio.CancelledError, TimeLimit):
+        except TimeLimit:
+            self._unwanted_pause = self._may_be_paused = True
+            if self._taking_back is None or self._taking_back.done():
+                name = f"taking back the pause of container `{self.id}`"
+                self._taking_back = session.spawn(self._take_pause_back(), name)
+            raise
+        except asyncio.CancelledError:
             await shielded(self._undo_pause(work))
             raise
         self._paused = True
 
+    async def _pause(self, verb: Callable[[System], bool], limit: float) -> None:
+        begin = asyncio.get_running_loop().time()
+        await self._taken_back(limit)  # else that would resume what is to be paused now
+        self._unwanted_pause = False
+        left = max(0.0, begin + limit - asyncio.get_running_loop().time())
+        await self._verb("pause", Type.SYSTEM_PAUSE_COMPLETED, verb, left)
+
+    async def _taken_back(self, limit: float) -> bool:
+        """Wait so long for an earlier pause to be taken back, if it is being. Whether it was, and succeeded."""
+        if self._taking_back is None or self._taking_back.done():
+            return False
+        await asyncio.wait((self._taking_back,), timeout=limit)
+        return not self._may_be_paused
+
     async def _undo_pause(self, work: asyncio.Future[None]) -> None:
         """What was asked for cannot be taken back: it is waited for, and undone; also if it comes after that."""
-        limit = self._session.limits.terminate
-        await asyncio.wait((work,), timeout=limit)
+        await asyncio.wait((work,), timeout=self._session.limits.terminate)
         self._unwanted_pause = not work.done() or isinstance(work.exception(), TimeLimit)
+        self._may_be_paused = self._unwanted_pause
         work.cancel()
-        with suppress(LongshoreError):
-            await self._resume(limit)
+        await self._take_pause_back()
+
+    async def _take_pause_back(self) -> None:
+        """Resume what may have been paused. Where the service refuses, it stays unknown whether it is paused."""
+        try:
+            await self._resume(self._session.limits.terminate)
+        except LongshoreError as error:
+            log.warning("container `%s`: its pause could not be taken back: %s", self.id, error)
 
     async def resume(self) -> None:
         self._need_vm("resume")
-        await self._resume(self._session.limits.default)
+        limit = self._session.limits.default
+        if not await self._taken_back(limit):
+            await self._resume(limit)
 
     async def _resume(self, limit: float) -> None:
         verb = self._session.vmcompute.resume_compute_system
         await self._verb("resume", Type.SYSTEM_RESUME_COMPLETED, verb, limit)
-        self._paused = False
+        self._paused = self._may_be_paused = False
 
     def _need_vm(self, operation: str) -> None:
         if not self._identity.hyperv:
             raise NotSupported(operation, NO_PAUSE, hint=USE_HYPERV)
 
     async def paused(self) -> bool:
-        return self._paused
+        return self._paused or self._may_be_paused
 
     async def properties(self, *types: str) -> documents.ContainerProperties:
         """The properties of some types, of the living system."""
@@ -588,6 +677,15 @@ class HcsSystem:
             await process.close()
         if self.handle is not None:
             await self.handle.close()
+
+
+def _terminate_apart(vmcompute: Vmcompute, id: str) -> bool:
+    """Terminate a system by a handle of its own. Blocks."""
+    system = vmcompute.open_compute_system(id)
+    try:
+        return vmcompute.terminate_compute_system(system)
+    finally:
+        vmcompute.close_compute_system(system)
 
 
 __all__ = ["INIT", "HcsSystem", "SystemToken"]

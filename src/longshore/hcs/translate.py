@@ -98,6 +98,12 @@ def container_config(id: str, spec: Spec, host: Host) -> ContainerConfig:
     if chosen.hyperv is not None:
         config.sandbox_path = chosen.hyperv.sandbox_path
     config.mapped_directories, config.mapped_pipes = _mounts(spec, document)
+    if chosen.isolated and chosen.devices:
+        raise NotSupported(
+            "windows.devices",
+            "a utility VM gets no devices of the host",
+            hint="use process isolation, or leave them out",
+        )
     config.assigned_devices = [AssignedDevice(interface_class_guid=guid) for guid in chosen.devices]
     volume = _volume(spec, document)  # checked also where it is not used
     if chosen.isolated:
@@ -309,13 +315,22 @@ def _mapping(field: str, kind: str, source: str, target: str, options: Iterable[
     for name, path in (("source", source), ("target", target)):
         if "\0" in path:
             raise InvalidSpec(f"{field}.{name}", "holds a NUL character")
-    if _is_pipe(source) and not _is_pipe(target):
+    piped = _is_pipe(source)
+    if piped and not _is_pipe(target):
         raise InvalidSpec(f"{field}.target", f"{target!r} is not a named pipe, but the source is one")
+    if not piped and _is_pipe(target):
+        raise InvalidSpec(f"{field}.target", f"{target!r} is a named pipe, but the source is not one")
+    if piped:
+        source, target = source.replace("/", "\\"), target.replace("/", "\\")
+        for name, path in (("source", source), ("target", target)):
+            if len(path) == len(PIPES):
+                raise InvalidSpec(f"{field}.{name}", f"{path!r} names no pipe")
     return _Mapping(source, target, any(option.lower() == "ro" for option in options))
 
 
 def _is_pipe(path: str) -> bool:
-    return path.lower().startswith(PIPES)
+    """Whether it is a named pipe of Windows, also as `//./pipe/x`, which users of docker write."""
+    return path.replace("/", "\\").lower().startswith(PIPES)
 
 
 def refuse(spec: Spec) -> None:

@@ -159,7 +159,7 @@ class Vmcompute:
         if not text.value:
             return None
         try:
-            return ctypes.wstring_at(text.value)
+            return whole(ctypes.wstring_at(text.value))
         finally:
             self._free(text.value)
 
@@ -329,6 +329,11 @@ class Vmcompute:
         found = Guid()
         self.simple("NameToGuid", text(name), byref(found))
         return found.uuid
+
+
+def whole(text: str) -> str:
+    """Return a text of the service's without halves of surrogate pairs, which no other text can be made of."""
+    return text.encode(errors="replace").decode()
 
 
 def text(value: str) -> str:

@@ -15,6 +15,7 @@ from ..compute import Cause, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd, 
 from ..decoding import decode_json
 from ..errors import InvalidState, ServiceError
 from ..forks import is_lost
+from ..limits import Limits
 from ..spec import ProcessSpec, Resources
 from ..tasks import in_thread, shielded
 from . import conmon, counters, processes, translate
@@ -261,6 +262,12 @@ class OciSystem:
     def is_ending(self) -> bool:
         """Whether init is dead, dying or killed. While the kernel ends what it leaves behind nobody can join it."""
         return self.init is None or processes.is_ending(self.init.pid, self.init.identity.start)
+
+    async def urge(self) -> None:
+        """There is no further word: the next one is to kill."""
+
+    def settle_limit(self, limits: Limits) -> float:
+        return limits.settle
 
     async def settle(self, init: Exit, limit: float) -> SystemEnd:
         if isinstance(self.init, KeptProcess):

@@ -22,6 +22,7 @@ from ..compute import (
     now,
 )
 from ..errors import EngineClosed, InvalidState, LongshoreError, NotSupported, ProcessNotFound
+from ..limits import Limits
 from ..spec import ProcessSpec, Resources, Spec
 from .machine import Machine
 from .process import KILL, TERM, WINCH, Process
@@ -351,6 +352,12 @@ class SimulatedSystem:
             asyncio.get_running_loop().call_soon(system.kill, killed)
         else:
             system.kill(killed)
+
+    async def urge(self) -> None:
+        """There is no further word: the next one is to kill."""
+
+    def settle_limit(self, limits: Limits) -> float:
+        return limits.settle
 
     async def settle(self, init: Exit, limit: float) -> SystemEnd:
         self._check("settle")
