@@ -110,8 +110,8 @@ async def checkpoint(
     record = await current(core, entry, uid)
     if not record.kept:
         raise InvalidState("checkpoint", entry.id, "one that runs for its caller", hint="make it with `create`")
+    lease = await core.hold_lease()
     claim = entry.claim("checkpoint")
-    lease = core.hold_lease()
     lease.own(entry.id)  # if we die, the keeper lets it go on
     try:
         info = await derive(core, entry, entry.read_own(uid))
@@ -232,8 +232,8 @@ async def start_from(core: Core, entry: Entry, uid: str, name: str) -> tuple[str
     service = await _able(core)
     _read(entry, name)
     await current(core, entry, uid)
+    lease = await core.hold_lease()
     claim = entry.claim("start")
-    lease = core.hold_lease()
     lease.own(entry.id)
     kept = False
     try:
@@ -293,7 +293,7 @@ async def _restore(
     spec = entry.read_spec()
     lock = entry.making_lock()
     system: ComputeSystem | None = None
-    place = entry.place(named_lease(record) and core.hold_lease(), lock.fd)
+    place = entry.place(named_lease(record) and await core.hold_lease(), lock.fd)
     stdio = Stdio(stdin=PIPE if record.stdin else DEVNULL, stdout=LOG, stderr=LOG)
     try:
         write_mark(entry.home / MARK, record.uid.encode())
@@ -372,7 +372,7 @@ async def import_checkpoint(
         raise NotSupported("this archive", f"it is of a {manifest.machine}, and this machine is a {host.kernel()[1]}")
     if owner not in ("keep", "stop", "remove"):
         raise InvalidSpec("owner", f"{owner!r} is not known", hint="keep, stop or remove")
-    lease = core.hold_lease()
+    lease = await core.hold_lease()
     await clear_half_made(core, id)
     lease.own(id)
     durable = owner != "remove"

@@ -460,8 +460,11 @@ class ComputeService(Protocol):
         """
         ...
 
-    async def end_lease(self, lease: Lease | str, directory: Path) -> None:
-        """End every process of a lease whose owner and keeper are dead. Idempotent."""
+    async def end_lease(self, lease: Lease | str, directory: Path, limit: float | None = None) -> None:
+        """End every process of a lease whose owner and keeper are dead. Idempotent.
+
+        `limit`: seconds that a service with keepers may take. Raises LongshoreError if not all has ended.
+        """
         ...
 
     async def leftovers(self, owner: str) -> list[str]:

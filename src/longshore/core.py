@@ -173,11 +173,11 @@ class Core:
         """`async with core.operation() as service:` around everything that a user can call."""
         return Operation(self)
 
-    def hold_lease(self) -> OwnerLease:
+    async def hold_lease(self) -> OwnerLease:
         """This engine's lease, in force."""
         if self.lease is None:
             self.lease = OwnerLease(self.store, self.service)
-        return self.lease.hold()
+        return await self.lease.hold()
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """A task that this engine owns: ended at the latest by `end_tasks`."""

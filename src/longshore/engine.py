@@ -379,10 +379,10 @@ def _remove_private(state: str, pid: int) -> None:
         shutil.rmtree(state, ignore_errors=True)
 
 
-async def close_dead_lease(store: Store, lease: str) -> None:
-    """Close the records of a lease whose owner died: what its keeper does at last."""
+async def close_dead_lease(store: Store, lease: str) -> bool:
+    """Close the records of a lease whose owner died: what its keeper does at last. False if something is left open."""
     async with Engine(_store=store) as engine:
-        await restoring.close_lease(engine._core, lease)
+        return await restoring.close_lease(engine._core, lease)
 
 
 __all__ = ["Completed", "ContainerInfo", "Engine", "Restored", "close_dead_lease"]

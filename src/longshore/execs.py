@@ -60,7 +60,7 @@ async def _exec(
     info = await derive(core, entry, record)
     if info.state != "running":
         raise InvalidState("exec in", entry.id, info.state, hint=TO_HAVE_IT_RUN.get(info.state))
-    lease = core.hold_lease()
+    lease = await core.hold_lease()
     lease.has_execs()
     directory = await _reserve(core, entry, uid, chosen, lease.id)
     place = msgspec.structs.replace(entry.place(lease), run=directory, data=directory)
@@ -192,18 +192,21 @@ async def tell_recorded_process(core: Core, entry: Entry, uid: str, name: str) -
 
 
 async def close_processes(core: Core, entry: Entry, uid: str, lease: str) -> None:
-    """Record the ends of the execs of an owner that died: they were killed; what nobody saw is not known."""
+    """Record the ends of the execs of an owner that died: they were killed; what nobody saw is not known.
+
+    Raises StoreError or OSError where one cannot be recorded now.
+    """
     for name in entry.processes():
         record = entry.read_process(name)
         if (entry.process_maker(name) if record is None else record.lease) != lease:
             continue
+        found = entry.read_process_exit(name)
         if record is None:
             entry.remove_process(name)
-        elif entry.read_process_exit(name) is None:
-            exit = Exit(code=None, cause=Cause.KILLED, at=now(), pid=record.pid)
-            await record_process_exit(core, entry, uid, name, exit)
-        else:
-            await tell_recorded_process(core, entry, uid, name)
+        elif found is None:
+            await _record(core, entry, uid, name, Exit(code=None, cause=Cause.KILLED, at=now(), pid=record.pid))
+        elif not record.exit_told:
+            await _record(core, entry, uid, name, found.exit)
 
 
 # finding

@@ -13,23 +13,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import subprocess
 import sys
+import time
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import forks
 from .compute import ComputeService, HasKeepers
+from .errors import LongshoreError, ServiceError
 from .files import Held, briefly, is_held, store_error, try_hold, try_lock
+from .keeper import Keeper, start
 from .store import Store
+from .tasks import in_thread, uninterrupted
 from .trees import remove_though_open, remove_tree
 
 log = logging.getLogger("longshore.lease")
 
 EXECS = ".execs"  # among the ids of owned containers: there are, or were, execs in containers that may be kept
+
+DEATHS, DEATHS_WITHIN = 5, 60.0  # so many keepers that died within so many seconds: no more is started before that
 
 _leases: weakref.WeakSet[OwnerLease] = weakref.WeakSet()
 
@@ -55,8 +60,10 @@ class OwnerLease:
         self._owner = Held(-1)
         self._alive = Held(-1)
         self._pipe = -1
-        self._keeper: subprocess.Popen[bytes] | None = None
-        self._keeper_fd = -1
+        self._keeper: Keeper | None = None
+        self._starting = asyncio.Lock()
+        self._replacing: asyncio.Task[None] | None = None
+        self._deaths: deque[float] = deque(maxlen=DEATHS)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._owned: Counter[str] = Counter()  # two may try for one id at once
 
@@ -70,90 +77,119 @@ class OwnerLease:
         """The keeper's pid; None where the service needs none, or before the lease is held."""
         return None if self._keeper is None else self._keeper.pid
 
-    def hold(self) -> OwnerLease:
-        """Have the lease in force: directory, lock and keeper. Idempotent; half a millisecond the first time."""
+    async def hold(self) -> OwnerLease:
+        """Have the lease in force: directory, lock and keeper. Idempotent; some milliseconds the first time.
+
+        ServiceError if there can be no keeper: what would be made then would be ended by nobody.
+        """
         if self._lock.fd < 0:
-            lock = owner = alive = Held(-1)
-            try:
-                # so that nobody finds it unlocked, and takes it for one whose owner died
-                with briefly(self._store.lock_path):
-                    self.directory.mkdir(mode=0o700)
-                    for name in ("owned", "execs"):
-                        (self.directory / name).mkdir(mode=0o700)
-                    self._store.note_view(self.directory)
-                    alive = Held.opened(self.directory / "alive.lock")
-                    try_lock(alive.fd)
-                    owner = Held.opened(self.directory / "owner.lock")
-                    try_lock(owner.fd)
-                    lock = Held.opened(self.directory / "lease.lock")
-                    try_lock(lock.fd, shared=True)
-            except OSError as error:
-                for each in (lock, owner, alive):
-                    each.let_go()
-                with suppress(OSError):
-                    remove_tree(self.directory)
-                raise store_error(f"make the lease {self.directory}", error) from error
-            self._lock = lock
-            self._owner = owner
-            self._alive = alive
-            self._loop = asyncio.get_running_loop()
-            _leases.add(self)
+            self._make()
         if self._keeper is None:
-            self._start_keeper()
+            await self._have_keeper()
         return self
 
-    def _start_keeper(self) -> None:
+    def _make(self) -> None:
+        lock = owner = alive = Held(-1)
+        try:
+            # so that nobody finds it unlocked, and takes it for one whose owner died
+            with briefly(self._store.lock_path):
+                self.directory.mkdir(mode=0o700)
+                for name in ("owned", "execs"):
+                    (self.directory / name).mkdir(mode=0o700)
+                self._store.note_view(self.directory)
+                alive = Held.opened(self.directory / "alive.lock")
+                try_lock(alive.fd)
+                owner = Held.opened(self.directory / "owner.lock")
+                try_lock(owner.fd)
+                lock = Held.opened(self.directory / "lease.lock")
+                try_lock(lock.fd, shared=True)
+        except OSError as error:
+            for each in (lock, owner, alive):
+                each.let_go()
+            with suppress(OSError):
+                remove_tree(self.directory)
+            raise store_error(f"make the lease {self.directory}", error) from error
+        self._lock = lock
+        self._owner = owner
+        self._alive = alive
+        self._loop = asyncio.get_running_loop()
+        _leases.add(self)
+
+    async def _have_keeper(self) -> None:
         command = self._service.keeper(self, self.directory)
         if command is None:
             return
-        with forks.not_now():  # a child that had the write end, and did not know it, would keep the lease alive
-            self._run_keeper(command)
-        assert self._keeper is not None
-        self._keeper_fd = os.pidfd_open(self._keeper.pid)  # type: ignore[attr-defined,unused-ignore]  # Linux alone has keepers
-        assert self._loop is not None
-        self._loop.add_reader(self._keeper_fd, self._keeper_died)
+        async with self._starting:
+            if self._keeper is None:
+                self._refuse_if_it_keeps_dying()
+                await uninterrupted(self._start_keeper(command))
 
-    def _run_keeper(self, command: Sequence[str]) -> None:
-        read, write = os.pipe()
-        try:
-            self._keeper = subprocess.Popen(
-                command,
-                stdin=read,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
-                start_new_session=True,
-                pass_fds=(self._owner.fd,),
+    def _refuse_if_it_keeps_dying(self) -> None:
+        if self._pause() > 0:
+            raise ServiceError(
+                "starting the keeper of the lease",
+                None,
+                f"{DEATHS} of them died within {DEATHS_WITHIN:g} s",
+                hint="find what kills them (`dmesg`, `auditctl`), and try again after that time",
             )
-        except OSError as error:
-            os.close(write)
-            raise store_error("start the keeper of the lease", error) from error
-        finally:
-            os.close(read)
-        self._pipe = write
 
-    def _keeper_died(self) -> None:
-        """Somebody killed it: another takes its place."""
-        log.warning("the keeper of lease %s died; starting another", self.id)
-        self._let_go_of_keeper()
+    def _pause(self) -> float:
+        """Seconds until the next keeper may be started: 0 unless too many have just died."""
+        if len(self._deaths) < DEATHS:
+            return 0.0
+        return max(0.0, self._deaths[0] + DEATHS_WITHIN - time.monotonic())
+
+    async def _start_keeper(self, command: Sequence[str]) -> None:
         try:
-            self._start_keeper()
-        except Exception:
-            log.exception("cannot start another keeper; the lease ends when the store is next opened")
+            keeper = await in_thread(lambda: start(command, self._owner.fd, self._note_pipe), "longshore-keeper")
+        except BaseException:
+            self._close_pipe()
+            raise
+        if self._lock.fd < 0:  # released meanwhile
+            keeper.kill()
+            keeper.close()
+            self._close_pipe()
+            return
+        self._keeper = keeper
+        assert self._loop is not None
+        self._loop.add_reader(keeper.pidfd, self._keeper_died)
 
-    def _let_go_of_keeper(self) -> None:
-        if self._keeper_fd >= 0:
-            if self._loop is not None and not self._loop.is_closed():
-                self._loop.remove_reader(self._keeper_fd)
-            os.close(self._keeper_fd)
-            self._keeper_fd = -1
-        if self._keeper is not None:
-            self._keeper.wait()  # it is dead, or has just been killed: this is the moment to reap it
-            self._keeper = None
+    def _note_pipe(self, fd: int) -> None:
+        self._pipe = fd
+
+    def _close_pipe(self) -> None:
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
+
+    def _keeper_died(self) -> None:
+        """Somebody killed it: another takes its place."""
+        self._let_go_of_keeper()
+        self._deaths.append(time.monotonic())
+        if self._replacing is None or self._replacing.done():
+            self._replacing = asyncio.ensure_future(self._replace_keeper())
+
+    async def _replace_keeper(self) -> None:
+        """Start another keeper; one that dies again and again is not started without end, but after a pause."""
+        while self._keeper is None:
+            pause = self._pause()
+            log.warning(
+                "the keeper of lease %s died; starting another%s", self.id, f" in {pause:.0f} s" if pause else ""
+            )
+            await asyncio.sleep(pause)
+            try:
+                await self._have_keeper()
+            except (LongshoreError, OSError) as error:
+                log.warning("lease %s has no keeper: %s", self.id, error)
+                self._deaths.append(time.monotonic())
+
+    def _let_go_of_keeper(self) -> None:
+        if self._keeper is not None:
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.remove_reader(self._keeper.pidfd)
+            self._keeper.close()
+            self._keeper = None
+        self._close_pipe()
 
     def own(self, id: str) -> None:
         """Note that container `id` is ours to end, or to undo. As often as that was said, `disown` has to be."""
@@ -183,25 +219,32 @@ class OwnerLease:
         """In a forked child: close our copies, touch nothing else."""
         for held in (self._lock, self._owner, self._alive):
             held.let_go()
-        for fd in (self._pipe, self._keeper_fd):
-            if fd >= 0:
-                with suppress(OSError):
-                    os.close(fd)
-        self._pipe = self._keeper_fd = -1
+        with suppress(OSError):
+            self._close_pipe()
         if self._keeper is not None:
-            self._keeper.returncode = 0  # it is not our child: nobody is to wait for it here
+            with suppress(OSError):
+                self._keeper.close()
             self._keeper = None
 
     async def release(self) -> None:
         """End the lease after its containers were ended: the keeper has nothing to do any more. Idempotent."""
         if self._lock.fd < 0:
             return
+        if self._replacing is not None:
+            self._replacing.cancel()
+            await asyncio.wait((self._replacing,))
         _leases.discard(self)
         if self._keeper is not None:
             self._keeper.kill()
-            self._let_go_of_keeper()
+        self._let_go_of_keeper()
         self._lock.let_go()
-        await self._service.end_lease(self.id, self.directory)
+        try:
+            await self._service.end_lease(self.id, self.directory)
+        except LongshoreError as error:
+            log.warning("lease %s is left to whoever opens the store next: %s", self.id, error)
+            self._owner.let_go()
+            self._alive.let_go()
+            return
         self._owner.let_go()
         self._alive.let_go()  # after it: who finds this free takes who has the other for a keeper
         remove_though_open(self.directory, self._store.run_trash)  # somebody may just be trying the lock
@@ -230,6 +273,24 @@ async def end_stopped_keepers(store: Store, service: ComputeService) -> None:
                     )
                 if kept:
                     await service.end_stopped_keeper(directory)
+
+
+def closed(store: Store, lease: str, id: str) -> None:
+    """Note that all is recorded and published of a container of a dead owner's; or of its execs (`EXECS`)."""
+    with suppress(FileNotFoundError):
+        os.unlink(store.leases / lease / "owned" / id)
+
+
+def drop(store: Store, lease: str) -> bool:
+    """Remove a lease, if all that it had is closed. False if it is left for the next who opens the store."""
+    try:
+        os.rmdir(store.leases / lease / "owned")
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    remove_though_open(store.leases / lease, store.run_trash)
+    return True
 
 
 def owned(store: Store, lease: str) -> list[str]:
@@ -269,8 +330,7 @@ def main() -> int:
 
     state, lease = sys.argv[1:]
     run, _, data = state.partition(":")
-    asyncio.run(close_dead_lease(Store(Path(run), Path(data)), lease))
-    return 0
+    return 0 if asyncio.run(close_dead_lease(Store(Path(run), Path(data)), lease)) else 1
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ async def start(core: Core, entry: Entry, uid: str) -> Process:
 async def _start(core: Core, live: Live) -> Process:
     entry = live.entry
 
-    lease = core.hold_lease()  # while that is held, others know that its end is watched
+    lease = await core.hold_lease()  # while that is held, others know that its end is watched
 
     def starting(record: Record) -> None:
         record.starting_at = now()

@@ -107,7 +107,7 @@ async def _reserve_and_make(
     kept = stdio.stdout == LOG
     durable = kept and owner != "remove"
     ours = owner != "keep" or not kept
-    lease = core.hold_lease()
+    lease = await core.hold_lease()
     await clear_half_made(core, id)
     lease.own(id)  # before it exists: what is ours and is not there is no harm
     try:

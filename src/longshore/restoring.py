@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import msgspec
 
 from .compute import Cause
-from .core import Core, log
+from .core import Core, Live, log
 from .deleting import delete
 from .endings import record_never_started, tell_recorded
 from .entry import Entry
-from .errors import ContainerNotFound, InvalidState, LongshoreError, NotVisible
+from .errors import ContainerNotFound, InvalidState, LongshoreError, NotVisible, StoreError, TimeLimit
 from .events import News
 from .execs import close_processes, tell_recorded_process
 from .finding import adopt, derive, end_of_gone, state_of
 from .half_restored import take_back
-from .lease import dead_leases, end_stopped_keepers, owned
+from .lease import EXECS, closed, dead_leases, drop, end_stopped_keepers, owned
 from .lifecycle import wait_for_end
 from .making import undo_half_made
-from .records import Record
+from .records import Damaged, Record
 from .trash import empty_trash
-from .trees import remove_though_open
+
+BURIAL_LIMIT = 5.0  # seconds that who opens the store spends on what the dead have left; the rest is for the next
+MOMENT = 0.5  # seconds that each lease gets in any case
+CLOSE_LIMIT = 5.0  # seconds that a container which was killed may take to be gone
+AT_ONCE = 8  # containers that are closed side by side
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,48 +41,97 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     hidden: list[str] = []
 
 
-async def bury(core: Core) -> None:
-    """At the opening of the store: end the leases whose owner and keeper are dead, empty the trash."""
+async def bury(core: Core, limit: float | None = BURIAL_LIMIT) -> None:
+    """At the opening of the store: end the leases whose owner and keeper are dead, empty the trash.
+
+    What is not done within `limit` seconds is left: the next who opens the store goes on with it.
+    """
     if core.store.viewpoint.blind:
         return
+    deadline = None if limit is None else time.monotonic() + limit
     await end_stopped_keepers(core.store, core.service)
     with dead_leases(core.store) as leases:
         for lease in leases:
+            if deadline is not None and time.monotonic() > deadline:
+                log.warning("lease %s, whose owner and keeper are dead, is left for the next: time is up", lease)
+                continue
             log.info("ending lease %s, whose owner and keeper are dead", lease)
             try:
-                await core.service.end_lease(lease, core.store.leases / lease)
-                await close_lease(core, lease)
-                await core.service.end_lease(lease, core.store.leases / lease)  # what was still busy the first time
-                remove_though_open(core.store.leases / lease, core.store.run_trash)
-            except LongshoreError as error:
+                await _end_lease(core, lease, deadline)
+            except (LongshoreError, OSError) as error:
                 log.warning("lease %s could not be ended: %s", lease, error)
     await empty_trash(core)
 
 
-async def close_lease(core: Core, lease: str) -> None:
-    """Close the records of a lease whose owner died and whose processes were killed: exits, events, files."""
-    for id in owned(core.store, lease):
+async def _end_lease(core: Core, lease: str, deadline: float | None) -> None:
+    directory = core.store.leases / lease
+    failed: LongshoreError | None = None
+    try:
+        await core.service.end_lease(lease, directory, _left(deadline))
+    except LongshoreError as error:
+        failed = error  # one that cannot be ended keeps nothing from the others
+    if not await close_lease(core, lease, deadline):
+        failed = failed or StoreError(f"cannot close lease {lease}: some of what it had is not closed yet")
+    if failed is not None:
+        raise failed
+    await core.service.end_lease(lease, directory, _left(deadline))  # what was still busy the first time
+    drop(core.store, lease)
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(MOMENT, deadline - time.monotonic())
+
+
+async def close_lease(core: Core, lease: str, deadline: float | None = None) -> bool:
+    """Close the records of a lease whose owner died and whose processes were killed: exits, events, files.
+
+    What is closed is taken off the lease. False if anything is left, now or after `deadline`: then the lease has to
+    stay, for the next who opens the store. Two programs may be at this.
+    """
+    at_once = asyncio.Semaphore(AT_ONCE)
+    containers = await asyncio.gather(*(_close(core, lease, id, at_once, deadline) for id in owned(core.store, lease)))
+    execs = True
+    for entry in core.store.entries():
+        execs = await _close_execs(core, lease, entry) and execs
+    if execs:
+        closed(core.store, lease, EXECS)
+    return execs and all(containers)
+
+
+async def _close(core: Core, lease: str, id: str, at_once: asyncio.Semaphore, deadline: float | None) -> bool:
+    async with at_once:
+        if deadline is not None and time.monotonic() > deadline:
+            return False
         try:
             await _close_owned(core, core.store.entry(id), lease)
         except ContainerNotFound:
-            continue
-        except LongshoreError as error:
+            pass
+        except Damaged as error:  # it has been killed; for its records there is only the deletion by force
             log.warning("closing lease %s: container `%s`: %s", lease, id, error)
-    for entry in core.store.entries():
-        try:
-            names = entry.processes()
-            if names:
-                record = entry.read()
-                await close_processes(core, entry, record.uid, lease)
-                if record.token and core.store.sight(record)[0] == "visible":
-                    await state_of(core, record)  # if its owner died while it killed an exec, this thaws it
-        except ContainerNotFound:
-            continue
-        except LongshoreError as error:
-            log.warning("closing lease %s: execs in container `%s`: %s", lease, entry.id, error)
+        except (LongshoreError, OSError) as error:
+            log.warning("closing lease %s: container `%s`: %s", lease, id, error)
+            return False
+        closed(core.store, lease, id)
+        return True
+
+
+async def _close_execs(core: Core, lease: str, entry: Entry) -> bool:
+    try:
+        if entry.processes():
+            record = entry.read()
+            await close_processes(core, entry, record.uid, lease)
+            if record.token and core.store.sight(record)[0] == "visible":
+                await state_of(core, record)  # if its owner died while it killed an exec, this thaws it
+    except (ContainerNotFound, Damaged):
+        pass
+    except (LongshoreError, OSError) as error:
+        log.warning("closing lease %s: execs in container `%s`: %s", lease, entry.id, error)
+        return False
+    return True
 
 
 async def _close_owned(core: Core, entry: Entry, lease: str) -> None:
+    """Close what a lease had of one container; raises where something of that is left to do."""
     if await undo_half_made(core, entry, lease):
         return
     await take_back(core, entry)  # the lease knows of it while it is written to a checkpoint, or restored from one
@@ -87,12 +141,27 @@ async def _close_owned(core: Core, entry: Entry, lease: str) -> None:
 
     def killed(record: Record) -> None:
         record.ending = record.ending or Cause.KILLED
-        record.lease = record.starter = None  # the owner is dead: nobody else can tell its end
+        record.starter = None  # the owner is dead: nobody else can tell its end
 
     record = await entry.change(record.uid, killed)
     if record.owner == "remove" or not record.kept:
+        await _end(core, entry, record)
         await delete(core, entry, record.uid, force=True)
-    elif entry.read_exit() is not None:
+        return
+    await _end(core, entry, record)
+    record = entry.read_own(record.uid)
+    if entry.read_exit() is None or not record.exit_told:
+        raise StoreError(f"cannot close container `{entry.id}`: its end is not recorded yet")
+
+    def ours_no_more(record: Record) -> None:
+        record.lease = None  # not before: who comes after a failure finds by this what is still to be closed
+
+    await entry.change(record.uid, ours_no_more)
+
+
+async def _end(core: Core, entry: Entry, record: Record) -> None:
+    """See that a container of a dead owner's has ended, and that its end is recorded and published."""
+    if entry.read_exit() is not None:
         await tell_recorded(core, entry, record)
     elif record.starting_at is None:
         await record_never_started(core, entry, record)
@@ -102,8 +171,17 @@ async def _close_owned(core: Core, entry: Entry, lease: str) -> None:
         except InvalidState:
             await end_of_gone(core, entry, record.uid)
         else:
+            await _kill_and_wait(core, entry, record, live)
+
+
+async def _kill_and_wait(core: Core, entry: Entry, record: Record, live: Live) -> None:
+    try:
+        async with asyncio.timeout(CLOSE_LIMIT):
             await live.system.terminate()
             await wait_for_end(core, entry, record.uid)
+    except TimeoutError:
+        hint = "a process of it may hang in the kernel"
+        raise TimeLimit(f"container `{entry.id}`, which was killed,", CLOSE_LIMIT, hint=hint) from None
 
 
 async def restore(core: Core) -> Restored:
@@ -112,7 +190,7 @@ async def restore(core: Core) -> Restored:
     ended: list[str] = []
     undone: list[str] = []
     hidden: list[str] = []
-    await bury(core)
+    await bury(core, limit=None)
     for entry in list(core.store.entries()):
         try:
             if await undo_half_made(core, entry):

@@ -339,7 +339,7 @@ async def drive(state: str, runtime: str, seed: int, path: Path) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     loop.add_signal_handler(signal.SIGUSR1, tell_what_is_waited_for, notes)
     async with Engine(state=state, runtime=runtime) as engine:
-        engine._core.hold_lease()
+        await engine._core.hold_lease()
         assert engine._core.lease is not None
         notes.write("did", "begin", keeper=engine._core.lease.keeper_pid)
         Forks(notes, seed).begin()

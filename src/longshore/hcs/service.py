@@ -340,7 +340,7 @@ class HcsService:
         """None: HCS itself ends what was made to end with the last handle of it."""
         return None
 
-    async def end_lease(self, lease: Lease | str, directory: Path) -> None:
+    async def end_lease(self, lease: Lease | str, directory: Path, limit: float | None = None) -> None:
         """As the protocol has it. What fails is tried again the next time; the first error is raised at the end."""
         name = lease if isinstance(lease, str) else lease.id
         failure: LongshoreError | None = None

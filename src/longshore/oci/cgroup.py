@@ -146,7 +146,7 @@ class Cgroup:
             for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            self.thaw()
+            self._thaw_all()
             if time.monotonic() > deadline:
                 return False
             time.sleep(pause)  # nobody tells when a version 1 group is empty
@@ -333,6 +333,16 @@ class Cgroup:
             file, value = freezer
             with suppress(OSError):
                 file.write_text("0" if value == "1" else "THAWED")
+
+    def _thaw_all(self) -> None:
+        """Let it and all below go on. In version 1 a killed process dies only then, and each group that was frozen by
+        itself stays so when the one above it is thawed; in version 2 the frozen die, too."""
+        self.thaw()
+        directory = None if self.unified else self.directory("freezer")
+        if directory is not None:
+            for procs in _walk(directory):
+                with suppress(OSError):
+                    (procs.parent / "freezer.state").write_text("THAWED")
 
     def frozen(self) -> bool:
         """Whether it is frozen now, completely."""

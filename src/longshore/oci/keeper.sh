@@ -1,17 +1,14 @@
 #!/bin/sh
-# The keeper of one lease: what ends the containers of an owner that died. It costs half a millisecond to start,
+# The keeper of one lease: what ends the containers of an owner that died. It costs two milliseconds to start,
 # a megabyte to have, and nothing while it waits. docs/architecture.md, "the lease", says why it is a process.
 #
 #   keeper.sh LEASE-DIRECTORY CGROUP STATE-DIRECTORY PYTHON PYTHONPATH
 #
-# Standard input is a pipe whose only writer is the owner: its end is the owner's end, however it came.
+# Standard input is a pipe whose only writer is the owner: its end is the owner's end, however it came. The keeper is a
+# child of the process that is begun, which ends at once: so it is no child of the owner, which may kill its own
+# children before it dies. It writes its pid to standard output when it is at its place. PYTHON may be empty.
 trap '' HUP INT QUIT TERM PIPE
 lease=$1 cgroup=$2 state=$3 python=$4 pythonpath=$5
-
-# The lock of owner and keeper, inherited under any number, must outlive the use of this one below.
-if [ -e "/proc/$$/fd/9" ]; then exec 8>&9 9>&-; fi
-
-while read -r _; do :; done
 
 # In a cgroup v1 hierarchy a frozen process dies only when it is thawed; in v2 cgroup.kill does it all.
 kill_all() {
@@ -64,51 +61,85 @@ kill_exec() {
   freezer=/sys/fs/cgroup/freezer$2/freezer.state
   if [ -f "$freezer" ] && grep -q FROZEN "$freezer"; then
     echo THAWED >"$freezer"
-    while kill -0 "$1"; do sleep 0.005; done
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+      is_dead "$1" && break
+      sleep 0.01
+    done
     echo FROZEN >"$freezer"
   fi
 }
 
-# An exec whose runtime lives, but whose pid nobody has written down yet: the child of a runtime that has the lock.
-kill_unwritten() {
-  find /proc/[0-9]*/fd -lname "$lease/lease.lock" | while read -r link; do
+# Whether a process has ended: also if its parent, an init that waits for nobody, leaves it a zombie.
+is_dead() {
+  read -r stat <"/proc/$1/stat" || return 0
+  case ${stat##*) } in [ZX]*) return 0 ;; *) return 1 ;; esac
+}
+
+# The helpers that have the lease's lock: by the file itself, since its path is another through a symbolic link.
+holders() {
+  find /proc/[0-9]*/fd -lname '*/lease.lock*' 9>&- | while read -r link; do
+    [ "$link" -ef "$lease/lease.lock" ] || continue
     holder=${link#/proc/}
     holder=${holder%%/*}
+    [ "$holder" = "$self" ] || echo "$holder"
+  done 9>&-
+}
+
+# An exec whose runtime lives, but whose pid nobody has written down yet: the child of a runtime that has the lock.
+kill_unwritten() {
+  holders | while read -r holder; do
+    is_stopped "$holder" && kill -KILL "$holder"  # it would never come to its end
     tr '\0' ' ' <"/proc/$holder/cmdline" | grep -q -- ' exec --pid-file ' || continue
     children=$(cat "/proc/$holder/task/"*/children)
     for child in ${children:-$holder}; do kill -KILL "$child"; done  # without one it only waits for streams
-  done
+  done 9>&-
+}
+
+is_stopped() {
+  read -r stat <"/proc/$1/stat" || return 1
+  case ${stat##*) } in T*) return 0 ;; *) return 1 ;; esac
 }
 
 # Helpers that do not end, though all that they made is dead: a runtime that hangs. leases.py has the same limit.
 kill_holders() {
-  find /proc/[0-9]*/fd -lname "$lease/lease.lock" 9>&- | while read -r link; do
-    holder=${link#/proc/}
-    holder=${holder%%/*}
-    [ "$holder" = $$ ] || kill -KILL "$holder"
-  done 9>&-
+  holders | while read -r holder; do kill -KILL "$holder"; done 9>&-
 }
 
-# Every runtime process of the lease has a shared lock on the file: until the last has ended, a container may
-# still come into being.
-exec 9>>"$lease/lease.lock"
-turns=0
-until kill_all 2>/dev/null; flock -n 9; do
-  kill_unwritten 2>/dev/null
-  turns=$((turns + 1))
-  if [ $turns -gt 1000 ]; then  # 30 seconds and more: what still has the lock hangs
-    kill_holders 2>/dev/null
-    [ $turns -gt 1100 ] && break
-  fi
-  sleep 0.02
-done
-kill_all 2>/dev/null
+keep() {
+  # The lock of owner and keeper, inherited under any number, must outlive the use of this one below.
+  if [ -e /proc/self/fd/9 ]; then exec 8>&9 9>&-; fi
+  read -r self _ </proc/self/stat
+  echo "$self"
+  exec >/dev/null 2>&1
 
-# The records, events and files of what was killed: by longshore itself, while we hold the lease's lock.
-if [ -n "$(ls -A "$lease/owned" 2>/dev/null)" ]; then
-  PYTHONPATH=$pythonpath "$python" -m longshore.lease "$state" "${lease##*/}" 9>&- </dev/null >/dev/null 2>&1
-fi
-for top in "/sys/fs/cgroup$cgroup" /sys/fs/cgroup/*"$cgroup"; do
-  [ -d "$top" ] && find "$top" -depth -type d -exec rmdir {} + 2>/dev/null
-done
-rm -rf "$lease"
+  while read -r _; do :; done
+
+  # Every runtime process of the lease has a shared lock on the file: until the last has ended, a container may
+  # still come into being.
+  exec 9>>"$lease/lease.lock"
+  turns=0
+  until kill_all; flock -n 9; do
+    kill_unwritten
+    turns=$((turns + 1))
+    if [ $turns -gt 1000 ]; then  # 30 seconds and more: what still has the lock hangs
+      kill_holders
+      [ $turns -gt 1100 ] && break
+    fi
+    sleep 0.02
+  done
+  kill_all
+
+  # The records, events and files of what was killed: by longshore itself, while we hold the lease's lock. It takes out
+  # of `owned` what it has closed. A lease with something in there is left to whoever opens the store next.
+  if [ -n "$python" ] && ! rmdir "$lease/owned"; then
+    PYTHONPATH=$pythonpath "$python" -m longshore.lease "$state" "${lease##*/}" 9>&- </dev/null
+  fi
+  for top in "/sys/fs/cgroup$cgroup" /sys/fs/cgroup/*"$cgroup"; do
+    [ -d "$top" ] && find "$top" -depth -type d -exec rmdir {} +
+  done
+  if rmdir "$lease/owned" || [ ! -e "$lease/owned" ]; then rm -rf "$lease"; fi
+}
+
+for spare in 3 4; do [ -e "/proc/$$/fd/$spare" ] || break; done
+eval "exec $spare<&0"  # what runs in the background is given no standard input
+eval "keep <&$spare $spare<&- &"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import select
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import resources
 from pathlib import Path
+
+import msgspec
 
 from ..files import try_hold
 from . import processes
@@ -19,17 +24,46 @@ log = logging.getLogger("longshore.lease")
 
 LIMIT = 30.0  # seconds
 KEEPER_LIMIT = 5.0  # seconds that a keeper which was killed may take to be dead
+KILLED_LIMIT = 1.0  # seconds that a helper which was killed may take to be dead
+SCRIPT = "keeper.sh"
 
 
-def end_lease(group: Cgroup, directory: Path, *, root: Path, limit: float = LIMIT) -> None:
+def keeper() -> list[str]:
+    """How the keeper's script is begun: as a file, or by its text where there is none (a program in a zip archive)."""
+    script = Path(__file__).with_name(SCRIPT)
+    if script.is_file():
+        return ["/bin/sh", str(script)]
+    return ["/bin/sh", "-c", resources.files(__package__).joinpath(SCRIPT).read_text(encoding="utf-8"), SCRIPT]
+
+
+def interpreter() -> list[str]:
+    """The Python that can close the records of a lease, and the path on which it finds what it needs.
+
+    Empty where there is none: in a frozen program, and in one that Python is embedded in, `sys.executable` is that
+    program, or nothing. Whoever opens the store next closes the records then.
+    """
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    candidates = [sys.executable or "", os.path.join(sys.base_exec_prefix, "bin", name)]
+    found = "" if getattr(sys, "frozen", False) else next((path for path in candidates if _is_python(path)), "")
+    needed = (Path(__file__).parents[2], Path(msgspec.__file__).parents[1])
+    return [found, os.pathsep.join(dict.fromkeys(os.path.abspath(path) for path in needed))]
+
+
+def _is_python(path: str) -> bool:
+    """Whether a file is an interpreter by its name: no other program may be begun to find out."""
+    return re.match(r"(python|pypy)[0-9.]*(t|d)*$", os.path.basename(path)) is not None and os.access(path, os.X_OK)
+
+
+def end_lease(group: Cgroup, directory: Path, *, root: Path, limit: float = LIMIT) -> bool:
     """Kill all that is in the lease's cgroup, and its execs elsewhere, until its last helper has ended. Blocks.
 
-    A runtime in the middle of making a container holds the lease's lock: what it makes is killed as it appears.
+    A runtime in the middle of making a container holds the lease's lock: what it makes is killed as it appears. False
+    if something was left after `limit` seconds: then the lease is not at its end.
     """
     deadline = time.monotonic() + limit
-    pause = 0.001
+    pause, last_resort = 0.001, False
     while True:
-        group.kill()
+        ended = group.kill(max(0.1, deadline - time.monotonic()))
         for entry in _entries(directory):
             _kill_exec(entry, root)
         try:
@@ -39,17 +73,23 @@ def end_lease(group: Cgroup, directory: Path, *, root: Path, limit: float = LIMI
         if held is not None:
             held.release()
             break
-        for holder in holders(directory / "lease.lock"):
-            _kill_unwritten(holder)
-        if time.monotonic() > deadline:
-            log.warning("lease %s: a helper of it did not end within %g s", directory.name, limit)
+        late = time.monotonic() > deadline
+        if late and last_resort:
+            ended = False
             break
+        for holder in holders(directory / "lease.lock"):
+            _end_holder(holder, at_once=late)
+        if late:
+            log.warning("lease %s: a helper of it did not end within %g s, and is killed", directory.name, limit)
+            last_resort, deadline = True, time.monotonic() + KILLED_LIMIT
         time.sleep(pause)  # nobody tells of a lock that becomes free while we have to go on killing
         pause = min(pause * 2, 0.02)
-    group.kill()
+    if not ended or not group.kill(max(0.1, deadline - time.monotonic())):
+        return False
     group.remove()
     for entry in _entries(directory):
         entry.unlink(missing_ok=True)
+    return True
 
 
 def end_stopped_keeper(directory: Path) -> None:
@@ -102,14 +142,37 @@ def _kill_exec(entry: Path, root: Path) -> None:
 
 
 def holders(lock: Path) -> Iterator[int]:
-    """Processes that have a file open: helpers which inherited a lock."""
+    """Processes that have a file open: helpers which inherited a lock.
+
+    They are known by the file itself, not by its path, which is another through a symbolic link or a bind mount.
+    """
+    try:
+        wanted = lock.stat()
+    except OSError:
+        return
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
             with suppress(OSError):
-                for fd in os.listdir(f"/proc/{name}/fd"):
-                    if os.readlink(f"/proc/{name}/fd/{fd}") == str(lock):
-                        yield int(name)
-                        break
+                if any(_is_file(f"/proc/{name}/fd/{fd}", lock.name, wanted) for fd in os.listdir(f"/proc/{name}/fd")):
+                    yield int(name)
+
+
+def _is_file(link: str, name: str, wanted: os.stat_result) -> bool:
+    """Whether a descriptor is of the file `wanted`, called `name`. Others are not asked: their file system may hang."""
+    with suppress(OSError):
+        if os.path.basename(os.readlink(link)).removesuffix(" (deleted)") == name:
+            return os.path.samestat(os.stat(link), wanted)
+    return False
+
+
+def _end_holder(holder: int, *, at_once: bool) -> None:
+    """End a helper: with what it has started and not told, if it is an exec's runtime; itself `at_once`, or if it is
+    stopped, since it would never come to its end. What it leaves half done is undone with its container."""
+    if at_once or processes.is_stopped(holder):
+        with suppress(ProcessLookupError):
+            os.kill(holder, signal.SIGKILL)
+    else:
+        _kill_unwritten(holder)
 
 
 def _kill_unwritten(holder: int) -> None:

@@ -6,14 +6,13 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from ..compute import DEVNULL, LOG, ComputeSystem, Features, Lease, Place, Plan, State, Stdio, SystemGone, SystemHidden
 from ..decoding import decode_json
-from ..errors import NotSupported, ServiceError
+from ..errors import NotSupported, ServiceError, TimeLimit
 from ..files import try_hold
 from ..limits import USUAL, Limits
 from ..spec import Spec
@@ -32,6 +31,7 @@ from .watch import KeptProcess, OciProcess, StrangerProcess, identify
 log = logging.getLogger("longshore.oci")
 
 ABANDON_LIMIT = 10.0  # seconds that a runtime may take to end what it was doing
+BOX = "box~"  # begins the name of a container's cgroup; no id has a `~`, so none is taken for another
 TOP_CGROUP = "/longshore"  # of this machine's longshore, as others have theirs: it stays
 
 
@@ -82,8 +82,14 @@ class OciService:
         return self._conmon
 
     def cgroup_path(self, id: str, lease: str | None) -> str:
-        """The cgroup of a container; the runtime's is its child, so that counters outlive the container."""
-        return f"{self._owner_cgroup(lease)}/{id}" if lease is not None else f"{TOP_CGROUP}/{self.store_id}.kept.{id}"
+        """The cgroup of a container; the runtime's is its child, so that counters outlive the container.
+
+        An id may be the name of a file that the kernel has in every group (`tasks`, `cgroup.procs`): no name of a group
+        is an id alone.
+        """
+        if lease is None:
+            return f"{TOP_CGROUP}/{self.store_id}.kept.{id}"
+        return f"{self._owner_cgroup(lease)}/{BOX}{id}"
 
     def _owner_cgroup(self, lease: str) -> str:
         """What all containers of a lease are in. No group is shared by two that come and go on their own: to remove
@@ -392,6 +398,8 @@ class OciService:
         groups = [Cgroup(self.cgroup_path(id, None), root=self._cgroups)]
         if place.lease is not None:
             groups.append(Cgroup(self.cgroup_path(id, place.lease.id), root=self._cgroups))
+            # as an earlier longshore named it
+            groups.append(Cgroup(f"{self._owner_cgroup(place.lease.id)}/{id}", root=self._cgroups))
         loop = asyncio.get_running_loop()
         limit = min(ABANDON_LIMIT, self._limits.verb)
         deadline, killed = loop.time() + limit, False
@@ -439,23 +447,15 @@ class OciService:
         return True
 
     def keeper(self, lease: Lease, directory: Path) -> Sequence[str]:
-        script = Path(__file__).with_name("keeper.sh")
         state = f"{self.run}:{self.data}"
-        package = str(Path(__file__).resolve().parents[2])
-        return [
-            "/bin/sh",
-            str(script),
-            str(directory),
-            self._owner_cgroup(lease.id),
-            state,
-            sys.executable,
-            package,
-        ]
+        return [*leases.keeper(), str(directory), self._owner_cgroup(lease.id), state, *leases.interpreter()]
 
-    async def end_lease(self, lease: Lease | str, directory: Path) -> None:
+    async def end_lease(self, lease: Lease | str, directory: Path, limit: float | None = None) -> None:
         id = lease if isinstance(lease, str) else lease.id
         group = Cgroup(self._owner_cgroup(id), root=self._cgroups)
-        await in_thread(lambda: leases.end_lease(group, directory, root=self._cgroups))
+        seconds = leases.LIMIT if limit is None else limit
+        if not await in_thread(lambda: leases.end_lease(group, directory, root=self._cgroups, limit=seconds)):
+            raise TimeLimit(f"what lease {id} has", seconds, hint="a process of it may hang in the kernel")
 
     async def end_stopped_keeper(self, directory: Path) -> None:
         await in_thread(lambda: leases.end_stopped_keeper(directory))

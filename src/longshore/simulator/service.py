@@ -362,7 +362,7 @@ class Simulator:
         self._leases.add(lease.id)
         return None
 
-    async def end_lease(self, lease: Lease | str, directory: Path) -> None:
+    async def end_lease(self, lease: Lease | str, directory: Path, limit: float | None = None) -> None:
         await self._step("end_lease")
         self.machine.end_lease(lease if isinstance(lease, str) else lease.id)
 

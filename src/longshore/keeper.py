@@ -1,0 +1,162 @@
+"""The keeper's process: begun so that it is no child of its owner's, watched by pidfd, ended.
+
+An owner may kill all its children before it dies, as a worker of Ray's does, and as process supervisors do: so the
+keeper is begun by a process that ends at once, and has another parent then: the machine's init.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from . import forks
+from .errors import ServiceError
+from .files import next_step
+
+START_LIMIT = 20.0  # seconds until it is at its place; a few milliseconds where nothing else runs
+END_LIMIT = 1.0  # seconds that it may take to be dead, once killed
+PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37  # prctl(2)
+
+_adopting = threading.Lock()
+
+
+def _new_lock_in_child() -> None:
+    global _adopting
+    _adopting = threading.Lock()
+
+
+forks.in_child(_new_lock_in_child)
+
+
+class Keeper:
+    """A keeper that is at its place."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+
+    def kill(self) -> None:
+        """End it, and wait until it is dead. Whoever its parent is reaps it."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)  # type: ignore[attr-defined,unused-ignore]  # Linux
+        _wait_until_readable(self.pidfd, END_LIMIT)
+
+    def close(self) -> None:
+        """Close what it is watched by. Idempotent."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def start(command: Sequence[str], owner_fd: int, note_pipe: Callable[[int], None]) -> Keeper:
+    """Begin a keeper, and return once it is at its place. Blocks. ServiceError, with what it said, if that fails.
+
+    `owner_fd` is the lock that it shares with its owner. `note_pipe` gets the end of the pipe that nobody but the owner
+    may have: it is noted before any child can be forked that would not know of it.
+    """
+    try:
+        return _start(command, owner_fd, note_pipe)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        hint = next_step(error) if isinstance(error, OSError) else None
+        raise _failure(reason, hint) from error
+
+
+def _failure(reason: str, hint: str | None = None) -> ServiceError:
+    return ServiceError(
+        "starting the keeper of the lease",
+        None,
+        reason,
+        hint=hint or "try `/bin/sh -c true` by hand; nothing may be started that nobody would end",
+    )
+
+
+def _start(command: Sequence[str], owner_fd: int, note_pipe: Callable[[int], None]) -> Keeper:
+    with forks.not_now():
+        read, write = os.pipe()
+        note_pipe(write)
+    answer = said = -1
+    try:
+        answer, said = os.pipe()
+        with _leaving_orphans_to_init():
+            process = subprocess.Popen(
+                command,
+                stdin=read,
+                stdout=said,
+                stderr=said,
+                cwd="/",
+                env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+                start_new_session=True,
+                pass_fds=(owner_fd,),
+            )
+            os.close(said)
+            said = -1
+            try:
+                status = process.wait(START_LIMIT)  # it begins the keeper and ends
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+        text = _read_line(answer)
+    finally:
+        for fd in (read, answer, said):
+            if fd >= 0:
+                os.close(fd)
+    if not text.strip().isdigit():
+        raise _failure(text.strip() or f"`{command[0]}` ended with status {status}, and said nothing")
+    pid = int(text)
+    return Keeper(pid, os.pidfd_open(pid))  # type: ignore[attr-defined,unused-ignore]  # Linux alone has keepers
+
+
+def _read_line(fd: int) -> str:
+    """What was written up to the end of a line, or all that was."""
+    deadline = time.monotonic() + START_LIMIT
+    data = b""
+    while b"\n" not in data and len(data) < 4096:
+        if not _wait_until_readable(fd, max(0.0, deadline - time.monotonic())):
+            break
+        more = os.read(fd, 4096)
+        if not more:
+            break
+        data += more
+    return data.decode("utf-8", "replace")
+
+
+def _wait_until_readable(fd: int, seconds: float) -> bool:
+    poll = select.poll()  # select(2) takes no descriptor above 1023
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+@contextmanager
+def _leaving_orphans_to_init() -> Iterator[None]:
+    """If this program is a subreaper (prctl(2)), be none for the moment: the keeper would become its child again.
+
+    What else loses its parent in these milliseconds goes to the next subreaper, or to init, too.
+    """
+    prctl = _prctl()
+    with _adopting:  # two at once would put back what the other has changed
+        is_subreaper = ctypes.c_int(0)
+        if prctl is None or prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(is_subreaper), 0, 0, 0) or not is_subreaper:
+            yield
+            return
+        prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        try:
+            yield
+        finally:
+            prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _prctl() -> Callable[..., int] | None:
+    try:
+        prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
+    except (AttributeError, OSError, TypeError):  # this C library has none
+        return None
+    return prctl
