@@ -18,6 +18,7 @@ from .tasks import in_thread
 if os.name == "nt":
     from .winfiles import (
         MOVES_WHAT_IS_OPEN,
+        canonical,
         descriptors,
         is_usable_name,
         lock_at_last,
@@ -31,6 +32,7 @@ if os.name == "nt":
 else:
     from .unixfiles import (
         MOVES_WHAT_IS_OPEN,
+        canonical,
         descriptors,
         is_usable_name,
         lock_at_last,
@@ -330,6 +332,7 @@ __all__ = [
     "MOVES_WHAT_IS_OPEN",
     "Held",
     "briefly",
+    "canonical",
     "descriptors",
     "hold",
     "in_words",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import select
+import selectors
 import signal
 import subprocess
 import threading
@@ -130,9 +130,9 @@ def _read_line(fd: int) -> str:
 
 
 def _wait_until_readable(fd: int, seconds: float) -> bool:
-    poll = select.poll()  # select(2) takes no descriptor above 1023
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
+    with selectors.DefaultSelector() as selector:
+        selector.register(fd, selectors.EVENT_READ)
+        return bool(selector.select(seconds))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from .compute import now
 from .entry import Entry
 from .errors import ContainerExists, ContainerNotFound, InvalidSpec, LongshoreError, StoreError
 from .events import Journal
-from .files import Held, briefly, is_usable_name, link_once, read_whole, store_error, sync, write_new
+from .files import Held, briefly, canonical, is_usable_name, link_once, read_whole, store_error, sync, write_new
 from .host import boot_id, first_namespaces, places, viewpoint
 from .limits import USUAL
 from .records import VERSION, Owner, ProcessRecord, Record, StoreInfo, decode
@@ -64,8 +64,8 @@ class Store:
                 )
             chosen = named
         if chosen is None:
-            return cls(RUN, DATA)
-        base = Path(os.path.abspath(chosen))
+            return cls(Path(canonical(RUN)), Path(canonical(DATA)))
+        base = Path(canonical(chosen))
         problem = _problem_of(str(base))
         if problem:
             raise InvalidSpec(

@@ -31,6 +31,11 @@ def open_file(path: PathLike, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
+def canonical(path: PathLike) -> str:
+    """A path without symbolic links: runc takes no other, and it stays right when a link is changed."""
+    return os.path.realpath(path)
+
+
 def is_usable_name(name: str) -> bool:
     """Whether a file can have this name, which is one that `check_id` accepts."""
     return True

@@ -111,6 +111,11 @@ def open_file(path: PathLike, flags: int) -> int:
     return msvcrt.open_osfhandle(_patiently(create), keep | os.O_BINARY | os.O_NOINHERIT)
 
 
+def canonical(path: PathLike) -> str:
+    """An absolute path. Links in it are left as they are: their targets have other forms, which not all calls take."""
+    return os.path.abspath(path)
+
+
 def is_usable_name(name: str) -> bool:
     """Whether a file can have this name: not that of a device, whatever its ending; Windows drops a last dot."""
     stem = name.partition(".")[0].upper()
