@@ -19,10 +19,10 @@ from . import seccomp, translate
 from .executable import check_sizes
 from .ignored import ANY_RUNTIME, Known
 from .inroot import Inside
-from .layers import Step
+from .layers import MS_NOSUID, Step
 from .lookup import View, destinations
 from .mounts import defaults, user_mounts
-from .roots import RootPlan, plan_root
+from .roots import RootPlan, keep_flags, plan_root
 from .users import Account
 
 log = logging.getLogger("longshore.oci")
@@ -107,8 +107,11 @@ def _draft(place: Place, id: str, spec: Spec, cgroup_path: str, runtime: Known) 
     root = plan_root(place, spec)
     try:
         if spec.oci is not None:
-            return _from_document(id, spec, cgroup_path, root, runtime)
-        return _from_spec(id, spec, cgroup_path, root)
+            draft = _from_document(id, spec, cgroup_path, root, runtime)
+        else:
+            draft = _from_spec(id, spec, cgroup_path, root)
+        keep_flags(draft.config, root, runtime.name)
+        return draft
     except BaseException:
         root.inside.close()
         raise
@@ -123,7 +126,7 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> Draft:
     if spec.hostname is None:
         reasons["hostname"] = "the container's id"
 
-    asked = user_mounts(spec.mounts, root.hidden)
+    asked = user_mounts(spec.mounts, root.hidden, nosuid=bool(root.flags & MS_NOSUID))
     unified = translate.is_unified()
     taken = {mount.destination for mount in asked}
     mounts = [
@@ -246,7 +249,7 @@ def _as_dict(config: oci.Config) -> dict[str, Any]:
 def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan, runtime: Known) -> Draft:
     from . import given  # seldom needed, and a dozen classes
 
-    asked = user_mounts(spec.mounts, root.hidden)
+    asked = user_mounts(spec.mounts, root.hidden, nosuid=bool(root.flags & MS_NOSUID))
     config, reasons, ignored = given.build(spec, root, asked, cgroup_path, runtime)
     process = config["process"]
     args, env = process["args"], process.get("env") or []

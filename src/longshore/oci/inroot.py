@@ -119,6 +119,39 @@ def _file_system(fd: int) -> int:
     return int(found[0]) & 0xFFFFFFFF
 
 
+def make_points(root: str, points: Sequence[tuple[str, bool]]) -> None:
+    """Make places of mounts in a root, inside of it whatever links it has: paths, and whether each is a folder.
+
+    What cannot be made is left to the runtime, which says why.
+    """
+    fd = os.open(root, _O_PATH | _O_DIRECTORY | _O_CLOEXEC)
+    try:
+        for path, folder in points:
+            with suppress(OSError):
+                _make_point(fd, [part for part in path.split("/") if part], folder=folder)
+    finally:
+        os.close(fd)
+
+
+def _make_point(root: int, parts: list[str], *, folder: bool) -> None:
+    above = os.dup(root)
+    try:
+        for count, part in enumerate(parts, 1):
+            try:
+                found = open_inside(root, "/".join(parts[:count]), _O_PATH)
+            except FileNotFoundError:
+                if folder or count < len(parts):
+                    os.mkdir(part, 0o755, dir_fd=above)
+                else:
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_NOFOLLOW | _O_CLOEXEC
+                    os.close(os.open(part, flags, 0o644, dir_fd=above))
+                found = open_inside(root, "/".join(parts[:count]), _O_PATH)
+            os.close(above)
+            above = found
+    finally:
+        os.close(above)
+
+
 class Inside(Protocol):
     """A root file system, as far as a check before the start can see it."""
 

@@ -13,6 +13,7 @@ import errno
 import os
 import select
 import signal
+import struct
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -25,7 +26,11 @@ from ..tasks import in_thread, uninterrupted
 
 CLONE_FS = 0x200
 CLONE_NEWNS = 0x20000
-MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT = 0x20
+KEPT_FLAGS = 0x140F  # of statvfs(3): ro, nosuid, nodev, noexec, noatime, relatime
+MOUNT_SETATTR = 442  # the same number on every architecture
+AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_SLAVE = 0x80000
@@ -61,6 +66,21 @@ class MountStep(Protocol):
         """The folder that relative paths in it mean; empty if there are none."""
         ...
 
+    @property
+    def added(self) -> int:
+        """Flags for what was mounted and all below it, beside those that it brings along."""
+        ...
+
+    @property
+    def points(self) -> Sequence[tuple[str, bool]]:
+        """Places of mounts that are made in it, and whether each is a folder."""
+        ...
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it is read-only in the end."""
+        ...
+
 
 @cache
 def libc() -> ctypes.CDLL:
@@ -80,6 +100,35 @@ def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
         os.fsencode(source), os.fsencode(target), fstype.encode(), ctypes.c_ulong(flags), os.fsencode(data) or None
     )
     _check(result, f"mount {fstype or 'bind'} on {target}")
+
+
+def execute(step: MountStep) -> None:
+    """Make one mount of a container, in this thread's mount namespace. Raises OSError that names the target."""
+    if step.cwd:
+        os.chdir(step.cwd)  # this thread's alone: CLONE_FS was unshared
+    mount(step.source, step.target, step.fstype, step.flags, step.data)
+    if step.added:
+        _add_flags(step.target, step.added, recursive=True)
+    if step.points:
+        from .inroot import make_points  # it imports this module
+
+        make_points(step.target, step.points)
+    if step.sealed:
+        _add_flags(step.target, MS_RDONLY, recursive=False)
+
+
+def _add_flags(target: str, flags: int, *, recursive: bool) -> None:
+    """Add flags to a mount: mount_setattr(2), whose numbers for these are mount(2)'s own.
+
+    Before Linux 5.12 there is but the mount itself, by a remount that keeps what it has.
+    """
+    attributes = struct.pack("=QQQQ", flags, 0, 0, 0)
+    options = AT_RECURSIVE if recursive else 0
+    if libc().syscall(MOUNT_SETATTR, AT_FDCWD, os.fsencode(target), options, attributes, len(attributes)) == 0:
+        return
+    if ctypes.get_errno() != errno.ENOSYS:
+        _check(-1, f"restrict the mount {target}")
+    mount("", target, "", MS_REMOUNT | MS_BIND | os.statvfs(target).f_flag & KEPT_FLAGS | flags, "")
 
 
 def enter_private_mounts(*, hide_unified: bool) -> None:
@@ -263,9 +312,7 @@ async def spawn(
         if private or hide_unified:
             enter_private_mounts(hide_unified=hide_unified)
             for step in steps:
-                if step.cwd:
-                    os.chdir(step.cwd)  # this thread's alone: CLONE_FS was unshared
-                mount(step.source, step.target, step.fstype, step.flags, step.data)
+                execute(step)
         process = subprocess.Popen(
             command,
             stdin=stdin,

@@ -19,14 +19,19 @@ import msgspec
 from ..errors import InvalidSpec
 from ..trees import remove_tree
 
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_REC = 1, 2, 4, 0x1000, 0x4000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC = 1, 2, 4, 8, 0x1000, 0x4000
 LAYERS_LIMIT = 500  # OVL_MAX_STACK of the kernel
 _OPTIONS_LIMIT = 4000  # mount(2) takes a page; some is left for the options after the folders
 _SPECIAL = frozenset(',:\\" \t\n')
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One mount(2) call; `cwd` is the folder that relative paths in it mean, empty if there are none."""
+    """One mount(2) call; `cwd` is the folder that relative paths in it mean, empty if there are none.
+
+    `added` are flags (MS_NOSUID, MS_NODEV) for what was mounted and all below it, beside those that it brings along.
+    `points` are then made in it, unless they are there: places of mounts, and whether each is a folder. At last it is
+    made read-only, if `sealed`.
+    """
 
     source: str
     target: str
@@ -34,6 +39,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     flags: int = 0
     data: str = ""
     cwd: str = ""
+    added: int = 0
+    points: Sequence[tuple[str, bool]] = ()
+    sealed: bool = False
 
 
 class Overlay(msgspec.Struct, frozen=True, kw_only=True):

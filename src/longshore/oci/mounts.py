@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import stat
 from collections.abc import Sequence
 
 from ..errors import InvalidSpec
@@ -21,7 +22,7 @@ _BIND = frozenset(
 )
 _IGNORED = frozenset("z Z cached delegated consistent".split())  # SELinux labels, and other machines' words
 _TMPFS = re.compile(r"(size|nr_inodes|nr_blocks)=\d+[kKmMgG%]?|mode=0?[0-7]{3,4}|(uid|gid)=\d+|huge=\w+")
-_READ_ONLY_RECURSIVE = (5, 12)  # mount_setattr(2)
+READ_ONLY_RECURSIVE = (5, 12)  # mount_setattr(2)
 
 
 def kernel() -> tuple[int, int]:
@@ -91,12 +92,15 @@ def _read_only(options: list[str], *, folder: bool) -> None:
         while option in options:
             options.remove(option)
     options.append("ro")
-    if folder and kernel() >= _READ_ONLY_RECURSIVE:
+    if folder and kernel() >= READ_ONLY_RECURSIVE:
         options.append("rro")  # `ro` alone leaves what is mounted below it writable
 
 
-def user_mounts(mounts: Sequence[Mount], hidden: Hidden) -> list[MountEntry]:
-    """The mounts that were asked for, checked, and what hides the store below them. Raises InvalidSpec."""
+def user_mounts(mounts: Sequence[Mount], hidden: Hidden, *, nosuid: bool) -> list[MountEntry]:
+    """The mounts that were asked for, checked, and what hides the store below them. Raises InvalidSpec.
+
+    `nosuid`: setuid programs in what is bound gain nothing, unless the caller says `suid`.
+    """
     found: list[MountEntry] = []
     masks = []
     points: list[MountPoint] | None = None
@@ -120,6 +124,7 @@ def user_mounts(mounts: Sequence[Mount], hidden: Hidden) -> list[MountEntry]:
         if not {"private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable"} & set(options):
             options.append("rprivate")
         folder = os.path.isdir(source)
+        options += _restrictions(source, at, options, nosuid=nosuid)
         if mount.read_only or "ro" in options:
             _read_only(options, folder=folder)
         found.append(MountEntry(destination=at, type="bind", source=source, options=options))
@@ -128,6 +133,19 @@ def user_mounts(mounts: Sequence[Mount], hidden: Hidden) -> list[MountEntry]:
             masks += masks_below(source, at, hidden, points)
     # outer ones first, whatever their order was: they would hide the inner ones
     return sorted(found, key=lambda entry: entry.destination.count("/")) + masks
+
+
+def _restrictions(source: str, at: str, options: Sequence[str], *, nosuid: bool) -> list[str]:
+    """nosuid and nodev for a bind mount, but for what it is asked to have, and what it is for."""
+    found = []
+    if nosuid and not {"suid", "nosuid"} & set(options):
+        found.append("nosuid")
+    devices = (
+        at == "/dev" or at.startswith("/dev/") or stat.S_ISCHR(mode := os.stat(source).st_mode) or stat.S_ISBLK(mode)
+    )
+    if not devices and not {"dev", "nodev"} & set(options):
+        found.append("nodev")
+    return found
 
 
 def shown(paths: Sequence[str], hidden: Hidden) -> list[MountEntry]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -18,6 +20,7 @@ from .inroot import Folder, Inside, Stack
 from .layers import (
     MS_BIND,
     MS_NODEV,
+    MS_NOEXEC,
     MS_NOSUID,
     MS_RDONLY,
     MS_REC,
@@ -28,7 +31,7 @@ from .layers import (
     like,
     note_work,
 )
-from .mounts import masks_below, shown
+from .mounts import READ_ONLY_RECURSIVE, kernel, masks_below, shown
 
 
 class RootPlan(msgspec.Struct, kw_only=True):
@@ -36,6 +39,7 @@ class RootPlan(msgspec.Struct, kw_only=True):
 
     kind: str  # host, host:full, rootfs, layers
     path: str
+    flags: int  # that its mounts must keep, as mount(2) has them: MS_NOSUID, MS_NODEV, of a root in place others, too
     inside: Inside
     hidden: Hidden
     before: Sequence[Overlay | Step] = ()  # mounted before the runtime starts; the first is the root itself
@@ -72,12 +76,65 @@ class RootPlan(msgspec.Struct, kw_only=True):
                     file.write(text.encode("utf-8", "surrogateescape"))
 
 
+def keep_flags(config: dict[str, Any], root: RootPlan, runtime: str) -> None:
+    """Have the root of a document keep its flags: runtimes take them from it.
+
+    crun binds the root anew and gives the bind no flags (its do_mount, up to 1.26 at least); a mount of no type on the
+    root changes those. Both runtimes remount a root that is to be read-only without its flags. crun has that from a
+    last mount instead; for runc, which refuses mounts on the root from 1.3 on, it is read-only before.
+    """
+    if not root.flags:
+        return
+    known = (("nosuid", MS_NOSUID), ("nodev", MS_NODEV), ("noexec", MS_NOEXEC))
+    names = [name for name, flag in known if root.flags & flag]
+    entry = {"destination": "/.", "type": "", "source": "none"}
+    mounts = config.setdefault("mounts", [])
+    if not config["root"].get("readonly") and not (root.flags & MS_RDONLY and runtime.startswith("crun")):
+        if runtime.startswith("crun") and kernel() >= READ_ONLY_RECURSIVE:
+            mounts.insert(0, {**entry, "options": [f"r{name}" for name in names]})
+    elif runtime.startswith("crun"):
+        config["root"]["readonly"] = False
+        mounts.append({**entry, "options": ["ro", *names]})
+    elif any(mount["destination"] == "/dev" for mount in mounts):
+        config["root"]["readonly"] = False
+        bound = MS_BIND | MS_REC
+        root.before = [
+            *root.before,
+            Step(source=root.path, target=root.path, fstype="", flags=bound, points=_points(mounts), sealed=True),
+        ]
+
+
+def _points(mounts: Sequence[dict[str, Any]]) -> list[tuple[str, bool]]:
+    """The places of mounts that are in the root itself, not in another mount, and whether each is a folder."""
+    places = [posixpath.normpath(mount["destination"]) for mount in mounts]
+    found = []
+    for mount, place in zip(mounts, places, strict=True):
+        if not any(place.startswith(f"{other}/") for other in places):
+            bind = mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options") or [])
+            found.append((place, not bind or os.path.isdir(mount.get("source") or "")))
+    return found
+
+
 def plan_root(place: Place, spec: Spec) -> RootPlan:
     """What the spec's root is. Raises InvalidSpec, naming the field, if it cannot be used."""
     root = _plan(place, spec)
     if spec.security.userns is not None:
         _within_reach(root, [mount.source or "" for mount in spec.mounts] + spec.show)
     return root
+
+
+def _flags(spec: Spec) -> int:
+    """nodev and nosuid, but for what a document of others has the root for.
+
+    Devices come from the runtime's own /dev; a document without one has them in its root. Setuid programs are of use
+    only where privileges may be gained.
+    """
+    document = spec.oci
+    if document is None:
+        return MS_NODEV | (MS_NOSUID if spec.security.no_new_privileges else 0)
+    own_dev = any(posixpath.normpath(str(mount.get("destination"))) == "/dev" for mount in document.get("mounts") or [])
+    no_new = spec.security.no_new_privileges and (document.get("process") or {}).get("noNewPrivileges") is True
+    return (MS_NODEV if own_dev else 0) | (MS_NOSUID if no_new else 0)
 
 
 _CROSSINGS = ("/mnt", "/media", "/srv", "/opt", "/boot", "/home")
@@ -101,8 +158,7 @@ def _within_reach(root: RootPlan, used: Sequence[str]) -> None:
 
 def _plan(place: Place, spec: Spec) -> RootPlan:
     hidden = Hidden(stores(place))
-    # devices come from the runtime's own /dev; setuid programs are of use only where privileges may be gained
-    flags = MS_NODEV | (MS_NOSUID if spec.security.no_new_privileges else 0) | (MS_RDONLY if spec.read_only else 0)
+    flags = _flags(spec) | (MS_RDONLY if spec.read_only else 0)
     if spec.layers is not None:
         return _layers(place, spec, hidden, flags=flags)
     if spec.root == "host":
@@ -111,7 +167,7 @@ def _plan(place: Place, spec: Spec) -> RootPlan:
         return _full(place, hidden, flags=flags)
     kind, _, path = spec.root.partition(":")
     if kind == "rootfs":
-        return _folder(path, "root", hidden)
+        return _folder(place, path, "root", hidden, flags=flags)
     root = (spec.oci or {}).get("root")
     given = root.get("path") if isinstance(root, dict) else None
     if not isinstance(given, str):
@@ -120,10 +176,10 @@ def _plan(place: Place, spec: Spec) -> RootPlan:
         raise InvalidSpec(
             "oci.root.path", f"{given!r} is relative, and a document alone has no folder", hint="make it absolute"
         )
-    return _folder(given, "oci.root.path", hidden)
+    return _folder(place, given, "oci.root.path", hidden, flags=flags)
 
 
-def _folder(path: str, field: str, hidden: Hidden) -> RootPlan:
+def _folder(place: Place, path: str, field: str, hidden: Hidden, *, flags: int) -> RootPlan:
     check_folder(path, field)
     hidden.check(path, field)
     real = os.path.realpath(path)  # runtimes want a path without links
@@ -131,13 +187,19 @@ def _folder(path: str, field: str, hidden: Hidden) -> RootPlan:
         raise InvalidSpec(
             field, "the machine's own root cannot be a container's in place", hint="root='host' or 'host:full'"
         )
-    masks = masks_below(real, "/", hidden, mount_points())
+    flags &= MS_NODEV | MS_NOSUID
+    if flags:  # what the machine's mount has, too: it stands as far as the path is bound
+        flags |= os.statvfs(real).f_flag & (MS_RDONLY | MS_NOEXEC)
+    rootfs = str(place.run / "bundle" / "rootfs") if flags else real
+    bound = Step(source=real, target=rootfs, fstype="", flags=MS_BIND | MS_REC, added=flags & ~MS_RDONLY)
     return RootPlan(
         kind="rootfs",
-        path=real,
+        path=rootfs,
+        flags=flags,
+        before=[bound] if flags else [],
         inside=Folder(real),
         hidden=hidden,
-        mounts=masks,
+        mounts=masks_below(real, "/", hidden, mount_points()),
         reasons={"root": "used in place"},
     )
 
@@ -160,6 +222,7 @@ def _host(place: Place, spec: Spec, hidden: Hidden, *, flags: int) -> RootPlan:
                 binds.append(MountEntry(destination=at, type="bind", source=item.source, options=options))
     return RootPlan(
         kind="host",
+        flags=flags & (MS_NODEV | MS_NOSUID),
         hidden=hidden,
         path=rootfs,
         inside=HostInside(spec.show),
@@ -186,6 +249,7 @@ def _full(place: Place, hidden: Hidden, *, flags: int) -> RootPlan:
     ]
     return RootPlan(
         kind="host:full",
+        flags=flags & (MS_NODEV | MS_NOSUID),
         hidden=hidden,
         path=rootfs,
         inside=Folder("/"),
@@ -220,6 +284,7 @@ def _layers(place: Place, spec: Spec, hidden: Hidden, *, flags: int) -> RootPlan
     )
     return RootPlan(
         kind="layers",
+        flags=flags & (MS_NODEV | MS_NOSUID),
         hidden=hidden,
         path=overlay.target,
         inside=Stack([overlay.upper_path, *overlay.lowers]),

@@ -21,6 +21,7 @@ from ..decoding import decode_json
 from ..errors import InvalidSpec
 
 NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET (clone(2))
+NEWTIME = 0x80  # for unshare(2) alone: clone has the signal there
 
 # Calls of the shared profile that docker refuses, unless the container has one of these capabilities (moby/profiles,
 # seccomp/default.json of 2026-05-06). No capability: refused whatever the container has. Why: docs/security.md.
@@ -227,10 +228,12 @@ def confine(profile: RuntimeProfile, capabilities: Collection[str], machine: str
         first = 1 if machine.startswith("s390") else 0  # clone(2): the flags are the second argument there
         profile.syscalls += [
             _allow("clone", _masked(first, NAMESPACES, 0)),
+            # docker refuses it; without a new namespace it only parts a process from its siblings' tables
+            _allow("unshare", _masked(0, NAMESPACES | NEWTIME, 0)),
             # its flags are in memory, where no filter can look: C libraries then go back to clone
             _refuse("clone3", errno.ENOSYS),
         ]
-        refused -= {"clone", "clone3"}
+        refused -= {"clone", "clone3", "unshare"}
     profile.syscalls.append(RuntimeRule(names=sorted(refused), action="SCMP_ACT_ERRNO", errno_ret=errno.EPERM))
     default = errno.EPERM if profile.default_errno_ret is None else profile.default_errno_ret  # as runtimes have it
     profile.syscalls += _sockets(capabilities, default)
