@@ -221,9 +221,14 @@ class Container:
             return self._entry.processes()
 
     async def logs(
-        self, *, follow: bool = False, tail: int | None = None, since: datetime | None = None
+        self, *, follow: bool = False, tail: int | None = None, since: datetime | None = None, pieces: bool = False
     ) -> AsyncGenerator[LogRecord | LogGap, None]:
-        """What it wrote, from its log. With `follow`, until it has ended. `tail`: the last n lines.
+        """What it wrote, line by line, from its log. With `follow`, until it has ended. `tail`: the last n lines.
+
+        A record is one line of one stream, and lines come in the order of their ends. The last line of a stream has
+        no newline if the program wrote none; it comes at the end, which with `follow` is that of the container. A line
+        of more than 1 MiB comes in parts of that size, and a LogGap cuts a line in two. With `pieces` a record is what
+        the program wrote at once, as soon as it is there: that may be a part of a line, as a prompt is.
 
         InvalidState if it has no log, because it runs for its caller.
         """
@@ -231,7 +236,9 @@ class Container:
             self._core.descriptors.check_view(f"read the log of container `{self.id}`")
             inode = await self._log_inode("read the log of")
         ending = partial(lifecycle.ended, self._core, self._entry, self._uid) if follow else None
-        async for record in log_records(self._core, self._entry, inode, tail=tail, since=since, ending=ending):
+        async for record in log_records(
+            self._core, self._entry, inode, tail=tail, since=since, ending=ending, pieces=pieces
+        ):
             yield record
 
     async def _log_inode(self, operation: str) -> int | None:

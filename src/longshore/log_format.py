@@ -16,6 +16,8 @@ import msgspec
 
 Stream = Literal["stdout", "stderr"]
 
+MAX_LINE = 1 << 20  # bytes of a line; a longer one comes in parts of that size
+
 NEAR, FAR = 1 << 11, 1 << 14  # bytes in which records of the same read are looked for, at first and then
 
 HEAD = re.compile(
@@ -33,20 +35,17 @@ GONE = "the log is gone"
 
 
 class LogRecord(msgspec.Struct, frozen=True):
-    """What a program wrote to one stream, up to a newline or to the end of what the monitor read.
+    """A line that a program wrote to one stream; or a piece of it: up to the end of what the monitor read at once.
 
     `data` is exact: it ends with a newline if the program wrote one, so that the data of one stream, joined, is
-    what the program wrote. `stamp` is the time as it stands in the log; `at` is that time.
+    what the program wrote. `at` is when its end was read from the program, in UTC, to the microsecond;
+    `nanoseconds` is the part of that second in nanoseconds, 0 to 999,999,999.
     """
 
-    stamp: bytes
+    at: datetime
     stream: Stream
     data: bytes
-
-    @property
-    def at(self) -> datetime:
-        """When the output was read from the program, in UTC."""
-        return moment(self.stamp)
+    nanoseconds: int = 0
 
 
 class LogGap(msgspec.Struct, frozen=True):
@@ -64,6 +63,13 @@ def moment(stamp: bytes) -> datetime:
         return datetime.fromtimestamp(0, UTC)
 
 
+@lru_cache(maxsize=64)
+def fraction(stamp: bytes) -> int:
+    """The nanoseconds of a record's time within its second."""
+    digits = re.search(rb"\.(\d+)", stamp)
+    return int(digits[1][:9].ljust(9, b"0")) if digits else 0
+
+
 class Run(NamedTuple):
     """Records that follow each other and have the same head: mostly those of one read."""
 
@@ -75,10 +81,43 @@ class Run(NamedTuple):
         return self.texts[0] if len(self.texts) == 1 else b"\n".join(self.texts)
 
     def records(self) -> list[LogRecord]:
-        stamp, stream = self.stamp, self.stream
-        records = [LogRecord(stamp, stream, text + b"\n") for text in self.texts[:-1]]
-        records.append(LogRecord(stamp, stream, self.texts[-1]))
+        at, nanoseconds, stream = moment(self.stamp), fraction(self.stamp), self.stream
+        records = [LogRecord(at, stream, text + b"\n", nanoseconds) for text in self.texts[:-1]]
+        records.append(LogRecord(at, stream, self.texts[-1], nanoseconds))
         return records
+
+
+class Lines:
+    """Makes whole lines of records that are pieces, of each stream by itself."""
+
+    def __init__(self) -> None:
+        self._begun: dict[Stream, list[LogRecord]] = {}  # the pieces of a line whose end has not come
+        self._sizes: dict[Stream, int] = {}
+
+    def add(self, record: LogRecord) -> Iterator[LogRecord]:
+        """The next record, in the order of the log; the lines that it ends, or that have become too long."""
+        stream, data = record.stream, record.data
+        if self._begun.get(stream) and self._sizes[stream] + len(data) > MAX_LINE:
+            yield self._take(stream)
+        ends = data.endswith(b"\n")
+        if ends and stream not in self._begun:
+            yield record
+            return
+        self._begun.setdefault(stream, []).append(record)
+        self._sizes[stream] = self._sizes.get(stream, 0) + len(data)
+        if ends:
+            yield self._take(stream)
+
+    def rest(self) -> list[LogRecord]:
+        """The lines that have begun, without their ends: before a gap, and when nothing more comes."""
+        found = [self._take(stream) for stream in list(self._begun)]
+        return sorted(found, key=lambda record: (record.at, record.nanoseconds))
+
+    def _take(self, stream: Stream) -> LogRecord:
+        pieces = self._begun.pop(stream)
+        del self._sizes[stream]
+        last = pieces[-1]
+        return LogRecord(last.at, stream, b"".join(piece.data for piece in pieces), last.nanoseconds)
 
 
 def runs(block: bytes) -> Iterator[Run | None]:
@@ -145,7 +184,7 @@ def joined(
             parts, current = [], None
         if item is None or isinstance(item, LogGap):
             yield item or LogGap(DAMAGE)
-        elif since is None or moment(item.stamp) >= since:
+        elif since is None or (moment(item.stamp) if isinstance(item, Run) else item.at) >= since:
             current = item.stream
             parts.append(item.joined() if isinstance(item, Run) else item.data)
     if current is not None:

@@ -9,14 +9,14 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from .files import open_file, replace_open
-from .log_format import DAMAGE, LogGap, LogRecord, Stream, all_of_the_other, joined, moment, runs
+from .log_format import DAMAGE, Lines, LogGap, LogRecord, Stream, all_of_the_other, joined, runs
 from .log_trail import BLOCK, Trail, mark_first, read_at
 
 PIECE = 1 << 13  # bytes that LogWriter gives one time, as conmon does
@@ -40,31 +40,37 @@ class LogReader:
             trail.close()
 
     async def records(
-        self, tail: int | None = None, since: datetime | None = None, until: asyncio.Future[Any] | None = None
+        self,
+        tail: int | None = None,
+        since: datetime | None = None,
+        until: asyncio.Future[Any] | None = None,
+        *,
+        lines: bool = False,
     ) -> AsyncGenerator[LogRecord | LogGap, None]:
-        """The records, oldest first.
+        """The records, oldest first; with `lines`, what they make: whole lines, in the order of their ends.
 
         `tail`: only the last so many lines of both streams, and what comes after; 0 is only what comes from now on.
-        `since`: only what was read from the program at or after this time (aware). Without `until`, ends at the
-        last record that there is now; a record that is just being written does not count. With it, goes on as the
-        log grows, until `until` is done, and then to the last byte.
+        `since`: only what was read from the program at or after this time (aware); a line counts by its end. Without
+        `until`, ends at the last record that there is now; a record that is just being written does not count. With
+        it, goes on as the log grows, until `until` is done, and then to the last byte. A line without an end comes
+        when nothing more can come, and before a gap.
         """
+        joining = Lines()
         async with aclosing(self._blocks(tail, since, until)) as blocks:
             async for block in blocks:
-                if isinstance(block, list):
-                    for item in block:
-                        if since is None or isinstance(item, LogGap) or item.at >= since:
-                            yield item
-                    continue
-                if isinstance(block, LogGap):
-                    yield block
-                    continue
-                for run in runs(block):
-                    if run is None:
-                        yield LogGap(DAMAGE)
-                    elif since is None or moment(run.stamp) >= since:
-                        for record in run.records():
+                for item in _items(block):
+                    if isinstance(item, LogGap):
+                        for record in joining.rest():
+                            if since is None or record.at >= since:
+                                yield record
+                        yield item
+                        continue
+                    for record in joining.add(item) if lines else (item,):
+                        if since is None or record.at >= since:
                             yield record
+        for record in joining.rest():
+            if since is None or record.at >= since:
+                yield record
 
     async def chunks(
         self,
@@ -116,6 +122,20 @@ class LogReader:
         finally:
             self._trails.discard(trail)
             trail.close()
+
+
+def _items(block: bytes | LogGap | list[LogRecord | LogGap]) -> Iterator[LogRecord | LogGap]:
+    """The records and gaps of a block."""
+    if isinstance(block, LogGap):
+        yield block
+    elif isinstance(block, list):
+        yield from block
+    else:
+        for run in runs(block):
+            if run is None:
+                yield LogGap(DAMAGE)
+            else:
+                yield from run.records()
 
 
 class LogWriter:

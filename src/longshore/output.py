@@ -68,6 +68,7 @@ async def log_records(
     tail: int | None,
     since: datetime | None,
     ending: Callable[[], Awaitable[None]] | None,
+    pieces: bool,
 ) -> AsyncGenerator[LogRecord | LogGap, None]:
     """What stands in a log; with `ending`, what comes until that has returned, too. Ends when the engine is closed."""
     reader = LogReader(entry.place().log, expected_inode=inode)
@@ -75,7 +76,7 @@ async def log_records(
     core.subscriptions.add(reader.close)
     try:
         with in_words(f"read the log of container `{entry.id}`"):
-            async with aclosing(reader.records(tail=tail, since=since, until=until)) as records:
+            async with aclosing(reader.records(tail=tail, since=since, until=until, lines=not pieces)) as records:
                 async for record in records:
                     yield record
     finally:

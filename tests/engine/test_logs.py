@@ -6,11 +6,13 @@ import asyncio
 import gc
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -38,6 +40,10 @@ def log() -> Iterator[Path]:
 
 def line(number: int, text: bytes, stream: bytes = b"stdout", tag: bytes = b"F") -> bytes:
     return STAMP % number + b" %s %s %s\n" % (stream, tag, text)
+
+
+def piece(number: int, text: bytes, stream: bytes = b"stdout") -> bytes:
+    return line(number, text, stream, b"P")
 
 
 async def items(path: Path, expected: int | None = None, **how: object) -> list[LogRecord | LogGap]:
@@ -139,8 +145,9 @@ def test_every_byte_of_both_streams_comes_back_as_it_was_written(pieces: list[tu
 def test_a_coarse_clock_that_gives_one_time_to_many_reads_mixes_nothing(lines: list[tuple[bytes, int, int]]) -> None:
     block = b"".join(line(at, b"y" * size, stream) for stream, at, size in lines)
     found = [record for run in log_format.runs(block) if run for record in run.records()]
-    assert [(record.stamp, record.stream.encode(), record.data) for record in found] == [
-        (STAMP % at, stream, b"y" * size + b"\n") for stream, at, size in lines
+    assert [(record.at, record.nanoseconds, record.stream.encode(), record.data) for record in found] == [
+        (log_format.moment(STAMP % at), log_format.fraction(STAMP % at), stream, b"y" * size + b"\n")
+        for stream, at, size in lines
     ]
 
 
@@ -160,6 +167,7 @@ async def test_a_record_tells_its_time_in_utc(log: Path) -> None:
     assert isinstance(record, LogRecord)
     assert record.at == datetime(2026, 3, 1, 7, 0, 0, 123456, tzinfo=UTC)
     assert record.at.tzinfo is UTC
+    assert record.nanoseconds == 123_456_789
     assert record.stream == "stderr"
 
 
@@ -666,3 +674,86 @@ async def test_the_log_of_a_real_monitor_is_followed_across_its_bound(log: Path)
         assert data_of(found, stream) == exact + (b"end" if first == 0 else b"")
     assert not any(isinstance(item, LogGap) for item in found)
     assert texts(await items(log, expected))[0] == "gap"  # it did begin anew
+
+
+async def lines_of(path: Path, **how: object) -> list[tuple[str, bytes] | str]:
+    found = await items(path, lines=True, **how)  # type: ignore[arg-type]
+    return [(item.stream, item.data) if isinstance(item, LogRecord) else item.reason for item in found]
+
+
+async def test_pieces_of_lines_are_put_together_for_each_stream(log: Path) -> None:
+    writer = LogWriter(log, LIMIT)
+    for stream, text in (
+        ("stdout", b"a"),
+        ("stderr", b"x"),
+        ("stdout", b"b\nc\nd"),
+        ("stderr", b"y\n"),
+        ("stdout", b"e"),
+    ):
+        writer.write(stream, text)  # type: ignore[arg-type]
+    assert await lines_of(log) == [
+        ("stdout", b"ab\n"), ("stdout", b"c\n"), ("stderr", b"xy\n"), ("stdout", b"de"),
+    ]  # fmt: skip
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(max_size=12).map(lambda b: b.replace(b"a", b"\n")))
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_lines_hold_each_byte_once_and_end_where_the_program_ended_them(written: list[tuple[Stream, bytes]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log"
+        writer = LogWriter(path, LIMIT)
+        for stream, data in written:
+            writer.write(stream, data)
+        found = asyncio.run(items(path, lines=True))
+    for name in ("stdout", "stderr"):
+        whole = b"".join(data for stream, data in written if stream == name)
+        mine = [item.data for item in found if isinstance(item, LogRecord) and item.stream == name]
+        assert mine == re.findall(rb"[^\n]*\n|[^\n]+", whole)
+    ended = [item for item in found if isinstance(item, LogRecord) and item.data.endswith(b"\n")]
+    times = [(item.at, item.nanoseconds) for item in ended]
+    assert times == sorted(times)
+
+
+async def test_a_line_without_an_end_is_bounded(log: Path) -> None:
+    writer = LogWriter(log, 1 << 30)
+    writer.write("stdout", b"x" * 5_000_000)
+    writer.write("stdout", b"\n")
+    found = [item for item in await items(log, lines=True) if isinstance(item, LogRecord)]
+    assert sum(len(item.data) for item in found) == 5_000_001
+    assert len(found) == 5
+    assert max(len(item.data) for item in found) <= log_format.MAX_LINE
+
+
+async def test_a_gap_cuts_a_line_and_stands_between_its_parts(log: Path) -> None:
+    log.write_bytes(piece(1, b"before") + b"rubbish\n" + line(2, b"after"))
+    assert await lines_of(log) == [("stdout", b"before"), log_format.DAMAGE, ("stdout", b"after\n")]
+
+
+async def test_a_line_counts_for_since_by_its_end(log: Path) -> None:
+    log.write_bytes(line(1000, b"early") + piece(1000, b"begun ") + line(3000, b"and ended"))
+    since = log_format.moment(STAMP % 2000)
+    assert await lines_of(log, since=since) == [("stdout", b"begun and ended\n")]
+    assert await lines_of(log, since=log_format.moment(STAMP % 4000)) == []
+
+
+async def test_the_tail_is_of_whole_lines(log: Path) -> None:
+    log.write_bytes(line(1, b"one") + piece(2, b"t") + piece(3, b"w") + line(4, b"o") + piece(5, b"thr"))
+    assert await lines_of(log, tail=2) == [("stdout", b"two\n"), ("stdout", b"thr")]
+
+
+async def test_a_line_is_followed_to_its_end(log: Path) -> None:
+    writer = LogWriter(log, LIMIT)
+    end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async with aclosing(LogReader(log).records(until=end, lines=True)) as records:
+        writer.write("stdout", b"half")
+        first = asyncio.ensure_future(anext(records))
+        writer.write("stderr", b"other\n")
+        assert texts([await first]) == [b"other\n"]
+        writer.write("stdout", b" whole\nrest")
+        assert texts([await anext(records)]) == [b"half whole\n"]
+        end.set_result(None)
+        assert texts([item async for item in records]) == [b"rest"]

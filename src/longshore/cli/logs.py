@@ -31,7 +31,7 @@ async def run(engine: Engine, args: Arguments) -> int:
 
     container = await engine.get(args.container)
     show = _show_json if args.format == "json" else _Text(args).show
-    async with aclosing(container.logs(follow=args.follow, tail=args.tail, since=args.since)) as records:
+    async with aclosing(container.logs(follow=args.follow, tail=args.tail, since=args.since, pieces=True)) as records:
         async for record in records:
             if isinstance(record, LogRecord):
                 if args.stream in (None, record.stream):
