@@ -24,7 +24,19 @@ PLATFORMS = ("oci", "hcs", "simulator")
 PROTOCOLS = {"checks", "compute", "errors", "limits", "runtime_spec", "spec", "spec_parts", "visibility"}
 """The seam, and the words that both of its sides use."""
 
-TOOLS = {"decoding", "dirchanges", "files", "forks", "inotify", "tasks", "trees", "unixfiles", "watching", "winfiles"}
+TOOLS = {
+    "decoding",
+    "dirchanges",
+    "files",
+    "forks",
+    "inotify",
+    "standard",
+    "tasks",
+    "trees",
+    "unixfiles",
+    "watching",
+    "winfiles",
+}
 """Small helps that know nothing of containers."""
 
 STATE = {"store", "files"}
@@ -131,7 +143,7 @@ def test_nothing_but_host_knows_a_platform() -> None:
 
 
 def test_the_engine_knows_no_simulator_and_no_front_end() -> None:
-    fronts = {"cli", "sync", "blocking", "loop_thread"}
+    fronts = {"__main__", "cli", "sync", "blocking", "loop_thread"}
     wrong = [
         str(each)
         for each in IMPORTS

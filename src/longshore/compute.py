@@ -9,7 +9,7 @@ them to it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -116,6 +116,10 @@ class Streams(msgspec.Struct, kw_only=True):
     stdin: asyncio.StreamWriter | None = None
     stdout: asyncio.StreamReader | None = None
     stderr: asyncio.StreamReader | None = None
+    passed_on: Callable[[], Awaitable[None]] | None = None
+    """Waits, after the end, until what was written has reached the streams that the caller gave; None if none was."""
+    unwritten: dict[str, OSError] = {}
+    """Which outputs these did not take to the end, and why: known after `passed_on`."""
 
 
 class Stdio(msgspec.Struct, frozen=True, kw_only=True):

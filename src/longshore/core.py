@@ -20,6 +20,7 @@ from .files import next_step
 from .lease import OwnerLease
 from .limits import USUAL, Limits
 from .records import Owner
+from .standard import Placeholders
 from .store import Store
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class Core:
         self._opening: asyncio.Future[None] | None = None
         self._ready = False
         self._pid = os.getpid()
+        self.standard = Placeholders()  # from `open` to the end of `close`
         self.closed = False
         self.lease: OwnerLease | None = None
         self.live: dict[str, Live] = {}
@@ -159,6 +161,7 @@ class Core:
             forks.works_in(asyncio.get_running_loop())
             self._opening = asyncio.get_running_loop().create_future()
             try:
+                self.standard.hold()
                 self.store.open()
                 if self._service is None:
                     self._service = self._make_service()

@@ -138,6 +138,7 @@ class Engine:
             if core.has_service and self._given is None:
                 await core.service.close()
             watching.let_go()
+            core.standard.release()
             if self._private is not None:
                 self._private()
 

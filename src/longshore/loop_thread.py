@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from .errors import EngineClosed
+from .standard import placeholders
 from .tasks import close_engines_first, program_ends
 
 T = TypeVar("T")
@@ -147,7 +148,8 @@ class LoopThread:
 
     def _run(self) -> None:
         # the loop is made here, where no signal handler can interrupt that
-        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:  # its end cancels what is left
+        # its end cancels what is left
+        with placeholders(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
             loop = runner.get_loop()
             with self._lock:
                 if self._closed or self._loop is not None:

@@ -101,6 +101,12 @@ class Process:
         """Why it never ran, where its exit record says `never_started`."""
         return self._compute.failure
 
+    @property
+    def unwritten(self) -> dict[str, OSError]:
+        """Which of the descriptors that were given as its outputs did not take all, and why: a full disk. By the name
+        of the stream, once `wait` has returned; the process had a broken pipe from then on."""
+        return dict(self._streams.unwritten)
+
     def _finish(self, exit: Exit) -> None:
         if not self._ended.done():
             self.exit = exit
@@ -114,9 +120,12 @@ class Process:
     async def wait(self) -> Exit:
         """Wait for its end; any number of waiters get the same record. Cancelling only stops waiting.
 
-        It does not wait for the streams: what a grandchild holds open holds nobody.
+        It waits until what was written has reached a descriptor that was given as a stream, but for no grandchild.
         """
-        return await asyncio.shield(self._ended)
+        exit = await asyncio.shield(self._ended)
+        if self._streams.passed_on is not None:
+            await self._streams.passed_on()
+        return exit
 
     async def communicate(
         self, input: bytes | None = None, *, timeout: float | None = None, max_output: int = MAX_OUTPUT
@@ -169,7 +178,7 @@ class Process:
         await self._kill_because(cause)
         try:
             async with asyncio.timeout(self._end_limit):
-                return await self.wait()
+                return await asyncio.shield(self._ended)
         except TimeoutError:
             return Exit(code=None, cause=cause, pid=self.pid)
 

@@ -98,10 +98,17 @@ class Process(Twin[_process.Process]):
         """Why it never ran, where its exit record says `never_started`."""
         return self._inner.failure
 
+    @property
+    def unwritten(self) -> dict[str, OSError]:
+        """Which of the descriptors that were given as its outputs did not take all, and why: a full disk. By the name
+        of the stream, once `wait` has returned; the process had a broken pipe from then on.
+        """
+        return self._inner.unwritten
+
     def wait(self, *, timeout: float | None = None) -> Exit:
         """Wait for its end; any number of waiters get the same record. Cancelling only stops waiting.
 
-        It does not wait for the streams: what a grandchild holds open holds nobody.
+        It waits until what was written has reached a descriptor that was given as a stream, but for no grandchild.
 
         Raises TimeLimit after `timeout` seconds; what was waited for goes on.
         """
@@ -329,13 +336,18 @@ class Container(Twin[_container.Container]):
         return self._call(self._inner.processes())
 
     def logs(
-        self, *, follow: bool = False, tail: int | None = None, since: datetime | None = None
+        self, *, follow: bool = False, tail: int | None = None, since: datetime | None = None, pieces: bool = False
     ) -> ClosingIterator[LogRecord | LogGap]:
-        """What it wrote, from its log. With `follow`, until it has ended. `tail`: the last n lines.
+        """What it wrote, line by line, from its log. With `follow`, until it has ended. `tail`: the last n lines.
+
+        A record is one line of one stream, and lines come in the order of their ends. The last line of a stream has
+        no newline if the program wrote none; it comes at the end, which with `follow` is that of the container. A line
+        of more than 1 MiB comes in parts of that size, and a LogGap cuts a line in two. With `pieces` a record is what
+        the program wrote at once, as soon as it is there: that may be a part of a line, as a prompt is.
 
         InvalidState if it has no log, because it runs for its caller.
         """
-        return self._iterate(self._inner.logs(follow=follow, tail=tail, since=since), ahead=AHEAD)
+        return self._iterate(self._inner.logs(follow=follow, tail=tail, since=since, pieces=pieces), ahead=AHEAD)
 
     def attach(self, *, stdin: bool = False, logs: bool = False) -> Attachment:
         """Its streams from now on (with `logs`: from the first byte on), and its standard input if asked for."""

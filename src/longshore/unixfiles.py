@@ -16,6 +16,22 @@ MOVES_WHAT_IS_OPEN = True
 """Whether a directory can be renamed while somebody has a file in it open."""
 
 
+MARK = 63  # a signal number that the kernel keeps with an open file, and does not send unless it is asked to
+
+
+def mark(fd: int) -> None:
+    """Mark what is open as ours (fcntl(2), F_SETSIG)."""
+    fcntl.fcntl(fd, fcntl.F_SETSIG, MARK)
+
+
+def is_marked(fd: int) -> bool:
+    """Whether a descriptor is what was marked: the program may have put something else in its place."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETSIG) == MARK
+    except OSError:
+        return False
+
+
 def descriptors() -> tuple[int, int] | None:
     """How many descriptors this program has, and how many it may have; None where the system does not tell."""
     try:

@@ -87,6 +87,15 @@ def _patiently(action: Callable[[], T]) -> T:
         pause = min(pause * 2, 0.05)
 
 
+def mark(fd: int) -> None:
+    """Nothing has to be known again here."""
+
+
+def is_marked(fd: int) -> bool:
+    """Whether it was marked: never."""
+    return False
+
+
 def descriptors() -> tuple[int, int] | None:
     """How many descriptors this program has, and may have: Windows has no limit that is met before its memory."""
     return None

@@ -65,6 +65,7 @@ def load(name: str) -> Verb:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (None: that of this program) and return its exit code."""
+    _open_closed_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         code = _main(words)
@@ -93,6 +94,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _open_closed_streams() -> None:
+    """Have the null device as each standard stream that we were started without, before anything else is opened: a
+    closed stream would be the number of a file or event loop of ours, and a container would be given that."""
+    import os
+
+    if os.name != "posix":
+        return
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            from ..standard import fill
+
+            fill()
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115  # as long as this program
 
 
 def _main(words: list[str]) -> int:

@@ -15,7 +15,7 @@ from . import ENGINE_FAILED, terminal
 from .output import complain
 from .parser import UsageError
 from .signals import end_program, passed_on
-from .streams import Plumbing
+from .streams import check_written, own_streams
 
 if TYPE_CHECKING:
     from ..container import Attachment, Container, Process
@@ -121,7 +121,6 @@ async def plain(
     start: Callable[..., Awaitable[Process]],
     *,
     stdin: bool,
-    share: bool,
     timeout: float | None,
     sig_proxy: bool = True,
 ) -> tuple[Process, Exit]:
@@ -129,22 +128,14 @@ async def plain(
 
     `start` is given stdin=, stdout= and stderr=. TimeLimit after `timeout` seconds; the process is then dead.
     """
-    plumbing = Plumbing(stdin=stdin, share=share)
+    stdio = own_streams(stdin=stdin)
     async with _signals(proxy=sig_proxy) as to:
-        try:
-            stdio = plumbing.stdio
-            process = await start(stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr)
-        except BaseException:
-            plumbing.abandon()
-            raise
+        process = await start(stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr)
         to(process)
-        plumbing.started()
-        try:
-            if timeout is not None:
-                await process.communicate(timeout=timeout)
-            exit = await process.wait()
-        finally:
-            await plumbing.finish()
+        if timeout is not None:
+            await process.communicate(timeout=timeout)
+        exit = await process.wait()
+    check_written(process.unwritten)
     return process, exit
 
 

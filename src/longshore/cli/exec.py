@@ -78,8 +78,7 @@ async def run(engine: Engine, args: Arguments) -> int:
     elif args.tty:
         process, exit = await attached.with_terminal(start, stdin=args.interactive)
     else:
-        # our pipes are not shared: what it leaves running in the container would hold them open
-        process, exit = await attached.plain(start, stdin=args.interactive, share=False, timeout=None)
+        process, exit = await attached.plain(start, stdin=args.interactive, timeout=None)
     code = attached.exit_code(exit, f"process `{process.name}` of container `{container.id}`", process)
     if exit.cause == "time_limit":
         note(f"`{args.command[0]}` did not end within {args.timeout:g} s, and was killed")

@@ -58,7 +58,7 @@ async def run(engine: Engine, args: Arguments) -> int:
             )
         else:
             process, exit = await attached.plain(
-                start, stdin=args.interactive, share=True, timeout=args.timeout, sig_proxy=args.sig_proxy
+                start, stdin=args.interactive, timeout=args.timeout, sig_proxy=args.sig_proxy
             )
     finally:
         for container in made:

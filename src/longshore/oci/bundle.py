@@ -111,6 +111,7 @@ def _draft(place: Place, id: str, spec: Spec, cgroup_path: str, runtime: Known) 
         else:
             draft = _from_spec(id, spec, cgroup_path, root)
         keep_flags(draft.config, root, runtime.name)
+        draft.config["process"].setdefault("oomScoreAdj", 0)  # else the caller's: it may be exempt from the OOM killer
         return draft
     except BaseException:
         root.inside.close()

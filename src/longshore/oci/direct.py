@@ -228,6 +228,8 @@ async def run_direct(
                 command=command,
             )
             process.streams = await wiring.open()
+            if wiring.relays_output:
+                process.streams.passed_on = process.passed_on
         except BaseException:
             await shielded(_undo_start(child, pidfile, verb, cgroup, runtime.limits.verb))
             if process is not None:

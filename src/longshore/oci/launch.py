@@ -13,9 +13,9 @@ import errno
 import os
 import select
 import signal
+import stat
 import struct
-import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
 from typing import Protocol
@@ -23,6 +23,7 @@ from typing import Protocol
 from ..errors import ServiceError
 from ..files import next_step
 from ..tasks import in_thread, uninterrupted
+from .starting import start_program
 
 CLONE_FS = 0x200
 CLONE_NEWNS = 0x20000
@@ -35,8 +36,13 @@ MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_SLAVE = 0x80000
 MNT_DETACH = 2
+PR_SET_TIMERSLACK = 29
+TIMER_SLACK = 50_000  # nanoseconds, as the first process has: 0 would be what this thread was given by the caller
+PER_LINUX = 0
+IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30}  # by machine: syscalls(2)
 
 UNIFIED = "/sys/fs/cgroup/unified"
+STAGE = "/sys"
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     # conmon reads its arguments by GLib, which refuses paths that are none in its character set. Not by LC_ALL: so
@@ -140,10 +146,30 @@ def enter_private_mounts(*, hide_unified: bool) -> None:
     _check(libc().unshare(CLONE_FS | CLONE_NEWNS), "unshare a mount namespace")
     _own_the_root()
     mount("", "/", "", MS_REC | MS_SLAVE, "")
+    _cover_null_device()
     if hide_unified:
         # covered, not unmounted: crun makes a folder for each container where the hierarchy was, which would then be
         # on the file system below, the host's own, and stay
         mount("tmpfs", UNIFIED, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=1m,mode=700")
+
+
+def _cover_null_device() -> None:
+    """Have a null device of its own in this mount namespace.
+
+    A monitor opens it by its name for a container without an input, and crun makes what a container has as a stream
+    belong to the container's user (seen with 1.8.1): the machine's must not be what it finds. The node is on a file
+    system that is mounted for this moment only, where a folder is for certain and nobody else looks.
+    """
+    if not os.path.exists(os.devnull):
+        return
+    mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NOEXEC, "size=64k,mode=700")
+    try:
+        node = f"{STAGE}/null"
+        os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        os.chmod(node, 0o666)  # whatever our umask is
+        mount(node, os.devnull, "", MS_BIND, "")
+    finally:
+        _check(libc().umount2(STAGE.encode(), MNT_DETACH), f"unmount {STAGE}")
 
 
 def _own_the_root() -> None:
@@ -268,6 +294,28 @@ class Helpers:
         os.close(self._ours)
 
 
+def _leave_the_callers_settings() -> None:
+    """Undo for this fresh thread, and what it starts, what the caller may have set for itself: what a container sees
+    depends on its spec alone. Its own from here on are working directory and umask, too.
+
+    The CPUs that the caller may use, its cgroup's and its resource limits stay bounds (docs/security.md, "What a
+    container inherits").
+    """
+    _check(libc().unshare(CLONE_FS), "unshare a working directory")
+    ioprio_set = IOPRIO_SET.get(os.uname().machine)
+    os.umask(UMASK)
+    resets: tuple[Callable[[], object], ...] = (
+        lambda: os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0)),
+        lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),  # 0: this thread alone (setpriority(2))
+        lambda: libc().syscall(ioprio_set, 1, 0, 0) if ioprio_set else None,
+        lambda: libc().prctl(PR_SET_TIMERSLACK, TIMER_SLACK, 0, 0, 0),
+        lambda: libc().personality(PER_LINUX),  # addresses are random again
+    )
+    for reset in resets:
+        with suppress(OSError):  # no permission to raise it again: it stays as it is
+            reset()
+
+
 _slots: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 
 
@@ -285,9 +333,9 @@ def _launch_slot() -> asyncio.Semaphore:
 async def spawn(
     argv: Sequence[str],
     *,
-    stdin: int = subprocess.DEVNULL,
-    stdout: int | None = subprocess.DEVNULL,
-    stderr: int | None = subprocess.DEVNULL,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
     pass_fds: Iterable[int] = (),
     cwd: str | os.PathLike[str] | None = None,
     environment: Mapping[str, str] = ENVIRONMENT,
@@ -296,36 +344,25 @@ async def spawn(
     private: bool = False,
     umask: int = UMASK,
 ) -> Child:
-    """Start a program in a session of its own; with `private` or `hide_unified`, in a private mount namespace, with the
-    mounts of `steps`.
+    """Start a program in a session of its own, with its streams (None: the null device). With `private` or
+    `hide_unified` it is in a private mount namespace, with the mounts of `steps`.
 
     It does not return before the program runs, and never loses one: a cancellation meanwhile is delivered at the
     caller's next await, when the caller owns the child. Raises ServiceError if it cannot be started.
     """
 
-    command = argv
-    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
-        # a program inherits that, and could not wait for its own children: crun then waits for ever
-        command = ["/usr/bin/env", "--default-signal=CHLD", *argv]
-
     def start() -> int:
+        _leave_the_callers_settings()
         if private or hide_unified:
             enter_private_mounts(hide_unified=hide_unified)
             for step in steps:
                 execute(step)
-        process = subprocess.Popen(
-            command,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            pass_fds=tuple(pass_fds),
-            cwd=cwd,
-            env=dict(environment),
-            start_new_session=True,
-            umask=umask,  # runc's exec passes it on: it does not read the document's
+        if cwd is not None:
+            os.chdir(cwd)
+        os.umask(umask)  # runc's exec passes it on: it does not read the document's
+        return start_program(
+            argv, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=tuple(pass_fds), environment=environment
         )
-        process.returncode = 0  # we wait for it ourselves, by pidfd: Popen must not try, nor complain
-        return process.pid
 
     async with _launch_slot():
         try:

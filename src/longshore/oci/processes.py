@@ -412,7 +412,7 @@ def has_passed_on_everything(pid: int, ours: Collection[int]) -> bool:
     and no thread of it is at work. `ours` are the inodes of the pipes that we read; they must be empty, too."""
     try:
         for name, inode, reading in _pipes(pid):
-            if not reading and inode not in ours:
+            if name == "0" or (not reading and inode not in ours):  # what its process did not read, it does not copy
                 continue
             fd = os.open(f"/proc/{pid}/fd/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:

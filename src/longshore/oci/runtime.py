@@ -96,7 +96,7 @@ class Runtime:
         umask: int = UMASK,
     ) -> Child:
         """Start a verb and return while it runs."""
-        stdin, stdout, stderr = stdio if stdio is not None else (-3, -3, -3)
+        stdin, stdout, stderr = stdio if stdio is not None else (None, None, None)
         return await spawn(
             self.argv(log, *arguments),
             stdin=stdin,

@@ -25,6 +25,7 @@ from .inroot import look
 from .launch import Helpers
 from .layers import remove_work
 from .runtime import Runtime
+from .stdio import check_stdio
 from .system import LEAF, OciSystem, SystemToken, delete_state, group_of_monitor
 from .watch import KeptProcess, OciProcess, StrangerProcess, identify
 
@@ -298,6 +299,7 @@ class OciService:
             except BaseException:
                 await shielded(self._discard(system))
                 raise
+        check_stdio(stdio)
         runtime, bundle, cgroup = await self._prepare(id, spec, place)
         system = OciSystem(id, place, runtime, cgroup, root=self._cgroups, config=bundle.config, terminal=spec.terminal)
         pass_fds = [] if place.lease is None else [place.lease.lock_fd]

@@ -13,13 +13,15 @@ from typing import Any
 
 from ..compute import DEVNULL, INHERIT, PIPE, STDOUT, Stdio, Streams
 from ..errors import InvalidSpec
+from ..standard import is_of_loop
 from .launch import libc
+from .relay import PATIENCE, Relay, check_given, is_same
 
 PIPE_SIZE = 1 << 20  # fewer wakeups on a fast stream; the kernel's usual bound for users, too
 CHUNK = 1 << 16  # of a read: larger pieces leave the processor's cache, and the allocator maps each anew
 LAST_LIMIT = 1.0  # seconds until what a runtime wrote to a terminal before it ended has come through
 TURNS = 16  # pieces that go to one caller before others run
-OPEN_TREE, FSOPEN, FSCONFIG, FSMOUNT, MOUNT_SETATTR = 428, 430, 431, 432, 442  # everywhere the same (syscalls(2))
+FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # everywhere the same (syscalls(2))
 LIMIT = 1 << 20  # what a reader holds before it lets the pipe fill: the program then waits, nobody else
 
 
@@ -258,17 +260,17 @@ def make_pipe() -> tuple[int, int]:
     return read, write
 
 
-def open_null() -> int:
+def open_null() -> int | None:
     """A null device of our own: what a runtime gives to the container's user must not be the host's.
 
     `crun exec` makes its streams belong to that user (seen with 1.8.1), who could then change the mode of the
     machine's /dev/null. This one stands in a file system that nobody else sees (fsopen(2), fsmount(2), Linux 5.2)
-    and that goes with the descriptor.
+    and that goes with the descriptor. None where that fails.
     """
     call = libc().syscall
     context = call(FSOPEN, b"tmpfs", 1)  # FSOPEN_CLOEXEC
     if context < 0:
-        return os.open(os.devnull, os.O_RDWR)
+        return None
     try:
         mount = -1
         if call(FSCONFIG, context, 6, None, None, 0) == 0:  # FSCONFIG_CMD_CREATE
@@ -276,63 +278,34 @@ def open_null() -> int:
     finally:
         os.close(context)
     if mount < 0:
-        return os.open(os.devnull, os.O_RDWR)
+        return None
     try:
         os.mknod("null", stat.S_IFCHR | 0o666, os.makedev(1, 3), dir_fd=mount)
         os.chmod("null", 0o666, dir_fd=mount)  # whatever our umask is
         return os.open("null", os.O_RDWR, dir_fd=mount)
     except OSError:
-        return os.open(os.devnull, os.O_RDWR)
+        return None
     finally:
         os.close(mount)
 
 
-def open_read_only(fd: int) -> int | None:
-    """Another descriptor of a file that is open for reading, through a mount of its own on which nothing can change:
-    neither the file nor its owner, whoever asks (open_tree(2), mount_setattr(2), Linux 5.12). None where that fails."""
-    call = libc().syscall
-    mount = call(OPEN_TREE, fd, b"", 0x1000 | 1 | os.O_CLOEXEC)  # AT_EMPTY_PATH, OPEN_TREE_CLONE
-    if mount < 0:
-        return None
+def is_closed(number: int) -> bool:
+    """Whether this program has no such standard stream: it is closed, or the event loop has taken its number."""
     try:
-        attributes = struct.pack("QQQQ", 1, 0, 0, 0)  # MOUNT_ATTR_RDONLY
-        if call(MOUNT_SETATTR, mount, b"", 0x1000, attributes, len(attributes)) != 0:
-            return None
-        copy = os.open(f"/proc/self/fd/{mount}", os.O_RDONLY | os.O_NOCTTY)
+        os.fstat(number)
     except OSError:
-        return None
-    finally:
-        os.close(mount)
-    with suppress(OSError):
-        os.lseek(copy, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
-    return copy
+        return True
+    return is_of_loop(number, asyncio.get_running_loop())
 
 
-class Owners:
-    """Who owns the files that a process gets as its streams: to be given back once it has begun.
-
-    crun makes them the container's user's (seen with 1.8.1), who could then change what was given only to be read.
-    """
-
-    def __init__(self) -> None:
-        self._files: list[tuple[int, os.stat_result]] = []
-
-    def note(self, fd: int) -> None:
-        """Remember the owner and mode of a file; an anonymous pipe may belong to anybody."""
-        if not os.readlink(f"/proc/self/fd/{fd}").startswith(("pipe:", "socket:")):
-            copy = os.dup(fd)
-            self._files.append((copy, os.fstat(copy)))
-
-    def give_back(self) -> None:
-        """Make all as it was."""
-        for fd, before in self._files:
-            with suppress(OSError):
-                found = os.fstat(fd)
-                if (found.st_uid, found.st_gid) != (before.st_uid, before.st_gid):
-                    os.fchown(fd, before.st_uid, before.st_gid)
-                    os.fchmod(fd, stat.S_IMODE(before.st_mode))
-            os.close(fd)
-        self._files.clear()
+def check_stdio(stdio: Stdio) -> None:
+    """InvalidSpec if what the caller gives cannot be the streams of a process. Nothing is made."""
+    given = {"stdin": stdio.stdin, "stdout": stdio.stdout, "stderr": stdio.stderr}
+    for number, (name, target) in enumerate(given.items()):
+        if target == INHERIT and not is_closed(number):
+            check_given(name, number)
+        elif target >= 0:
+            check_given(name, target)
 
 
 def set_terminal_size(fd: int, size: tuple[int, int]) -> None:
@@ -348,21 +321,22 @@ class Wiring:
 
     def __init__(self, stdio: Stdio, *, terminal: bool = False, size: tuple[int, int] | None = None) -> None:
         self.terminal = terminal
-        self.piped = not terminal and stdio.stdout == PIPE and stdio.stderr in (PIPE, STDOUT)  # all output is ours
+        self.piped = not terminal and DEVNULL not in (stdio.stdout, stdio.stderr)  # all output comes to us
         self.child: list[int] = []
         self._theirs: list[int] = []
         self._ours: dict[str, int] = {}
         self._taken = False
-        self.readers: list[PipeReader] = []
+        self.readers: list[PipeReader | Relay] = []
+        self._relays: list[Relay] = []
+        self._null: int | None = None
+        self._opened = False
         self.control: int | None = None  # the terminal's master, for resize
-        self._owners = Owners()
         try:
             if terminal:
                 self._make_terminal(size)
             else:
                 self._make_pipes(stdio)
         except BaseException:
-            self._owners.give_back()
             self._close_all()
             raise
 
@@ -375,50 +349,60 @@ class Wiring:
         self.child = [slave, slave, slave]
 
     def _make_pipes(self, stdio: Stdio) -> None:
-        null = -1
-        for number, (name, target) in enumerate(
-            (("stdin", stdio.stdin), ("stdout", stdio.stdout), ("stderr", stdio.stderr))
-        ):
+        places = [stdio.stdin, stdio.stdout, stdio.stderr]
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            target = places[number]
+            if target == INHERIT:
+                target = places[number] = DEVNULL if is_closed(number) else number
             if target == PIPE:
-                read, write = make_pipe()
-                ours, theirs = (write, read) if number == 0 else (read, write)
-                self._ours[name] = ours
-                self._theirs.append(theirs)
-                self.child.append(theirs)
+                self._ours[name] = self._pipe(number)
             elif target == DEVNULL:
-                if null < 0:
-                    null = open_null()
-                    self._theirs.append(null)
-                self.child.append(null)
-            elif target == INHERIT:
-                self.child.append(self._given(name, number))
-            elif target == STDOUT and number == 2:
-                self.child.append(self.child[1])
+                self._give_null(number)
+            elif number == 2 and (target == STDOUT or (target >= 0 <= places[1] and is_same(target, places[1]))):
+                self.child.append(self.child[1])  # in one pipe the order of what is written stays as it is
             elif target >= 0:
-                self.child.append(self._given(name, target))
+                self._give(number, name, target)
             else:
                 raise InvalidSpec(name, f"{target} is not a place for a stream of this process")
 
-    def _given(self, name: str, fd: int) -> int:
-        """What the runtime gets for a descriptor of the caller's: it must not change whose the file is."""
+    def _pipe(self, number: int) -> int:
+        """Our end of a new pipe for a stream of the process."""
+        read, write = make_pipe()
+        ours, theirs = (write, read) if number == 0 else (read, write)
+        self._theirs.append(theirs)
+        self.child.append(theirs)
+        return ours
+
+    def _give_null(self, number: int) -> None:
+        if self._null is None:
+            self._null = open_null()
+            if self._null is not None:
+                self._theirs.append(self._null)
+        if self._null is not None:
+            self.child.append(self._null)
+            return
+        fd = os.open(os.devnull, os.O_RDWR)  # the machine's: not to be given away
         try:
-            found = os.fstat(fd)
-        except OSError:
-            raise InvalidSpec(name, f"{fd} is not an open descriptor of this program") from None
-        copy = None
-        if stat.S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(1, 3):
-            copy = open_null()
-        elif stat.S_ISREG(found.st_mode) and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-            copy = open_read_only(fd)
-        if copy is None:
-            self._owners.note(fd)
-            return fd
-        self._theirs.append(copy)
-        return copy
+            self._give(number, ("stdin", "stdout", "stderr")[number], fd)
+        finally:
+            os.close(fd)
+
+    def _give(self, number: int, name: str, fd: int) -> None:
+        check_given(name, fd)
+        ours = self._pipe(number)
+        try:
+            self._relays.append(Relay(name, ours, fd))
+        except BaseException:
+            os.close(ours)
+            raise
 
     async def open(self) -> Streams:
         """The caller's streams; from here on they own the descriptors."""
         streams = Streams()
+        for relay in self._relays:
+            await relay.begin()
+            self.readers.append(relay)
+        self._opened = True
         if self.terminal:
             master = self._ours.pop("stdout")
             self.control = os.dup(master)
@@ -436,11 +420,43 @@ class Wiring:
             streams.stdin = await open_writer(self._ours.pop("stdin"))
         return streams
 
+    def end_relays(self) -> None:
+        """The process has ended: what it wrote until now is passed on to the caller's streams, and no more."""
+        for relay in self._relays:
+            relay.process_ended()
+
+    async def passed_on(self) -> None:
+        """Wait until what it wrote has reached the caller's streams."""
+        for relay in self._relays:
+            if relay.output:
+                await relay.ended()
+
+    async def relays_ended(self) -> bool:
+        """Wait until nothing is copied any more, for as long as the caller's streams take something."""
+        while left := [relay for relay in self._relays if not await relay.ended(0)]:
+            before = sum(relay.moved for relay in left)
+            if not await left[0].ended(PATIENCE) and before == sum(relay.moved for relay in left):
+                return False
+        return True
+
+    @property
+    def unwritten(self) -> dict[str, OSError]:
+        """Which outputs the caller's streams did not take, and why."""
+        return {relay.name: relay.error for relay in self._relays if relay.output and relay.error is not None}
+
+    @property
+    def relays_output(self) -> bool:
+        """Whether an output goes to a stream of the caller's."""
+        return any(relay.output for relay in self._relays)
+
     def _close_all(self) -> None:
         for fd in [*self._theirs, *self._ours.values()]:
             os.close(fd)
         self._theirs.clear()
         self._ours.clear()
+        if not self._opened:
+            for relay in self._relays:
+                relay.cut()
 
     def close_theirs(self) -> None:
         """Close the runtime's ends: without it the end of a stream is never seen. Of a terminal the reader has it."""
@@ -454,5 +470,4 @@ class Wiring:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._owners.give_back()
         self._close_all()

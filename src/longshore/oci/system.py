@@ -27,6 +27,7 @@ from .launch import UMASK
 from .layers import remove_work
 from .lookup import View
 from .runtime import Runtime
+from .stdio import check_stdio
 from .watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, StrangerProcess, ended
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ class OciSystem:
     async def exec(self, process: ProcessSpec, stdio: Stdio, name: str, place: Place) -> OciProcess:
         if await self.paused():
             raise InvalidState("exec in", self.id, "paused", hint="resume it first")
+        check_stdio(stdio)
         document = await look(self.id, lambda: self._document(process), self.runtime.limits.verb)
         path = place.run / "process.json"
         path.write_bytes(msgspec.json.encode(document))

@@ -337,7 +337,7 @@ class DirectProcess(OciProcess):
                 if not self._wiring.terminal:  # its end comes below, after all that is in it
                     for reader in self._wiring.readers:
                         reader.close()  # all is read; with nobody to write to, the next byte ends the copying
-                if ours and self._wiring.piped:
+                if ours and self._wiring.piped and await self._wiring.relays_ended():
                     await in_thread(lambda: processes.disturb_copying(self.child.pid))
                 else:
                     self.child.kill()
@@ -346,6 +346,14 @@ class DirectProcess(OciProcess):
                     await self.child.wait()
         if self._wiring.terminal:
             self._end_streams()
+
+    async def passed_on(self) -> None:
+        """Return when what it wrote has reached the streams that its caller gave it."""
+        if self._releasing is not None:  # its runtime may have more to pass on
+            await asyncio.wait((self._releasing,), timeout=GRANDCHILD_LIMIT)
+        self._wiring.end_relays()
+        await self._wiring.passed_on()
+        self.streams.unwritten.update(self._wiring.unwritten)
 
     def _unknown(self, at: datetime) -> Exit:
         return Exit(code=None, cause=Cause.MONITOR_LOST, at=at, pid=self._pid, started_at=self.started_at)
@@ -366,6 +374,7 @@ class DirectProcess(OciProcess):
             await asyncio.gather(self._releasing, return_exceptions=True)
         for reader in self._wiring.readers:
             reader.close()
+        await self._wiring.relays_ended()
         if self._wiring.control is not None:
             os.close(self._wiring.control)
             self._wiring.control = None

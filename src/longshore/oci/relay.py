@@ -1,0 +1,236 @@
+"""Between a stream that the caller gives and the pipe that a process has in its place.
+
+A process can open what it has as a stream once more, by /proc/self/fd: read from a pipe that it was given to write
+to, cut a file, make a terminal non-blocking, give any of them another owner. A runtime does the last by itself. So
+nothing of the caller's is given to a process: it gets a pipe of ours, and a thread copies. What is copied goes from
+pipe to pipe without being looked at (splice(2)); the mode of the caller's stream is never changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import select
+import signal
+import socket
+import stat
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from ..errors import InvalidSpec
+from ..standard import is_of_loop
+from ..tasks import in_thread
+
+CHUNK = 1 << 16  # bytes of a read, where splice(2) does not work
+SPLICED = 1 << 20  # bytes that are moved at once, at most
+SMALL = 1 << 12  # bytes that a terminal gets at once: it may be stopped, and a large write would then hang
+PATIENCE = 1.0  # seconds without progress after which nobody waits for a stream of the caller's at the engine's end
+SPLICE = 1 | 2  # SPLICE_F_MOVE, SPLICE_F_NONBLOCK
+
+
+class _Cut(Exception):
+    """The copying is to end at once."""
+
+
+def check_given(name: str, fd: int) -> None:
+    """InvalidSpec if a descriptor cannot be the stream `name` of a process."""
+    try:
+        found = os.fstat(fd)
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    except OSError:
+        raise InvalidSpec(name, f"{fd} is not an open descriptor of this program") from None
+    if is_of_loop(fd, asyncio.get_running_loop()):
+        raise InvalidSpec(name, f"{fd} belongs to the event loop of this program")
+    kinds = (stat.S_ISREG, stat.S_ISFIFO, stat.S_ISSOCK, stat.S_ISCHR, stat.S_ISBLK)
+    if flags & os.O_PATH or not any(is_kind(found.st_mode) for is_kind in kinds):
+        raise InvalidSpec(name, f"{fd} is not a file, pipe, socket or terminal that is open")
+    mode = flags & os.O_ACCMODE
+    if mode == (os.O_WRONLY if name == "stdin" else os.O_RDONLY):
+        raise InvalidSpec(name, f"{fd} is not open for {'reading' if name == 'stdin' else 'writing'}")
+
+
+def is_same(first: int, second: int) -> bool:
+    """Whether two descriptors are one stream."""
+    one, other = os.fstat(first), os.fstat(second)
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+
+
+class Relay:
+    """Copies between our end of a pipe, which it owns, and a stream of the caller's, once it has begun.
+
+    It begins when the process runs, so that a failed start takes nothing from an input. The caller may close its
+    descriptor at once.
+    """
+
+    def __init__(self, name: str, pipe: int, given: int) -> None:
+        self.name = name
+        self.output = name != "stdin"
+        self.inode = os.fstat(pipe).st_ino
+        self.error: OSError | None = None  # why the rest of an output could not be written
+        self.moved = 0  # bytes
+        self._pipe = pipe
+        self._stream = fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, 3)
+        self._mode = os.fstat(self._stream).st_mode
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._guard = threading.Lock()
+        self._over = False  # what is in the pipe is all there is
+        self._is_cut = False
+        self._task: asyncio.Future[None] | None = None
+        os.set_blocking(pipe, False)
+
+    # in the loop
+
+    async def begin(self) -> None:
+        """Begin to copy. OSError if no thread can be started."""
+        self._task = asyncio.ensure_future(in_thread(self._run, f"copy {self.name}"))
+        await asyncio.sleep(0)
+        if self._task.done():
+            self._release()
+            self._task.result()
+
+    def fill(self) -> None:
+        """It reads in any case: as a PipeReader that is told to."""
+
+    fill_to_the_end = fill
+
+    def process_ended(self, rest: bytes = b"") -> None:
+        """The process has ended: what it wrote until then is passed on, and no more; nothing is read for it."""
+        del rest  # a terminal's
+        self._over = True
+        if not self.output:
+            self._is_cut = True
+        self._wake_up()
+
+    close = process_ended
+
+    def cut(self) -> None:
+        """End the copying at once."""
+        self._is_cut = True
+        self._wake_up()
+        if self._task is None:
+            self._release()
+
+    async def ended(self, limit: float | None = None) -> bool:
+        """Wait until all was copied; with a limit, not longer than so many seconds."""
+        if self._task is None:
+            return True
+        done, _ = await asyncio.wait((self._task,), timeout=limit)
+        return bool(done)
+
+    def _wake_up(self) -> None:
+        with self._guard, suppress(OSError):
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
+
+    def _release(self) -> None:
+        with self._guard:
+            for fd in (self._pipe, self._stream, self._wake):
+                if fd >= 0:
+                    os.close(fd)
+            self._pipe = self._stream = self._wake = -1
+
+    # in the thread
+
+    def _run(self) -> None:
+        # a broken pipe is an error here, and no signal for the program; no other signal is to interrupt this
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._copy()
+        except (_Cut, BrokenPipeError):
+            pass  # nobody reads any more: closing the pipe tells the process
+        except OSError as error:
+            self.error = error
+        finally:
+            self._release()
+
+    def _copy(self) -> None:
+        move = self._choose()
+        while True:
+            over = self._over  # asked before we look: what the process wrote before it ended is there then
+            count = move()
+            if count is None:
+                if over:
+                    return
+                self._wait(self._pipe if self.output else self._stream, select.POLLIN)
+            elif count:
+                self.moved += count
+            else:
+                return
+
+    def _choose(self) -> Callable[[], int | None]:
+        """How to move some bytes: their number, 0 at the end, None if there are none yet."""
+        if stat.S_ISFIFO(self._mode):
+            return self._splice_out if self.output else self._splice_in
+        return self._write_out if self.output else self._read_in
+
+    def _splice_out(self) -> int | None:
+        return self._splice(self._pipe, self._stream)
+
+    def _splice_in(self) -> int | None:
+        return self._splice(self._stream, self._pipe)
+
+    def _splice(self, source: int, target: int) -> int | None:
+        while True:
+            try:
+                return os.splice(source, target, SPLICED, flags=SPLICE)
+            except BlockingIOError:
+                if not _is_ready(source, select.POLLIN):
+                    return None
+                self._wait(target, select.POLLOUT)
+
+    def _write_out(self) -> int | None:
+        try:
+            data = os.read(self._pipe, CHUNK)
+        except BlockingIOError:
+            return None
+        self._write_all(self._stream, data, SMALL if stat.S_ISCHR(self._mode) else CHUNK)
+        return len(data)
+
+    def _read_in(self) -> int | None:
+        if not _is_ready(self._stream, select.POLLIN):
+            return None
+        try:
+            data = os.read(self._stream, CHUNK)
+        except BlockingIOError:
+            return None
+        except OSError:  # EIO: the terminal was hung up
+            return 0
+        self._write_all(self._pipe, data, CHUNK)
+        return len(data)
+
+    def _write_all(self, target: int, data: bytes, size: int) -> None:
+        view = memoryview(data)
+        while view:
+            self._wait(target, select.POLLOUT)
+            with suppress(BlockingIOError):
+                view = view[self._write(target, view[:size]) :]
+
+    def _write(self, target: int, data: memoryview) -> int:
+        if target != self._stream or not stat.S_ISSOCK(self._mode):
+            return os.write(target, data)
+        with socket.socket(fileno=os.dup(target)) as sock:  # a write to a socket waits for room for all of it
+            return sock.send(data, socket.MSG_DONTWAIT)
+
+    def _wait(self, fd: int, event: int) -> None:
+        """Wait until a descriptor is ready, or the process has ended. _Cut if the copying is to end."""
+        poll = select.poll()
+        poll.register(fd, event)
+        poll.register(self._wake, select.POLLIN)
+        if not self.output and fd != self._pipe:
+            poll.register(self._pipe, 0)  # an error there: the process reads no more
+        ready = dict(poll.poll())
+        if self._wake in ready:
+            os.eventfd_read(self._wake)
+        if self._is_cut or ready.get(self._pipe, 0) & select.POLLERR:
+            raise _Cut
+
+
+def _is_ready(fd: int, event: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, event)
+    return bool(poll.poll(0))
+
+
+__all__ = ["PATIENCE", "Relay", "check_given", "is_same"]

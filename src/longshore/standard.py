@@ -1,0 +1,105 @@
+"""Descriptors 0, 1 and 2 of this program, where it was started without one of them or has closed it.
+
+The kernel gives the lowest free number to what is opened next. A lock, a pipe or an event loop with the number 1
+would get what the program prints, or what a container writes to the stream that it inherits. So the null device
+takes the place of each closed one while an engine is at work, and is closed with the last engine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from . import forks
+
+if os.name == "nt":
+    from .winfiles import is_marked, mark
+else:
+    from .unixfiles import is_marked, mark
+
+STANDARD = (0, 1, 2)
+
+_users = 0
+_placed: set[int] = set()
+
+
+def fill() -> list[int]:
+    """Open the null device in place of each closed one; which those were. Other programs do not inherit it."""
+    lacking = [fd for fd in STANDARD if _is_closed(fd)]
+    spare: list[int] = []
+    try:
+        for _ in lacking:
+            fd = os.open(os.devnull, os.O_RDWR)
+            if fd not in lacking:  # another thread was quicker: the number is in use
+                spare.append(fd)
+    finally:
+        for fd in spare:
+            os.close(fd)
+    return lacking
+
+
+def _is_closed(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return True
+    return False
+
+
+class Placeholders:
+    """One user of the placeholders: they stay until the last has called `release`."""
+
+    def __init__(self) -> None:
+        self._held = False
+
+    def hold(self) -> None:
+        """Have no standard descriptor closed from now on. Idempotent; it does nothing on Windows, where no descriptor
+        is given to a container."""
+        global _users
+        if self._held or os.name == "nt":
+            return
+        with forks.not_now():
+            for fd in fill():
+                mark(fd)
+                _placed.add(fd)
+            self._held = True
+            _users += 1
+
+    def release(self) -> None:
+        """Close them, if this was the last user. Idempotent."""
+        global _users
+        if not self._held:
+            return
+        with forks.not_now():
+            self._held = False
+            _users -= 1
+            if _users:
+                return
+            for fd in _placed:
+                if is_marked(fd):
+                    os.close(fd)
+            _placed.clear()
+
+
+@contextmanager
+def placeholders() -> Iterator[None]:
+    """Within the block no standard descriptor is closed."""
+    held = Placeholders()
+    held.hold()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def is_of_loop(fd: int, loop: Any) -> bool:
+    """Whether a descriptor is the event loop's own: it was made while a standard descriptor was closed, and took its
+    number. Nothing may be written there or read from there."""
+    own = (getattr(loop, name, None) for name in ("_selector", "_ssock", "_csock"))
+    for each in own:
+        with suppress(AttributeError, OSError, ValueError):
+            if each is not None and each.fileno() == fd:
+                return True
+    return False
