@@ -23,6 +23,10 @@ SIGNALS: Mapping[str, int] = {
 }
 """Linux's numbers: they mean the same on every platform, also where Python's `signal` module lacks them."""
 
+SIGNAL_ALIASES: Mapping[str, int] = {"IOT": 6, "CLD": 17, "POLL": 29, "UNUSED": 31}
+RTMIN, RTMAX = 34, 64
+"""The first two real-time signals, 32 and 33, are the C library's own: signal(7)."""
+
 _ELSEWHERE: Mapping[str, str] = {
     "pids_limit": "`pids`",
     "volumes": "`mounts`",
@@ -73,7 +77,7 @@ _ELSEWHERE: Mapping[str, str] = {
 """What others call it, and where it is here."""
 
 _ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
-_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -87,23 +91,32 @@ def check_id(value: str, field: str = "id") -> str:
     return value
 
 
-def parse_signal(value: str | int) -> int:
-    """The number of a signal given as `15`, `"15"`, `"TERM"` or `"SIGTERM"`."""
+def parse_signal(value: str | int, field: str = "signal") -> int:
+    """The number of a signal given as `15`, `"15"`, `"TERM"`, `"SIGTERM"`, `"RTMIN+1"` or `"RTMAX-1"`."""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise InvalidSpec("signal", f"must be a name or a number, not {type(value).__name__}")
+        raise InvalidSpec(field, f"must be a name or a number, not {type(value).__name__}")
     if isinstance(value, str):
-        name = value.upper().removeprefix("SIG")
-        if name in SIGNALS:
-            return SIGNALS[name]
-        if re.fullmatch(r"RTMIN(\+\d{1,2})?", name):
-            value = 34 + int(name[6:] or 0)
-        elif re.fullmatch(r"\d{1,3}", name):
-            value = int(name)
-        else:
-            raise InvalidSpec("signal", f"there is no signal {value!r:.100}", hint=_near_signals(name))
-    if not 1 <= value <= 64:
-        raise InvalidSpec("signal", f"{value} is not between 1 and 64", hint="write a name: 'TERM', 'KILL', 'HUP'")
+        name = value.upper().removeprefix("SIG") if value.isascii() else value
+        number = _named_signal(name)
+        if number is None:
+            raise InvalidSpec(field, f"there is no signal {value!r:.100}", hint=_near_signals(name))
+        value = number
+    if not 1 <= value <= RTMAX:
+        raise InvalidSpec(field, f"{value} is not between 1 and 64", hint="write a name: 'TERM', 'KILL', 'HUP'")
     return value
+
+
+def _named_signal(name: str) -> int | None:
+    if name in SIGNALS or name in SIGNAL_ALIASES:
+        return SIGNALS.get(name) or SIGNAL_ALIASES[name]
+    if re.fullmatch(r"[0-9]{1,3}", name):
+        return int(name)
+    match = re.fullmatch(r"RT(MIN|MAX)(?:([+-])([0-9]{1,2}))?", name)
+    if match is None or match[2] == ("-" if match[1] == "MIN" else "+"):
+        return None
+    distance = int(match[3] or 0)
+    number = RTMIN + distance if match[1] == "MIN" else RTMAX - distance
+    return number if RTMIN <= number <= RTMAX else None
 
 
 def _near_signals(name: str) -> str:
@@ -111,7 +124,7 @@ def _near_signals(name: str) -> str:
 
     near = difflib.get_close_matches(name, SIGNALS, n=3, cutoff=0.6)
     meant = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{meant}known are {', '.join(SIGNALS)}, RTMIN+n, and the numbers 1 to 64"
+    return f"{meant}known are {', '.join(SIGNALS)}, RTMIN+n, RTMAX-n, and the numbers 1 to 64"
 
 
 def parse_size(value: str | int, field: str) -> int:

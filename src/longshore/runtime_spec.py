@@ -7,9 +7,12 @@ Fields that it does not know pass unharmed. (config.md, config-linux.md, config-
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from .checks import below, check_tree
 from .errors import InvalidSpec
@@ -252,6 +255,45 @@ CONFIG = Fields(
         **dict.fromkeys(("solaris", "vm", "zos", "freebsd"), MapOf(Anything)),  # other platforms' own
     }
 )
+
+
+def read_document(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read a config.json, given by its own path or that of its bundle; and what was made absolute in it, with reasons.
+
+    Raises InvalidSpec for a file that cannot be read, or is none.
+    """
+    file = os.path.join(path, "config.json") if os.path.isdir(path) else os.fspath(path)
+    try:
+        with open(file, "rb") as opened:
+            document = msgspec.json.decode(opened.read())
+    except (OSError, ValueError) as error:  # ValueError: of a path with a NUL, and of what is not JSON
+        if isinstance(error, OSError):
+            raise InvalidSpec("oci", f"cannot read {file}: {error.strerror}") from None
+        raise InvalidSpec("oci", f"{file} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InvalidSpec("oci", f"{file} is not an OCI runtime specification: it holds no object")
+    check_config(document)
+    return document, _make_absolute(document, os.path.dirname(os.path.abspath(file)))
+
+
+def is_bind(mount: Mapping[str, Any]) -> bool:
+    """Whether an entry of `mounts` shows something of the machine: then its source is a path."""
+    return mount.get("type") == "bind" or bool({"bind", "rbind"} & set(mount.get("options") or []))
+
+
+def _make_absolute(document: dict[str, Any], folder: str) -> dict[str, str]:
+    """Make paths absolute that are meant from the bundle's folder: the root's, and the sources of bind mounts."""
+    reasons = {}
+    places = [("oci.root.path", document.get("root") or {}, "path")]
+    for index, mount in enumerate(document.get("mounts") or []):
+        if is_bind(mount):
+            places.append((f"oci.mounts[{index}].source", mount, "source"))
+    for field, holder, name in places:
+        given = holder.get(name)
+        if given and not os.path.isabs(given):
+            holder[name] = os.path.join(folder, given.removeprefix("./"))
+            reasons[field] = f"{given!r} is meant from the bundle's folder, {folder}"
+    return reasons
 
 
 def check_config(document: Mapping[str, Any], path: str = "oci") -> None:

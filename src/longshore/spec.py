@@ -37,7 +37,7 @@ from .checks import (
 )
 from .decoding import convert
 from .errors import InvalidSpec
-from .runtime_spec import check_config, check_process
+from .runtime_spec import check_config, check_process, read_document
 from .spec_parts import (
     MEMORY_FLOOR,
     Endpoints,
@@ -50,7 +50,10 @@ from .spec_parts import (
     WindowsOptions,
 )
 
-_HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62})")
+STOP_SIGNAL = "org.opencontainers.image.stopSignal"
+"""The annotation of a document that names the image's stop signal: config.md, "Annotations"."""
+
+_HOSTNAME = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,62}")
 
 
 class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -167,7 +170,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                         where one is installed
     layers              a root made of folders, Layers(...), in place of `root`, which is then left out, or ''
     show: list          on `host`: further folders of the machine that are seen, read-only
-    stop_signal         what `stop` sends, by name or number; default TERM
+    stop_signal         what `stop` sends, by name or number; default TERM, or what `oci` is annotated with
     log_size: int, str  bound in bytes of the log of a kept container, at least 64k; default 64m. At the bound the
                         log begins anew: what was before is dropped, and `logs` tells it by a LogGap
     oci: dict           an OCI runtime specification: what it says stands unless said here. One that has both a
@@ -286,6 +289,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if values.get("oci") is not None:
             check_config(values["oci"])
             values["oci"] = dict(values["oci"])
+            annotated = (values["oci"].get("annotations") or {}).get(STOP_SIGNAL)
+            if annotated and "stop_signal" not in values:
+                values["stop_signal"] = parse_signal(annotated, f"oci.annotations[{STOP_SIGNAL}]")
         cls._choose_root(values, spec)
         try:
             # convert checks the types of what keyword arguments brought, and names the field that is wrong
@@ -314,8 +320,14 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             values["root"] = ""
 
     @classmethod
-    def from_oci(cls, document: Mapping[str, Any], **fields: Unpack[SpecFields]) -> Spec:
-        """A spec from an OCI runtime specification (config.md): what we have no word for is kept, unharmed."""
+    def from_oci(cls, document: Mapping[str, Any] | str | os.PathLike[str], **fields: Unpack[SpecFields]) -> Spec:
+        """A spec from an OCI runtime specification (config.md): what we have no word for is kept, unharmed.
+
+        `document` is its content, or the path of a bundle or of its config.json: then relative paths in it (root.path,
+        sources of bind mounts) are meant from the bundle's folder. Raises InvalidSpec, which names the field.
+        """
+        if isinstance(document, (str, os.PathLike)):
+            document, _ = read_document(document)
         if not isinstance(document, Mapping):
             raise InvalidSpec("oci", f"must be a mapping, not {type(document).__name__}")
         fields["oci"] = document

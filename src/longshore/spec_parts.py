@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -50,38 +51,92 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def parse(cls, text: str) -> Mount:
-        """A mount as docker's `-v` writes it: `SOURCE:TARGET[:ro|rw]`; or as `--mount`: `type=tmpfs,target=/x`."""
-        if "=" in text.partition(",")[0]:
-            return cls._parse_pairs(text)
-        # a Windows drive letter has a colon of its own
-        parts = re.findall(r"(?:[A-Za-z]:[\\/][^:]*|[^:]+)", text)
-        if len(parts) not in (2, 3):
-            raise InvalidSpec("mount", f"{text!r} is not SOURCE:TARGET[:ro]")
-        options = parts[2].split(",") if len(parts) == 3 else []
+        """A mount as docker's `-v` writes it: `SOURCE:TARGET[:ro|rw]`; or as `--mount`: `type=tmpfs,target=/x`.
+
+        Only a word of `--mount` before the first `=` begins the second form: a folder may have a `=` in its name.
+        """
+        if text.partition(",")[0].partition("=")[0].strip('"').lower() in _MOUNT_WORDS and "=" in text:
+            return cls.parse_words(text)
+        # a Windows drive letter has a colon of its own; elsewhere `a:/x` is the folder `a`
+        drive = r"[A-Za-z]:[\\/]" if os.name == "nt" else r"[A-Za-z]:\\"
+        match = re.fullmatch(rf"((?:{drive})?[^:]+):((?:{drive})?[^:]+|[A-Za-z]:)(?::([^:]+))?", text)
+        if match is None:
+            raise InvalidSpec(
+                "mount", f"{text!r} is not SOURCE:TARGET[:ro]", hint="for a name with a `:`, use --mount, or Mount(...)"
+            )
+        options = match[3].split(",") if match[3] else []
         rest = [option for option in options if option not in ("ro", "rw")]
-        return cls(source=os.path.abspath(parts[0]), target=parts[1], read_only="ro" in options, options=rest)
+        return cls(source=os.path.abspath(match[1]), target=match[2], read_only="ro" in options, options=rest)
 
     @classmethod
-    def _parse_pairs(cls, text: str) -> Mount:
-        known = {"src": "source", "dst": "target", "destination": "target", "readonly": "read_only", "ro": "read_only"}
+    def parse_words(cls, text: str) -> Mount:
+        """A mount as docker's `--mount` writes it: words with commas between them, quoted as in a CSV file."""
         values: dict[str, Any] = {}
         options: list[str] = []
-        for pair in text.split(","):
+        for pair in _comma_separated(text):
             name, equals, value = pair.partition("=")
-            name = known.get(name, name)
-            if name in ("source", "target", "type"):
-                values[name] = value
-            elif name == "read_only":
-                values[name] = not equals or value in ("true", "1")
-            elif name.startswith("tmpfs-"):
-                options.append(f"{name.removeprefix('tmpfs-')}={value}")
-            else:
+            name = name.strip().lower()
+            meant = _MOUNT_WORDS.get(name)
+            if meant is None:
                 raise InvalidSpec("mount", f"{name!r} is not a word of --mount", hint="type, source, target, readonly")
+            if meant == "read_only":
+                values[meant] = not equals or _true(name, value)
+            elif meant == "options":
+                options += _mount_option(name, value)
+            elif not equals or not value:
+                raise InvalidSpec("mount", f"{name!r} has no value", hint=f"write {name}=...")
+            else:
+                values[meant] = value
         if values.get("type") not in (None, "bind", "tmpfs"):
             raise InvalidSpec("mount.type", f"{values['type']!r} is neither bind nor tmpfs")
         if "target" not in values:
             raise InvalidSpec("mount.target", "is missing")
         return cls(**values, options=options)
+
+
+_MOUNT_WORDS: Mapping[str, str] = {
+    "type": "type",
+    **dict.fromkeys(("source", "src"), "source"),
+    **dict.fromkeys(("target", "dst", "destination"), "target"),
+    **dict.fromkeys(("readonly", "ro"), "read_only"),
+    **dict.fromkeys(
+        ("bind-propagation", "bind-nonrecursive", "bind-recursive", "consistency", "tmpfs-size", "tmpfs-mode"),
+        "options",
+    ),
+}
+"""The words of docker's --mount, and the field that each is for."""
+
+
+def _comma_separated(text: str) -> list[str]:
+    import csv
+
+    try:
+        rows = list(csv.reader([text], strict=True))
+    except csv.Error as error:
+        raise InvalidSpec("mount", f"{text!r:.100} is not a list with commas between its words ({error})") from None
+    return rows[0] if rows else []
+
+
+def _true(name: str, value: str) -> bool:
+    if value.lower() not in ("true", "1", "false", "0"):
+        raise InvalidSpec("mount", f"{name}={value!r:.60}: it is true or false")
+    return value.lower() in ("true", "1")
+
+
+def _mount_option(name: str, value: str) -> list[str]:
+    """The options of mount(8) that a word of --mount means."""
+    if name == "consistency":  # of docker on other machines
+        return []
+    if name == "bind-nonrecursive":
+        return ["bind"] if _true(name, value or "true") else []
+    if name == "bind-recursive":
+        known = {"enabled": [], "disabled": ["bind"], "readonly": ["rro"]}
+        if value not in known:
+            raise InvalidSpec("mount", f"{name}={value!r:.60} is not known", hint=f"one of: {', '.join(known)}")
+        return known[value]
+    if name == "tmpfs-size":
+        return [f"size={value if value.endswith('%') else parse_size(value, 'mount.tmpfs-size')}"]
+    return [f"mode={value}" if name == "tmpfs-mode" else value]
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,7 +174,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise InvalidSpec("cpus", f"{self.cpus} is not between 0.01 and 1024")
         if self.cpu_weight is not None and not 1 <= self.cpu_weight <= 10000:
             raise InvalidSpec("cpu_weight", f"{self.cpu_weight} is not between 1 and 10000")
-        if self.cpuset is not None and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", self.cpuset):
+        if self.cpuset is not None and not re.fullmatch(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", self.cpuset):
             raise InvalidSpec("cpuset", f"{self.cpuset!r} is not a list such as '0-1,3'")
         if self.pids is not None and not (self.pids == -1 or 1 <= self.pids <= 1 << 22):
             raise InvalidSpec("pids", f"{self.pids} is not between 1 and {1 << 22}, nor -1 for no limit")
@@ -128,19 +183,41 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return any(getattr(self, name) is not None for name in self.__struct_fields__)
 
 
+UNLIMITED = (1 << 64) - 1
+"""RLIM_INFINITY of getrlimit(2)."""
+
+
 class Rlimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One resource limit of processes, as setrlimit(2): `name` without RLIMIT_, lower case."""
+    """One resource limit of processes, as setrlimit(2): `name` as `nofile` or `RLIMIT_NOFILE`.
+
+    -1 and `unlimited` are no limit.
+    """
 
     name: str
-    soft: int
-    hard: int
+    soft: int | str
+    hard: int | str
 
     def __post_init__(self) -> None:
+        set_ = msgspec.structs.force_setattr
         known = "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"
+        check_type(self.name, "rlimits", str, "text")
+        set_(self, "name", self.name.lower().removeprefix("rlimit_"))
         if self.name not in known.split():
             raise InvalidSpec("rlimits", f"there is no limit {self.name!r}", hint=f"one of: {known}")
-        if not 0 <= self.soft <= self.hard:
-            raise InvalidSpec(f"rlimits[{self.name}]", "the soft limit is above the hard one, or negative")
+        for which in ("soft", "hard"):
+            set_(self, which, _limit(getattr(self, which), f"rlimits[{self.name}]"))
+        if self.soft > self.hard:  # type: ignore[operator]  # both are numbers now
+            raise InvalidSpec(f"rlimits[{self.name}]", "the soft limit is above the hard one")
+
+
+def _limit(value: Any, field: str) -> int:
+    """A limit as a number; UNLIMITED for -1 and `unlimited`."""
+    number = value
+    if isinstance(value, str):
+        number = -1 if value.lower() == "unlimited" else int(value) if re.fullmatch("-?[0-9]{1,20}", value) else None
+    if isinstance(number, bool) or not isinstance(number, int) or not -1 <= number <= UNLIMITED:
+        raise InvalidSpec(field, f"{value!r:.60} is not a limit", hint="a number from 0 on; -1 or 'unlimited' for none")
+    return UNLIMITED if number == -1 else number
 
 
 class Security(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def cursor_or_moment(text: str) -> int | datetime:
     """Where to begin: the number of an event, or a time."""
-    return int(text) if text.isdigit() else moment(text)
+    return int(text) if text.isascii() and text.isdigit() else moment(text)
 
 
 async def run(engine: Engine, args: Arguments) -> int:

@@ -56,12 +56,17 @@ def before(args: Arguments) -> int | None:
 
 
 async def run(engine: Engine, args: Arguments) -> int:
+    import msgspec
+
     from . import terminal
 
     inner = args.inner
+    inner.resolved = {}
     plan = await engine.plan(
         settings.spec(inner, size=terminal.size() if inner.tty else None), id=inner.name or "example"
     )
+    if inner.resolved:
+        plan = msgspec.structs.replace(plan, reasons=plan.reasons | inner.resolved)
     write(as_json(plan) if args.json else _text(plan).encode("utf-8", "backslashreplace"))
     return 0
 

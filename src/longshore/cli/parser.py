@@ -220,9 +220,9 @@ def _take_option(rest: list[str], known: dict[str, Option], args: Arguments, hin
         if option is None:
             raise UsageError(f"there is no option `{name}`", hint=_instead(name, known) or hint)
         if option.kind == "flag":
-            if equals and value.lower() not in ("true", "false"):
+            if equals and value.lower() not in ("true", "t", "1", "false", "f", "0"):
                 raise UsageError(f"{name} takes no value", hint=hint)
-            _set(option, name, args, "" if value.lower() != "false" else "false")
+            _set(option, name, args, "false" if value.lower() in ("false", "f", "0") else "")
             return
         _set(option, name, args, value if equals else _value(rest, name, option, hint))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from . import windows
@@ -12,36 +13,35 @@ if TYPE_CHECKING:
     from ..spec import Spec
 
 
+_AMOUNT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+
+
 def number(text: str) -> int:
-    """A whole number."""
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a whole number") from None
+    """A whole number, in the digits that a shell has."""
+    if not re.fullmatch(r"[+-]?[0-9]{1,30}", text):
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(text)
 
 
 def amount(text: str) -> float:
     """A number that may have a fraction; neither infinite nor "nan"."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a number") from None
-    if not abs(value) < 1e18:  # nor infinite, nor "nan"
+    if not _AMOUNT.fullmatch(text) or not abs(value := float(text)) < 1e18:
         raise ValueError(f"{text!r} is not a number")
     return value
 
 
 def seconds(text: str) -> float:
-    """A length of time: `10`, `1.5`, `90s`, `5m`, `2h`."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    unit = units.get(text[-1:], 0)
-    try:
-        value = amount(text[:-1] if unit else text) * (unit or 1)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a length of time; write seconds, or 90s, 5m, 2h") from None
-    if value < 0:
+    """A length of time: `10`, `1.5`, `90s`, `5m`, `2h`, `1m30s`, `500ms`."""
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+    if text.startswith("-"):
         raise ValueError(f"{text!r} is negative")
-    return value
+    try:
+        if re.fullmatch(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|[smhd]))+", text):
+            parts = re.findall(r"([0-9.]+)(ms|[smhd])", text)
+            return sum(amount(value) * units[unit] for value, unit in parts)
+        return amount(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a length of time; write seconds, or 90s, 5m, 2h, 1m30s") from None
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -62,7 +62,8 @@ def variable(text: str) -> str:
 PROCESS = (
     Option("-e", "--env", kind="list", metavar="NAME[=VALUE]", convert=variable,
            help="set a variable; without a value, it is taken from here"),
-    Option("--env-file", kind="list", metavar="FILE", complete="file", help="read variables from a file, one a line"),
+    Option("--env-file", kind="list", metavar="FILE", complete="file",
+           help="read variables from a file: NAME=value on each line, as it is; a NAME alone is taken from here"),
     Option("-w", "--workdir", kind="value", metavar="DIR", help="working directory in the container"),
     Option("-u", "--user", kind="value", metavar="USER[:GROUP]", help="name or uid to run as"),
     Option("-i", "--interactive", help="give the command this program's standard input"),
@@ -88,7 +89,8 @@ CONTAINER = (
                 " this program is killed by SIGKILL"),
     Option("-v", "--volume", kind="list", metavar="SOURCE:TARGET[:ro]", complete="file",
            help="show a file or folder of this machine in the container"),
-    Option("--mount", kind="list", metavar="type=..,source=..,target=..", help="the same, in words; also type=tmpfs"),
+    Option("--mount", kind="list", metavar="type=..,source=..,target=..",
+           help="the same, in words, also type=tmpfs; a word that has a comma is quoted: '\"source=/a,b\",target=/x'"),
     Option("--tmpfs", kind="list", metavar="TARGET[:OPTIONS]", help="an empty file system in memory"),
     Option("--show", kind="list", metavar="DIR", complete="file",
            help="on a `host` root: show this folder of the machine too, read-only"),
@@ -102,11 +104,12 @@ CONTAINER = (
     Option("--security-opt", kind="list", metavar="WHAT",
            help="seccomp=unconfined|default|FILE, no-new-privileges=false"),
     Option("--userns", kind="value", metavar="INSIDE:OUTSIDE:COUNT", help="map user ids: 0:100000:65536"),
-    Option("--ulimit", kind="list", metavar="NAME=SOFT[:HARD]", help="a limit of each process: nofile=1024:2048"),
+    Option("--ulimit", kind="list", metavar="NAME=SOFT[:HARD]",
+           help="a limit of each process: nofile=1024:2048, core=unlimited"),
     Option("--init", "--no-init", dest="init", kind="flag", default="auto",
            help="run a small init as pid 1 (default: yes, if catatonit is installed)"),
     Option("--stop-signal", kind="value", metavar="SIGNAL", complete="signal",
-               help="what `stop` sends (default: TERM)"),
+               help="what `stop` sends, by name or number: INT, RTMIN+3, RTMAX-1 (default: TERM)"),
     Option("-l", "--label", kind="list", metavar="NAME[=TEXT]", convert=pair, help="a label"),
     Option("--log-size", kind="value", metavar="SIZE",
            help="bound of the log of a kept container (default: 64m); there it begins anew: what was before is"
@@ -139,15 +142,8 @@ def rootless(args: Arguments) -> bool:
 
 
 def environment(args: Arguments) -> dict[str, str]:
-    """What --env-file and --env mean, in this order."""
-    lines: list[str] = []
-    for path in args.env_file:
-        try:
-            with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                found = [line.rstrip("\r\n") for line in file]
-        except OSError as error:
-            raise UsageError(f"--env-file: cannot read {path}: {error.strerror}") from None
-        lines += [line for line in found if line.strip() and not line.lstrip().startswith("#")]
+    """What --env-file and --env mean, in this order. A name without a value has the value that it has here."""
+    lines = [line for path in args.env_file for line in _env_lines(path)]
     variables: dict[str, str] = {}
     for line in [*lines, *args.env]:
         name, equals, value = line.partition("=")
@@ -156,6 +152,33 @@ def environment(args: Arguments) -> dict[str, str]:
         elif name in os.environ:
             variables[name] = os.environ[name]
     return variables
+
+
+def _env_lines(path: str) -> list[str]:
+    """The variables of a file, as docker reads it: one a line, blanks before it dropped, quotes and all else kept.
+
+    A byte order mark, and the carriage returns of line ends, are an editor's.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise UsageError(f"--env-file: cannot read {path}: {error.strerror}") from None
+    found = []
+    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        where = f"--env-file: {path}, line {number}"
+        try:
+            line = raw.removesuffix(b"\r").decode().lstrip()
+        except UnicodeDecodeError:
+            raise UsageError(f"{where}: is not UTF-8", hint="save the file as UTF-8") from None
+        if not line or line.startswith("#"):
+            continue
+        name = line.partition("=")[0]
+        if not name or name != name.strip() or any(each.isspace() for each in name):
+            problem = "has a blank in it" if name else "is missing"
+            raise UsageError(f"{where}: the name of a variable {problem}", hint="write NAME=value, without `export`")
+        found.append(line)
+    return found
 
 
 def limits(args: Arguments) -> dict[str, Any]:
@@ -176,7 +199,7 @@ def limits(args: Arguments) -> dict[str, Any]:
 def _mounts(args: Arguments) -> list[Any]:
     from ..spec import Mount
 
-    mounts: list[Any] = [Mount.parse(text) for text in [*args.volume, *args.mount]]
+    mounts: list[Any] = [*map(Mount.parse, args.volume), *map(Mount.parse_words, args.mount)]
     for text in args.tmpfs:
         target, _, options = text.partition(":")
         words = options.split(",") if options else []
@@ -192,7 +215,7 @@ def _security(args: Arguments) -> dict[str, Any]:
     if args.cap_drop:
         found["cap_drop"] = args.cap_drop
     for text in args.security_opt:
-        name, equals, value = text.replace(":", "=", 1).partition("=")
+        name, equals, value = re.fullmatch(r"([^:=]*)([:=]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]  # all match
         if name == "seccomp" and value:
             found["seccomp"] = value if value in ("default", "unconfined") else os.path.abspath(value)
         elif name == "no-new-privileges" and value in ("", "true", "false"):
@@ -201,7 +224,7 @@ def _security(args: Arguments) -> dict[str, Any]:
             raise UsageError(f"--security-opt: {text!r} is not known", hint="seccomp=... or no-new-privileges=...")
     if args.userns is not None:
         parts = args.userns.split(":")
-        if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        if len(parts) != 3 or not all(re.fullmatch("[0-9]{1,10}", part) for part in parts):
             raise UsageError(f"--userns: {args.userns!r} is not INSIDE:OUTSIDE:COUNT", hint="as 0:100000:65536")
         found["userns"] = tuple(int(part) for part in parts)
     return found
@@ -212,33 +235,18 @@ def _rlimits(args: Arguments) -> list[Any]:
 
     made = []
     for text in args.ulimit:
-        name, _, numbers = text.partition("=")
-        soft, colon, hard = numbers.partition(":")
-        if not soft.isdigit() or (colon and not hard.isdigit()):
-            raise UsageError(f"--ulimit: {text!r} is not NAME=SOFT[:HARD]", hint="as nofile=1024:2048")
-        made.append(Rlimit(name=name, soft=int(soft), hard=int(hard or soft)))
+        match = re.fullmatch(r"([^=]+)=([^:]+)(?::([^:]+))?", text)
+        if match is None:
+            raise UsageError(f"--ulimit: {text!r} is not NAME=SOFT[:HARD]", hint="as nofile=1024:2048, core=unlimited")
+        made.append(Rlimit(name=match[1], soft=match[2], hard=match[3] or match[2]))
     return made
 
 
-def _document(path: str, word: str) -> tuple[dict[str, Any], str]:
-    """An OCI runtime specification and the folder that its relative paths are meant from."""
-    import msgspec
-
-    file = os.path.join(path, "config.json") if os.path.isdir(path) else path
-    try:
-        with open(file, "rb") as opened:
-            document = msgspec.json.decode(opened.read())
-    except OSError as error:
-        raise UsageError(f"{word}: cannot read {file}: {error.strerror}") from None
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise UsageError(f"{word}: {file} is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise UsageError(f"{word}: {file} is not an OCI runtime specification: it holds no object")
-    return document, os.path.dirname(os.path.abspath(file))
-
-
 def _oci(args: Arguments) -> dict[str, Any] | None:
-    """The OCI document that --spec or a bundle as ROOT gives."""
+    """The OCI document that --spec or a bundle as ROOT gives. What it says of the bundle's folder is in `resolved`."""
+    from ..errors import InvalidSpec
+    from ..runtime_spec import read_document
+
     root = args.root
     if args.spec is not None:
         path, word = args.spec, "--spec"
@@ -260,10 +268,10 @@ def _oci(args: Arguments) -> dict[str, Any] | None:
                 else f"for the root file system in this folder write rootfs:{root}",
             )
         return None
-    document, base = _document(path, word)
-    place = document.get("root")
-    if isinstance(place, dict) and isinstance(place.get("path"), str) and not os.path.isabs(place["path"]):
-        document = document | {"root": place | {"path": os.path.join(base, place["path"])}}
+    try:
+        document, args.resolved = read_document(path)
+    except InvalidSpec as error:
+        raise UsageError(f"{word}: {error.problem}" if error.field == "oci" else str(error), hint=error.hint) from None
     return document
 
 

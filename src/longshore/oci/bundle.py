@@ -14,6 +14,7 @@ from ..compute import Place
 from ..errors import InvalidSpec, NotSupported
 from ..files import store_error
 from ..spec import Rlimit, Spec
+from ..spec_parts import UNLIMITED
 from . import documents as oci
 from . import seccomp, translate
 from .executable import check_sizes
@@ -236,7 +237,7 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> Draft:
 
 
 def _stack_limit(spec: Spec) -> int | None:
-    return next((limit.soft for limit in spec.rlimits if limit.name == "stack"), None)
+    return next((int(limit.soft) for limit in spec.rlimits if limit.name == "stack"), None)
 
 
 def _as_dict(config: oci.Config) -> dict[str, Any]:
@@ -345,7 +346,8 @@ def _rlimits(asked: list[Rlimit]) -> list[oci.RlimitEntry]:
     found = []
     for limit in asked:
         _check_rlimit(limit)
-        found.append(oci.RlimitEntry(type=f"RLIMIT_{limit.name.upper()}", soft=limit.soft, hard=limit.hard))
+        soft, hard = int(limit.soft), int(limit.hard)  # `Rlimit` has read the text
+        found.append(oci.RlimitEntry(type=f"RLIMIT_{limit.name.upper()}", soft=soft, hard=hard))
     return found
 
 
@@ -355,13 +357,28 @@ def _check_rlimit(limit: Rlimit) -> None:
     number = getattr(resource, f"RLIMIT_{limit.name.upper()}", None)
     if number is None:  # Python does not know RLIMIT_LOCKS, which the kernel ignores
         return
-    hard = resource.getrlimit(number)[1]
-    if hard != resource.RLIM_INFINITY and limit.hard > hard and not _may_raise_limits():
+    asked, hard = int(limit.hard), resource.getrlimit(number)[1]
+    shown = "unlimited" if asked == UNLIMITED else str(asked)
+    most = _most_files() if limit.name == "nofile" else UNLIMITED
+    if asked > most:
         raise InvalidSpec(
             f"rlimits[{limit.name}]",
-            f"the hard limit {limit.hard} is above {hard}, our own, and CAP_SYS_RESOURCE is missing to raise it",
+            f"the hard limit {shown} is above {most}, which the kernel allows at most (fs.nr_open)",
+            hint=f"ask for at most {most}, or raise it: sysctl -w fs.nr_open=...",
+        )
+    if hard != resource.RLIM_INFINITY and asked > hard and not _may_raise_limits():
+        raise InvalidSpec(
+            f"rlimits[{limit.name}]",
+            f"the hard limit {shown} is above {hard}, our own, and CAP_SYS_RESOURCE is missing to raise it",
             hint=f"ask for at most {hard}, or start longshore with a higher limit",
         )
+
+
+def _most_files() -> int:
+    try:
+        return int(Path("/proc/sys/fs/nr_open").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return UNLIMITED
 
 
 def _may_raise_limits() -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..errors import InvalidSpec
-from ..runtime_spec import HOOKS, check_config
+from ..runtime_spec import HOOKS, check_config, is_bind
 from ..spec import Resources, Security, Spec
 from . import documents as oci
 from . import seccomp, translate
@@ -132,8 +132,7 @@ def _hide_store(config: dict[str, Any], root: RootPlan) -> list[oci.MountEntry]:
     masks = []
     for index, mount in enumerate(config.get("mounts") or []):
         source = mount.get("source") or ""
-        bind = mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options") or [])
-        if bind:
+        if is_bind(mount):
             if not source.startswith("/"):  # to a runtime it would be relative to the bundle, which is in the store
                 raise InvalidSpec(
                     f"oci.mounts[{index}].source",

@@ -21,7 +21,7 @@ _BIND = frozenset(
     " nosymfollow".split()
 )
 _IGNORED = frozenset("z Z cached delegated consistent".split())  # SELinux labels, and other machines' words
-_TMPFS = re.compile(r"(size|nr_inodes|nr_blocks)=\d+[kKmMgG%]?|mode=0?[0-7]{3,4}|(uid|gid)=\d+|huge=\w+")
+_TMPFS = re.compile(r"(size|nr_inodes|nr_blocks)=[0-9]+[kKmMgG%]?|mode=0?[0-7]{3,4}|(uid|gid)=[0-9]+|huge=[a-z_]+")
 READ_ONLY_RECURSIVE = (5, 12)  # mount_setattr(2)
 
 
