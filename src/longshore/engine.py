@@ -311,8 +311,6 @@ class Engine:
         async with self._core.operation():
             entry = self._core.store.entry(id)
             try:
-                if await making.undo_half_made(self._core, entry):
-                    raise ContainerNotFound(id)
                 return Container(self._core, entry, entry.read().uid)
             except Damaged as error:
                 log.warning("%s", error)

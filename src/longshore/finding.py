@@ -117,11 +117,17 @@ async def derive(core: Core, entry: Entry, record: Record) -> ContainerInfo:
         return _info(record, "stopped", found.exit)
     if not record.token:
         is_past(core, record)
-        return _info(record, "creating", None)
+        return _info(record, _state_of_unmade(core, entry), None)
     seen = await state_of(core, record)
     if seen is State.STOPPED:
         return _info(record, "stopped", await late_exit(core, entry, record))
     return await _alive(core, entry, record, seen)
+
+
+def _state_of_unmade(core: Core, entry: Entry) -> str:
+    """Return the state of a container without a token: one that we failed to make, and could not undo, has stopped."""
+    failed = any(other.home == entry.home for other in core.half_made)
+    return "stopped" if failed and not entry.is_claimed("create") else "creating"
 
 
 async def _alive(core: Core, entry: Entry, record: Record, seen: State) -> ContainerInfo:
@@ -233,7 +239,7 @@ async def listing(core: Core, labels: Mapping[str, str] | None, states: Collecti
             elif exit is not None:
                 add(_info(record, "stopped", exit.exit))
             elif not record.token:
-                add(_info(record, "creating", None))
+                add(_info(record, _state_of_unmade(core, entry), None))
             elif core.store.sight(record)[0] == "hidden":
                 add(_info(record, "hidden", None))
             elif (seen := await state_of(core, record)) is State.STOPPED:

@@ -96,7 +96,7 @@ async def _fail_to_make_and_to_undo(world: World) -> Engine:
         world.faults.fail_at(step, BROKEN)
     with pytest.raises(ServiceError, match="moon"):
         await engine.launch("box", args=FOREVER)
-    assert [info.state for info in await engine.list()] == ["creating"]
+    assert [info.state for info in await engine.list()] == ["stopped"]
     return engine
 
 

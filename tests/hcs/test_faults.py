@@ -9,8 +9,17 @@ from typing import Any
 
 import pytest
 
+from longshore import Engine
 from longshore.compute import PIPE, Cause, Stdio
-from longshore.errors import InvalidSpec, LongshoreError, NotSupported, ServiceError, TimeLimit
+from longshore.errors import (
+    InvalidSpec,
+    InvalidState,
+    LongshoreError,
+    NotSupported,
+    NotVisible,
+    ServiceError,
+    TimeLimit,
+)
 from longshore.hcs import documents, stdio, translate
 from longshore.hcs.hresults import HcsError
 from longshore.limits import HcsLimits, Limits
@@ -372,3 +381,46 @@ def test_new_builds_are_sent_members_of_today() -> None:
     assert documents.for_build(mapped, 20348)["MappedDirectories"][0]["CreateInUtilityVM"] is False
     assert "CreateInUtilityVM" not in documents.for_build(mapped, 17134)["MappedDirectories"][0]
     assert documents.shown(config(), 17763) == new
+
+
+# what could not be made, and not be ended
+
+
+@pytest.mark.parametrize("way", ["launch", "start"])
+async def test_half_made_container_is_read_without_asking_the_service(tmp_path: Path, way: str) -> None:
+    """Reading changes nothing, fails in words of its own operation, and shows one state by every way in."""
+    rules = script(HcsStartComputeSystem=[{"hr": BAD_STATE}], HcsTerminateComputeSystem=[{"hr": DENIED}])
+    async with world(tmp_path, rules, limits=SOON) as it, engine(it) as longshore:
+        with pytest.raises(HcsError, match="start of container `box`"):
+            if way == "launch":
+                await longshore.launch("box", it.spec())
+            else:
+                await (await longshore.create("box", it.spec())).start()
+        before = len(it.hcs.calls)
+        for _ in range(2):
+            assert [(info.id, info.state) for info in await longshore.list()] == [("box", "stopped")]
+            box = await longshore.get("box")
+            assert (await box.info()).state == (await box.inspect())["state"] == "stopped"
+            for operation, words in ((box.stats, "measure"), (box.top, "list the processes of"), (box.pids, "list")):
+                with pytest.raises(InvalidState, match=words):
+                    await operation()
+        assert it.functions[before:] == []
+        with pytest.raises(HcsError, match="access is denied"):
+            await box.delete(force=True)
+        it.script()
+        await box.delete(force=True)
+        await longshore.launch("box", it.spec())
+
+
+@pytest.mark.parametrize("function", ["HcsOpenComputeSystem", "HcsGetComputeSystemProperties"])
+async def test_state_that_the_service_refuses_to_say_is_hidden(tmp_path: Path, function: str) -> None:
+    async with world(tmp_path, crew=True) as it, engine(it) as longshore:
+        box = await longshore.launch("box", it.spec("sleep", "60"))
+        async with Engine(it.another(), state=it.base / "state") as other:
+            it.script(**{function: [{"hr": DENIED}]})
+            assert [info.state for info in await other.list()] == ["hidden"]
+            with pytest.raises(NotVisible, match="access is denied"):
+                await (await other.get("box")).stats()
+            it.script()
+            assert [info.state for info in await other.list()] == ["running"]
+        await box.delete(force=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
-from ..compute import State
+from ..compute import State, SystemHidden
 from ..errors import ServiceError
 from . import documents, measure
 from .hresults import GONE, HcsError, same
@@ -19,15 +19,20 @@ PAUSED = "Paused"  # a `State` of the properties document
 
 
 def ask_state(vmcompute: Vmcompute, known: SystemToken) -> State:
-    """Whether a system's init is alive, of one that is not open here: in one go. Blocks."""
+    """Whether a system's init is alive, of one that is not open here: in one go. Blocks.
+
+    SystemHidden where the service refuses to say: that is neither the end of it nor its running.
+    """
     try:
         handle = vmcompute.open_compute_system(known.id)
     except HcsError as error:
-        return State.STOPPED if same(error.code or 0, GONE) else State.RUNNING
+        if same(error.code or 0, GONE):
+            return State.STOPPED
+        raise SystemHidden(f"the service does not open it: {error.detail}") from error
     try:
         return _state(vmcompute, handle, known)
-    except ServiceError:
-        return State.RUNNING  # it is there, and the service says no more
+    except ServiceError as error:
+        raise SystemHidden(f"the service does not say: {error.detail}") from error
     finally:
         with suppress(HcsError):
             vmcompute.close_compute_system(handle)
