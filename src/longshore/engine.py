@@ -35,7 +35,7 @@ from .restoring import Restored
 from .spec import Spec, SpecFields, SpecSettings, check_id
 from .store import Store
 from .subscribing import subscription
-from .tasks import shielded
+from .tasks import in_thread, shielded
 from .trash import empty_trash
 
 
@@ -367,7 +367,8 @@ class Engine:
         chosen = Spec.of(spec, **fields)
         async with self._core.operation() as service:
             store = self._core.store
-            return service.plan(check_id(id), chosen, Entry(store, id, store.containers / id).place())
+            place = Entry(store, check_id(id), store.containers / id).place()
+            return await in_thread(lambda: service.plan(id, chosen, place))  # it reads files of the root
 
 
 def _remove_private(state: str, pid: int) -> None:

@@ -8,13 +8,14 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from longshore.engine import Engine
 from longshore.errors import InvalidSpec, LongshoreError
 from longshore.oci.probe import holes
-from longshore.spec import Mount
+from longshore.spec import Layers, Mount
 
 from ..opened import Opened
 
@@ -263,3 +264,77 @@ async def test_a_device_that_a_container_made_its_passwd_is_not_opened(engine: E
         assert "passwd" not in opened.names()
     finally:
         opened.close()
+
+
+@pytest.mark.parametrize("name", ["proc", "sys", "dev"])
+@pytest.mark.parametrize("link", ["outside", "relative", "inside", "/", "loop"])
+async def test_a_link_for_a_folder_of_the_kernel_is_refused(
+    engine: Engine, tmp_path: Path, name: str, link: str
+) -> None:
+    """A runtime would make mounts, devices and links where it leads: runc 1.1 does so outside of the root."""
+    root = rootfs(tmp_path)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "ptmx").write_text("of the machine")
+    (root / str(outside)[1:]).mkdir(parents=True)  # where the link leads within the root
+    target = {"outside": str(outside), "relative": f"..{outside}", "inside": "tmp", "loop": name}.get(link, link)
+    (root / name).rmdir()
+    (root / name).symlink_to(target)
+    for call in (
+        engine.run(f"rootfs:{root}", ["/bin/true"], mounts=MACHINE),
+        engine.run("", ["/bin/true"], layers=Layers(parents=[str(root)]), mounts=MACHINE),
+        engine.run("", [], oci=document(root)),
+        engine.create("box", root=f"rootfs:{root}", args=["/bin/true"], mounts=MACHINE),
+    ):
+        with pytest.raises(InvalidSpec, match=f"/{name} is a symbolic link"):
+            await call
+    assert [path.name for path in outside.iterdir()] == ["ptmx"]
+    assert (outside / "ptmx").read_text() == "of the machine"
+
+
+def document(root: Path) -> dict[str, Any]:
+    return {
+        "ociVersion": "1.0.2",
+        "process": {"args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+        "root": {"path": str(root)},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")]},
+    }
+
+
+@pytest.mark.parametrize("name", ["proc", "sys", "dev"])
+async def test_a_file_for_a_folder_of_the_kernel_is_refused(engine: Engine, tmp_path: Path, name: str) -> None:
+    root = rootfs(tmp_path)
+    (root / name).rmdir()
+    os.mkfifo(root / name)
+    with pytest.raises(InvalidSpec, match=f"/{name} is no folder"):
+        await engine.run(f"rootfs:{root}", ["/bin/true"], mounts=MACHINE)
+    (root / name).unlink()
+    assert (await engine.run(f"rootfs:{root}", ["/bin/true"], mounts=MACHINE)).exit_code == 0  # it is made
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "known"),
+    [
+        ("runc", "1.1.5+ds1", {"CVE-2024-21626", "CVE-2024-45310", "CVE-2025-31133"}),
+        ("runc", "1.1.4", {"CVE-2023-27561", "CVE-2024-21626", "CVE-2024-45310", "CVE-2025-31133"}),
+        ("runc", "1.2.7", {"CVE-2025-31133"}),
+        ("runc", "1.2.8", set()),
+        ("runc", "1.3.2", {"CVE-2025-31133"}),
+        ("runc", "1.3.3+ds1", set()),
+        ("runc", "1.4.0", set()),
+        ("crun", "1.8.1", {"CVE-2026-30892"}),
+        ("crun", "1.27", set()),
+        ("other", "1.0", set()),
+        ("runc", "unknown", set()),
+    ],
+)
+def test_a_hole_is_known_in_each_line_of_versions(name: str, version: str, known: set[str]) -> None:
+    assert {text[:14].rstrip(", ") for text in holes(name, version)} == known
+
+
+async def test_explain_names_the_holes_of_the_runtime(engine: Engine) -> None:
+    await engine.run("host", ["true"])
+    runtime = await engine._core.service.runtime()  # type: ignore[attr-defined]
+    reasons = (await engine.plan(root="host", args=["true"])).reasons
+    assert all(hole in reasons["runtime"] for hole in holes(runtime.known.name, runtime.known.version))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,25 @@ LEFT_AFTER = 600.0  # seconds after which nobody is at work in one any more
 FAILURE_KEPT = 300.0  # seconds that a failure is remembered: what caused it may be mended without a new binary
 VERSION = 1  # of what is tried
 
-# The holes that are worth a word, and the first upstream version without them; a distribution may have mended them
-# in an older one (security-tracker.debian.org tells).
-HOLES = {
+# The holes that are worth a word, and the first upstream version without them, of each line of versions that got one; a
+# distribution may have mended them in an older one (security-tracker.debian.org tells).
+HOLES: Mapping[str, Sequence[tuple[Sequence[str], str]]] = {
     "runc": [
-        ("1.1.12", "CVE-2024-21626 (a descriptor of the host leaks into containers)"),
-        ("1.1.14", "CVE-2024-45310 (containers that share a root can have empty folders made outside of it)"),
-        ("1.2.8", "CVE-2025-31133, CVE-2025-52565, CVE-2025-52881 (masked paths can be raced)"),
+        (("1.1.5",), "CVE-2023-27561, CVE-2023-28642 (links in a root lead past its masked paths)"),
+        (("1.1.12",), "CVE-2024-21626 (a descriptor of the host leaks into containers)"),
+        (
+            ("1.1.14", "1.2.0"),
+            "CVE-2024-45310 (containers that share a root can have empty folders made outside of it)",
+        ),
+        (
+            ("1.2.8", "1.3.3", "1.4.0"),
+            "CVE-2025-31133, CVE-2025-52565, CVE-2025-52881 (masked paths can be raced)",
+        ),
     ],
-    "crun": [("1.27", "CVE-2026-30892 (`exec --user` may take a wrong user)")],
+    "crun": [
+        (("1.4.4",), "CVE-2022-27650 (processes begin with inheritable capabilities)"),
+        (("1.27",), "CVE-2026-30892 (`exec --user` may take a wrong user)"),
+    ],
 }
 
 
@@ -232,7 +242,19 @@ async def versions(paths: Sequence[str]) -> dict[str, str]:
 def holes(name: str, version: str) -> list[str]:
     """Known holes of a runtime's upstream version."""
     have = _numbers(version)
-    return [text for mended, text in HOLES.get(name, []) if have and have < _numbers(mended)]
+    return [text for mended, text in HOLES.get(name, []) if have and not _has_fix(have, mended)]
+
+
+def _has_fix(have: tuple[int, ...], mended: Sequence[str]) -> bool:
+    """Whether a version has what was mended in these: one of a later line, or of the same line and not before."""
+    lines = [_numbers(each) for each in mended]
+    return have >= lines[-1] or any(have[:2] == line[:2] and have >= line for line in lines)
+
+
+def holes_in_words(name: str, version: str) -> str:
+    """What is said of a runtime's holes; empty if none is known."""
+    known = holes(name, version)
+    return f"upstream's {version} has {'; '.join(known)}: see whether your package has the fix" if known else ""
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -259,10 +281,10 @@ async def probe(wanted: str | None, *, cache: Path) -> Features:
             add(os.path.basename(name), False, "cannot be tried as an ordinary user", "use sudo")
             continue
         answer = await tried(path, cache)
-        known = holes(os.path.basename(name), answer.version)
+        known = holes_in_words(os.path.basename(name), answer.version)
         words = f"version {answer.version or 'unknown'} at {path}"
         if known:
-            words += f"; upstream's {answer.version} has {'; '.join(known)}: see whether your package has the fix"
+            words += f"; {known}"
         add(os.path.basename(name), answer.works, words if answer.works else answer.reason, None)
         if answer.works and chosen is None and (wanted is None or name == wanted):
             chosen = answer

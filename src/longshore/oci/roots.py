@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,6 +77,24 @@ class RootPlan(msgspec.Struct, kw_only=True):
                     file.write(text.encode("utf-8", "surrogateescape"))
 
 
+KERNELS_FOLDERS = ("/proc", "/sys", "/dev")
+
+
+def check_kernels_folders(root: RootPlan) -> None:
+    """InvalidSpec unless /proc, /sys and /dev of a root are folders, or are yet to be made.
+
+    A runtime mounts where a link there leads within the root, and may then go by the path itself, on the machine: crun
+    1.8.1 makes its devices and links in the machine's folder that `/dev` names, and removes what was there by their
+    names; runc 1.1.5 does so with `ptmx`. (CVE-2019-19921, CVE-2023-27561 and CVE-2025-52565 are of this kind.)
+    """
+    for path in KERNELS_FOLDERS:
+        link = root.inside.link(path)
+        found = root.inside.stat(path) if link is None else None
+        if link is not None or (found is not None and not stat.S_ISDIR(found.st_mode)):
+            what = "is no folder" if link is None else f"is a symbolic link, to {link!r}"
+            raise InvalidSpec("root", f"its {path} {what}", hint=f"make {path} a folder in it, an empty one will do")
+
+
 def keep_flags(config: dict[str, Any], root: RootPlan, runtime: str) -> None:
     """Have the root of a document keep its flags: runtimes take them from it.
 
@@ -118,6 +137,11 @@ def _points(mounts: Sequence[dict[str, Any]]) -> list[tuple[str, bool]]:
 def plan_root(place: Place, spec: Spec) -> RootPlan:
     """What the spec's root is. Raises InvalidSpec, naming the field, if it cannot be used."""
     root = _plan(place, spec)
+    try:
+        check_kernels_folders(root)
+    except BaseException:
+        root.inside.close()
+        raise
     if spec.security.userns is not None:
         _within_reach(root, [mount.source or "" for mount in spec.mounts] + spec.show)
     return root

@@ -106,6 +106,8 @@ class OciService:
         cgroup = f"{self.cgroup_path(id, place.lease.id if place.lease else None)}/{LEAF}"
         runtime = self._runtime or self._planned()
         document, steps, reasons = plan_bundle(place, id, spec, cgroup_path=cgroup, runtime=runtime.known)
+        if known := probe.holes_in_words(runtime.known.name, runtime.known.version):
+            reasons["runtime"] = f"{runtime.known}: {known}"
         kept = conmon.command(
             self._conmon or "conmon",
             runtime,
