@@ -102,6 +102,22 @@ refused("sethostname", lambda: check(LIBC.sethostname(b"owned", 5)))
 refused("syslog", call("klogctl", 3, ctypes.create_string_buffer(100), 100))
 refused("quotactl", call("syscall", 179, 0, b"/", 0, 0))
 refused("iopl", call("syscall", 172, 3))
+for name, number, args in (
+    ("add_key", 248, (b"user", b"longshore", b"x", 1, -5)),
+    ("request_key", 249, (b"user", b"longshore", None, -5)),
+    ("keyctl read", 250, (11, -4, None, 0)),
+    ("keyctl link", 250, (8, -4, -3)),
+    ("keyctl new session", 250, (1, None)),
+    ("kexec_file_load", 320, (-1, -1, 0, b"", 0)),
+    ("io_uring_enter", 426, (-1, 0, 0, 0)),
+    ("process_madvise", 440, (-1, None, 0, 0, 0)),
+    ("mbind", 237, (None, 0, 0, None, 0, 0)),
+    ("fanotify_init", 300, (0, 0)),
+    ("pidfd_getfd", 438, (-1, 0, 0)),
+    ("lookup_dcookie", 212, (0, b"", 0)),
+    ("acct", 163, (b"/x",)),
+):
+    refused(name, call("syscall", number, *args))
 refused("io_uring_setup", call("syscall", 425, 1, ctypes.create_string_buffer(200)))
 
 # devices
@@ -127,10 +143,42 @@ for path in ("/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/pro
              "/sys/kernel/mm/transparent_hugepage/enabled",
              "/proc/sys/net/ipv4/ip_forward"):  # fmt: skip
     refused(f"write {path}", write(path))
-for path in ("/proc/kcore", "/proc/kmsg", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/scsi/scsi"):
+for path in (
+    "/proc/kcore",
+    "/proc/kmsg",
+    "/proc/keys",
+    "/proc/timer_list",
+    "/proc/interrupts",
+    "/proc/sched_debug",
+    "/proc/scsi/scsi",
+):
     refused(f"read {path}", read(path))
-for path in ("/sys/firmware", "/sys/fs/selinux", "/sys/devices/virtual/powercap"):
+for path in (
+    "/sys/firmware",
+    "/sys/fs/selinux",
+    "/sys/devices/virtual/powercap",
+    *glob.glob("/sys/devices/system/cpu/cpu*/thermal_throttle"),
+):
     refused(f"list {path}", lambda path=path: os.listdir(path) or False)
+
+# what the machine shares by names of the kernel: shared memory, queues; sockets and pipes among its programs
+worked += [f"in {path}: {found}" for path in ("/dev/shm", "/dev/mqueue") if (found := os.listdir(path))]
+with open("/proc/sysvipc/shm") as file:
+    if len(file.readlines()) > 1:
+        worked.append("shared memory of the machine")
+for top in ("/opt", "/usr/local", "/run", "/tmp", "/var"):
+    for folder, _, names in os.walk(top):
+        for name in names:
+            mode = os.lstat(f"{folder}/{name}").st_mode
+            if stat.S_ISSOCK(mode):
+                refused(f"connect {name}", lambda at=f"{folder}/{name}": socket.socket(socket.AF_UNIX).connect(at))
+
+# mounts: none gains anything by a file
+with open("/proc/self/mountinfo") as file:
+    for line in file:
+        place, flags = line.split()[4:6]
+        if place == "/" and not {"nosuid", "nodev"} <= set(flags.split(",")):
+            worked.append(f"the root is {flags}")
 
 # cgroups: no group can be made, left, or changed; above all no release_agent
 for top, _, names in os.walk("/sys/fs/cgroup"):
@@ -180,6 +228,10 @@ if not ROOT:
 if not ROOT:  # root has NET_RAW, in a network of its own
     refused("packet socket", lambda: socket.socket(17, socket.SOCK_RAW, 0))
 refused("vsock", lambda: socket.socket(40, socket.SOCK_STREAM))
+for family in (38, 40):  # AF_ALG, AF_VSOCK
+    for upper in (0, 1 << 32, 1 << 63):
+        for number in (41, 53):  # socket, socketpair
+            refused(f"{number} of {family}", call("syscall", number, ctypes.c_ulong(upper | family), 5, 0, b"\0" * 8))
 for family, address in ((socket.AF_INET, ("192.0.2.1", 80)), (socket.AF_INET, ("169.254.169.254", 80))):
     refused(f"connect {address}", lambda family=family, address=address: socket.socket(family).connect(address))
 if len(socket.if_nameindex()) > 1:

@@ -28,8 +28,10 @@ ATTACK = (Path(__file__).parent / "attack.py").read_text()
 async def test_nothing_that_an_attacker_tries_works(engine: Engine, user: str) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"\0longshore-test-{os.getpid()}")  # of the machine: not to be seen in the container
+    (shared := Path("/dev/shm/longshore-test")).write_text("of the machine")
     with listener:
         done = await engine.run("host", ["python3", "-I", "-S", "-c", ATTACK], user=user, timeout=20)
+    shared.unlink()
     assert done.exit_code == 0, done.error_text
     assert json.loads(done.text) == []
 

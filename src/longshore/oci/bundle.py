@@ -223,7 +223,7 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> Draft:
             cgroups_path=cgroup_path,
             resources=limits,
             seccomp=profile,
-            masked_paths=translate.MASKED_PATHS if security.masked_paths is None else security.masked_paths,
+            masked_paths=translate.masked_paths() if security.masked_paths is None else security.masked_paths,
             readonly_paths=translate.READONLY_PATHS if security.readonly_paths is None else security.readonly_paths,
         ),
         annotations={translate.ROOT_KIND: root.kind, **translate.label_annotations(spec.labels)},
