@@ -48,6 +48,13 @@ class Fields:
     required: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few words, of which a runtime takes an unknown one for none."""
+
+    words: tuple[str, ...]
+
+
 class Anything:
     """A value whose type the specification leaves open."""
 
@@ -177,6 +184,7 @@ SECCOMP = Fields(
     },
     ("defaultAction",),
 )
+PROPAGATIONS = tuple(each + kind for each in ("", "r") for kind in ("shared", "slave", "private", "unbindable"))
 LINUX = Fields(
     {
         "uidMappings": _id_mapping(),
@@ -187,12 +195,20 @@ LINUX = Fields(
         "namespaces": ListOf(Fields({"type": str, "path": str}, ("type",))),
         "devices": ListOf(
             Fields(
-                {"path": str, "type": str, **_DEVICE_NUMBERS, "fileMode": U32, "uid": U32, "gid": U32}, ("path", "type")
+                {
+                    "path": str,
+                    "type": OneOf(("c", "b", "u", "p")),
+                    **_DEVICE_NUMBERS,
+                    "fileMode": U32,
+                    "uid": U32,
+                    "gid": U32,
+                },
+                ("path", "type"),
             )
         ),
         "netDevices": MapOf(Fields({"name": str})),
         "seccomp": SECCOMP,
-        "rootfsPropagation": str,
+        "rootfsPropagation": OneOf(PROPAGATIONS),
         "maskedPaths": TEXTS,
         "readonlyPaths": TEXTS,
         "mountLabel": str,
@@ -204,7 +220,7 @@ LINUX = Fields(
             }
         ),
         "memoryPolicy": Fields({"mode": str, "nodes": str, "flags": TEXTS}, ("mode",)),
-        "personality": Fields({"domain": str, "flags": TEXTS}, ("domain",)),
+        "personality": Fields({"domain": OneOf(("LINUX", "LINUX32")), "flags": TEXTS}, ("domain",)),
         "timeOffsets": MapOf(Fields({"secs": I64, "nanosecs": U32})),
     }
 )
@@ -344,6 +360,10 @@ def _check(value: Any, kind: Any, path: str) -> None:
     elif kind is str or kind is bool:
         if type(value) is not kind:
             raise InvalidSpec(path, f"must be {'text' if kind is str else 'true or false'}, not {_shown(value)}")
+    elif isinstance(kind, OneOf):
+        _check(value, str, path)
+        if value not in kind.words:
+            raise InvalidSpec(path, f"{value!r:.60} is not one of {', '.join(kind.words)}")
     elif isinstance(kind, ListOf):
         if not isinstance(value, (list, tuple)):
             raise InvalidSpec(path, f"must be a list, not {_shown(value)}")

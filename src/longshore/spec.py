@@ -298,11 +298,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             made = {name: values[name] if name == "oci" else msgspec.to_builtins(values[name]) for name in values}
             if spec is not None:
                 made = msgspec.to_builtins(spec) | made
-            found = convert(made, cls)
-            for name in cls.__struct_fields__:
-                if name != "oci" or name not in values:
-                    check_tree(getattr(found, name), name)
-            return found
+            for name, value in made.items():
+                if name != "oci" or name not in values:  # then it is checked
+                    check_tree(value, name)
+            return convert(made, cls)
         except msgspec.ValidationError as error:
             raise _translated(error) from None
 

@@ -65,6 +65,8 @@ class Store:
             chosen = named
         if chosen is None:
             return cls(Path(canonical(RUN)), Path(canonical(DATA)))
+        if "\0" in os.fspath(chosen):
+            raise InvalidSpec("state", "holds a NUL character")
         base = Path(canonical(chosen))
         problem = _problem_of(str(base))
         if problem:

@@ -16,7 +16,17 @@ from longshore.compute import PIPE
 from longshore.engine import Engine
 from longshore.errors import InvalidSpec, NotSupported, ServiceError
 from longshore.oci.ignored import BASE, Known, ignored, version_for
-from longshore.runtime_spec import CONFIG, Fields, ListOf, MapOf, Whole, check_config, check_process, unknown_fields
+from longshore.runtime_spec import (
+    CONFIG,
+    Fields,
+    ListOf,
+    MapOf,
+    OneOf,
+    Whole,
+    check_config,
+    check_process,
+    unknown_fields,
+)
 from longshore.spec import ProcessSpec, Spec
 
 real = pytest.mark.real
@@ -49,6 +59,8 @@ def example(kind: Any) -> Any:
         return [example(kind.of)]
     if isinstance(kind, MapOf):
         return {"a.b": example(kind.of)}
+    if isinstance(kind, OneOf):
+        return kind.words[0]
     if isinstance(kind, Fields):
         return {name: example(each) for name, each in kind.fields.items()}
     return True if kind is bool else "x"
@@ -80,6 +92,8 @@ def fits(value: Any, kind: Any) -> bool:
         return isinstance(value, dict) and all(fits(item, kind.of) for item in value.values())
     if isinstance(kind, Fields):
         return isinstance(value, dict) and not kind.required
+    if isinstance(kind, OneOf):
+        return value in kind.words
     if kind is bool or kind is str or kind.__name__ == "Line":
         return type(value) is (bool if kind is bool else str)
     return True
@@ -134,6 +148,12 @@ def test_what_cannot_be_written_down_is_refused_at_any_place(path: str, wrong: A
         ("oci.hooks.prestart[0].path", {"hooks": {"prestart": [{"path": "bin/hook"}]}}),
         ("oci.hooks.poststop[0].timeout", {"hooks": {"poststop": [{"path": "/bin/true", "timeout": 1.5}]}}),
         ("oci.linux.sysctl[net.core.somaxconn]", {"linux": {"sysctl": {"net.core.somaxconn": 1024}}}),
+        ("oci.linux.rootfsPropagation", {"linux": {"rootfsPropagation": "shareed"}}),
+        ("oci.linux.personality.domain", {"linux": {"personality": {"domain": "PDP11"}}}),
+        ("oci.linux.devices[0].type", {"linux": {"devices": [{"path": "/dev/x", "type": "x"}]}}),
+        ("oci.linux.devices[0].path", {"linux": {"devices": [{"path": "dev/x", "type": "c"}]}}),
+        ("oci.linux.maskedPaths[0]", {"linux": {"maskedPaths": ["proc/kcore"]}}),
+        ("oci.linux.namespaces[1].type", {"linux": {"namespaces": [{"type": "pid"}, {"type": "pid"}]}}),
         ("oci.hostname", {"hostname": "a\n127.0.0.1 b"}),
         ("oci.annotations[a.b]", {"annotations": {"a.b": "x\0"}}),
     ],
@@ -193,6 +213,16 @@ SOURCE_MAPPED = {"destination": "/x", "type": "bind", "source": "/srv", "options
             "oci.linux.resources.cpu.burst",
             [CRUN_OLD, RUNC_OLD],
         ),
+        (
+            {"process": {"capabilities": {"bounding": ["CAP_FLY"]}}},
+            "oci.process.capabilities.bounding[0]",
+            [CRUN_OLD, CRUN_NEW, RUNC_OLD, RUNC_NEW],
+        ),
+        (
+            {"mounts": [{"destination": "/x", "type": "bind", "source": "/usr", "options": ["rbind", "read-only"]}]},
+            "oci.mounts[0].options[read-only]",
+            [CRUN_OLD, CRUN_NEW, RUNC_OLD, RUNC_NEW],
+        ),
         ({"linux": {"mine": 5}}, "oci.linux.mine", [CRUN_OLD, CRUN_NEW, RUNC_OLD, RUNC_NEW]),
     ],
 )
@@ -234,6 +264,21 @@ async def test_an_ignored_field_is_in_the_log_and_in_the_plan(engine: Engine, ca
     assert [record.getMessage().partition(" ignores ")[2] for record in caplog.records] == [
         "oci.linux.mine of its OCI document"
     ]
+
+
+@real
+async def test_a_field_that_an_exec_ignores_is_in_the_log(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    box = await engine.launch("box", root="host", args=["sleep", "60"], owner="remove")
+    own = {"args": ["true"], "cwd": "/", "env": ["PATH=/usr/bin"], "mine": 5}
+    with caplog.at_level(logging.WARNING, "longshore.oci"):
+        await (await box.exec(oci=own)).wait()
+    assert [record.getMessage().partition(" ignores ")[2] for record in caplog.records] == ["oci.mine"]
+
+
+@real
+async def test_no_limit_of_processes_in_a_document_is_none(engine: Engine) -> None:
+    given = document(linux={"resources": {"pids": {"limit": -1}}})
+    assert (await engine.run("host", [], oci=given, timeout=60)).exit_code == 0
 
 
 # umask

@@ -34,9 +34,31 @@ def check(document: dict[str, Any]) -> None:
         for index, hook in enumerate(hooks if kind in HOOKS else ()):
             if not hook["path"].startswith("/"):  # config.md, "POSIX-platform Hooks"
                 raise InvalidSpec(f"oci.hooks.{kind}[{index}].path", f"{hook['path']!r} is not an absolute path")
+    _check_linux(document.get("linux") or {})
     for index, entry in enumerate(document["process"].get("env") or []):
         if "=" not in entry or entry.startswith("="):  # crun unsets it, runc refuses it
             raise InvalidSpec(f"oci.process.env[{index}]", f"{entry[:80]!r} is not NAME=value")
+
+
+def _check_linux(linux: dict[str, Any]) -> None:
+    """Check values of which one runtime makes something, and the other nothing."""
+    for name in ("maskedPaths", "readonlyPaths"):
+        for index, path in enumerate(linux.get(name) or []):
+            if not path.startswith("/"):
+                raise InvalidSpec(f"oci.linux.{name}[{index}]", f"{path!r} is not an absolute path")
+    for index, device in enumerate(linux.get("devices") or []):
+        if not device["path"].startswith("/"):
+            raise InvalidSpec(f"oci.linux.devices[{index}].path", f"{device['path']!r} is not an absolute path")
+    kinds: set[str] = set()
+    for index, namespace in enumerate(linux.get("namespaces") or []):
+        if namespace["type"] in kinds:
+            raise InvalidSpec(f"oci.linux.namespaces[{index}].type", f"{namespace['type']!r} is given twice")
+        kinds.add(namespace["type"])
+    for index, rule in enumerate((linux.get("resources") or {}).get("devices") or []):
+        if set(rule.get("access") or "") - set("rwm"):
+            raise InvalidSpec(
+                f"oci.linux.resources.devices[{index}].access", f"{rule['access']!r:.60} is not made of r, w and m"
+            )
 
 
 class Built(NamedTuple):
@@ -62,6 +84,7 @@ def build(
     dropped = ignored(given, runtime)
     reasons |= dropped
     _make_absolute(config, reasons)
+    _lift_pids(config, reasons)
     process = config["process"]
     linux = config.setdefault("linux", {})
     if linux is None:
@@ -111,6 +134,14 @@ def build(
     if spec.security != Security():
         _secure(config, spec)
     return Built(config, reasons, list(dropped))
+
+
+def _lift_pids(config: dict[str, Any], reasons: dict[str, str]) -> None:
+    """Write "no limit" of processes as the kernel's own limit: crun 1.8 writes the -1 as it is, which is refused."""
+    pids = ((config.get("linux") or {}).get("resources") or {}).get("pids") or {}
+    if pids.get("limit") == -1:
+        pids["limit"] = translate.PIDS_LIMIT
+        reasons["oci.linux.resources.pids.limit"] = f"{translate.PIDS_LIMIT}, the kernel's own limit, for -1"
 
 
 def _make_absolute(config: dict[str, Any], reasons: dict[str, str]) -> None:

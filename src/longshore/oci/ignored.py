@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import InvalidSpec, NotSupported
-from ..runtime_spec import unknown_fields
+from ..runtime_spec import CAPABILITIES, is_bind, unknown_fields
+from .translate import ALL_CAPABILITIES
 
 BASE = "1.0.2"  # of the specification: every runtime takes it
 CRUN_TAKES_ANY = (1, 14, 3)  # before, crun refused a version without "1.0" in it (its container.c)
@@ -73,6 +74,18 @@ _OPTIONS: Mapping[str, _Since] = {
 }
 
 
+_WORDS = "atime diratime dev exec suid symfollow relatime strictatime"
+MOUNT_OPTIONS = frozenset(
+    [
+        *(f"{again}{no}{word}" for word in _WORDS.split() for no in ("", "no") for again in ("", "r")),
+        *"acl async bind defaults dirsync iversion lazytime loud mand noacl noiversion nolazytime nomand".split(),
+        *"private rbind remount ro rprivate rro rrw rshared rslave runbindable rw shared silent slave sync".split(),
+        *"tmpcopyup unbindable copy-symlink src-nofollow dest-nofollow z Z".split(),
+    ]
+)
+"""What runtimes make something of; they hand all else to the file system, and a bind mount has none (mount(2))."""
+
+
 def version_for(document: Mapping[str, Any], runtime: Known) -> tuple[str, str]:
     """Return the ociVersion to write, and why if it is not the document's own. InvalidSpec for one that is none."""
     asked = document["ociVersion"]
@@ -101,9 +114,22 @@ def ignored(document: Mapping[str, Any], runtime: Known) -> dict[str, str]:
     for index, mount in enumerate(document.get("mounts") or []):
         for option in mount.get("options") or []:
             name = option.partition("=")[0]
+            field = f"oci.mounts[{index}].options[{name}]"
             if name in _OPTIONS:
-                _note(found, f"oci.mounts[{index}].options[{name}]", _OPTIONS[name], runtime, asked)
+                _note(found, field, _OPTIONS[name], runtime, asked)
+            elif is_bind(mount) and name not in MOUNT_OPTIONS:
+                found[field] = "ignored: a bind mount has no such option"
+    for kind, names in (((document.get("process") or {}).get("capabilities")) or {}).items():
+        for index, name in enumerate(names or []):
+            if kind in CAPABILITIES.fields and name not in ALL_CAPABILITIES:
+                found[f"oci.process.capabilities.{kind}[{index}]"] = f"ignored: there is no capability {name!r:.60}"
     return found
+
+
+def ignored_of_exec(process: Mapping[str, Any], runtime: Known) -> list[str]:
+    """Return the fields of a process of an exec that a runtime ignores."""
+    found = ignored({"ociVersion": BASE, "process": process}, runtime)
+    return ["oci" + path.removeprefix("oci.process") for path in found]
 
 
 def _note(found: dict[str, str], path: str, since: _Since, runtime: Known, asked: str) -> None:

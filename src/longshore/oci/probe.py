@@ -78,6 +78,8 @@ class Cache(msgspec.Struct):
 
 def find(wanted: str) -> str | None:
     """The path of a runtime that was named, also where PATH lacks the system directories."""
+    if "\0" in wanted:
+        return None
     if os.sep in wanted:
         return wanted if os.access(wanted, os.X_OK) else None
     path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -121,6 +123,14 @@ async def tried(path: str, cache: Path) -> Tried:
         answer = known.answers[key] = await _try(path)
         _save(cache, known)
     return answer
+
+
+def known_version(path: str, cache: Path) -> str:
+    """Return the version of a runtime that was tried before; empty where it was not, or is gone."""
+    with suppress(OSError):
+        found = _load(cache).answers.get(_key(path))
+        return "" if found is None else found.version
+    return ""
 
 
 async def choose_runtime(wanted: str | None, *, cache: Path) -> Tried:

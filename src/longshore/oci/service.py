@@ -55,6 +55,7 @@ class OciService:
         self._limits = limits
         self._runtime: Runtime | None = None
         self._conmon: str | None = None
+        self._versions: dict[str, str] = {}
         self._cgroups = ROOT
 
     # parts
@@ -73,6 +74,9 @@ class OciService:
     def _known(self, path: str, version: str = "") -> Runtime:
         root = self.run / "runtime" / os.path.basename(path)
         hide = probe.must_hide_unified(path)
+        if path not in self._versions:
+            self._versions[path] = version or probe.known_version(path, self.data / "probe.json")
+        version = version or self._versions[path]
         return Runtime(path, root, hide_unified=hide, limits=self._limits, version=version)
 
     def _monitor(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from contextlib import suppress
@@ -22,6 +23,7 @@ from . import conmon, counters, processes, translate
 from .cgroup import Cgroup
 from .direct import run_direct
 from .executable import check_sizes
+from .ignored import ignored_of_exec
 from .inroot import Folder, look
 from .launch import UMASK
 from .layers import remove_work
@@ -32,6 +34,8 @@ from .watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, Strange
 
 if TYPE_CHECKING:
     pass
+
+log = logging.getLogger("longshore.oci")
 
 OOM_LIMIT = 2.0  # seconds in which a process that was killed for lack of memory is gone
 EXECS_OOM = "execs-out-of-memory"
@@ -141,6 +145,9 @@ class OciSystem:
             raise InvalidState("exec in", self.id, "paused", hint="resume it first")
         check_stdio(stdio)
         document = await look(self.id, lambda: self._document(process), self.runtime.limits.verb)
+        dropped = [] if process.oci is None else ignored_of_exec(process.oci, self.runtime.known)
+        if dropped:
+            log.warning("exec in container `%s`: %s ignores %s", self.id, self.runtime.known, ", ".join(dropped))
         path = place.run / "process.json"
         path.write_bytes(msgspec.json.encode(document))
         path.chmod(0o600)
