@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +20,19 @@ except ImportError:
     except ImportError:  # neither Linux nor Windows
         subscribe = None  # type: ignore[assignment]
 
-INTERVAL = 0.05  # seconds between two looks, on platforms that tell nobody of changes: neither Linux nor Windows
+log = logging.getLogger("longshore.watching")
+
+INTERVAL = 0.05  # seconds between two looks, where changes are told to nobody: neither Linux nor Windows, or none left
+NONE_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM)
+"""What inotify(7) says when the user has no instance or watch left: containers of the same user count, too."""
 
 
 class DirectoryWatch:
     """Tells when something in a directory was made, written, renamed or removed.
 
     What happens after the constructor returns is never missed: `changed` returns at once if something did since
-    its last call. Raises OSError (FileNotFoundError) if the directory cannot be watched.
+    its last call. Raises OSError (FileNotFoundError) if the directory cannot be watched. Where the system has no watch
+    left, it looks again and again instead.
 
     With `moves_to`, it also counts how many times something was renamed to that name (`moves`).
     """
@@ -37,10 +44,20 @@ class DirectoryWatch:
         self._dropped = False
         self._closed = False
         self._unsubscribe: Callable[[], None] | None = None
-        if subscribe is not None:
-            self._unsubscribe = subscribe(directory, self._told)
-        else:
+        self._looks = subscribe is None or not self._subscribe(directory)  # instead of being told
+        if self._looks:
             directory.stat()
+
+    def _subscribe(self, directory: Path) -> bool:
+        """Whether changes will be told."""
+        try:
+            self._unsubscribe = subscribe(directory, self._told)
+        except OSError as error:
+            if error.errno not in NONE_LEFT:
+                raise
+            _warn_once(error)
+            return False
+        return True
 
     def _told(self, moved: list[bytes] | None) -> None:
         self._event.set()
@@ -54,7 +71,7 @@ class DirectoryWatch:
 
         None if that is not known: on platforms that do not tell, and once after the kernel has dropped events.
         """
-        if drain is None:
+        if drain is None or self._looks:
             return None
         if not self._closed:
             drain()
@@ -65,7 +82,7 @@ class DirectoryWatch:
 
     async def changed(self) -> None:
         """Return when something has changed since the last call, or when the watch is closed."""
-        if self._unsubscribe is not None or self._closed:
+        if self._closed or not self._looks:
             await self._event.wait()
         else:
             await asyncio.sleep(INTERVAL)
@@ -89,6 +106,20 @@ class DirectoryWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+_warned = False
+
+
+def _warn_once(error: OSError) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        log.warning(
+            "directories cannot be watched (%s; see fs.inotify.max_user_instances): longshore looks every %g s instead",
+            error.strerror,
+            INTERVAL,
+        )
 
 
 async def wait_for_file(path: Path) -> None:

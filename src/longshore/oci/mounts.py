@@ -25,6 +25,11 @@ _TMPFS = re.compile(r"(size|nr_inodes|nr_blocks)=[0-9]+[kKmMgG%]?|mode=0?[0-7]{3
 READ_ONLY_RECURSIVE = (5, 12)  # mount_setattr(2)
 
 
+TERMINALS = (
+    256  # of one container; all containers of a machine share some 3000 (kernel.pty.max less kernel.pty.reserve)
+)
+
+
 def kernel() -> tuple[int, int]:
     """Version of the running kernel."""
     match = re.match(r"(\d+)\.(\d+)", os.uname().release)
@@ -37,7 +42,8 @@ def defaults(*, cgroup: bool, tty_group: bool = True, own_sys: bool = True) -> l
     `tty_group` is whether group 5 (tty) exists in it; `own_sys` whether it may mount sysfs, which the kernel grants
     only to the user namespace that owns the network namespace: otherwise it sees the machine's.
     """
-    pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"] + (["gid=5"] if tty_group else [])
+    pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", f"max={TERMINALS}"]
+    pts += ["gid=5"] if tty_group else []
     safe = ["nosuid", "noexec", "nodev"]
     found = [
         MountEntry(destination="/proc", type="proc", source="proc", options=safe),

@@ -12,6 +12,7 @@ import errno
 import os
 from collections.abc import Collection
 from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -175,16 +176,27 @@ def load(setting: str, capabilities: Collection[str], without: Collection[str] =
     if path is None:
         return None
     try:
-        found = os.stat(path)
+        state = (0, 0) if _is_packed(path) else ((found := os.stat(path)).st_mtime_ns, found.st_ino)
     except OSError as error:
         raise InvalidSpec("security.seccomp", f"cannot read {path}: {error.strerror}") from None
     return _translated(
         path,
-        (found.st_mtime_ns, found.st_ino),
+        state,
         frozenset(capabilities),
         frozenset(without),
         confined=setting == "default",
     )
+
+
+def _is_packed(path: str) -> bool:
+    """Whether it is the profile of a longshore that was imported from a zip archive: there it is no file."""
+    return path == SHIPPED and not os.path.isfile(path)
+
+
+def _read(path: str) -> bytes:
+    if _is_packed(path):
+        return resources.files(__package__).joinpath(os.path.basename(path)).read_bytes()
+    return Path(path).read_bytes()
 
 
 @lru_cache(maxsize=32)
@@ -197,7 +209,7 @@ def _translated(
     confined: bool,
 ) -> msgspec.Raw:
     try:
-        profile = decode_json(Path(path).read_bytes(), Profile)
+        profile = decode_json(_read(path), Profile)
     except OSError as error:
         raise InvalidSpec("security.seccomp", f"cannot read {path}: {error.strerror}") from None
     except (msgspec.MsgspecError, ValueError) as error:
