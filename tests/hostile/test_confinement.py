@@ -340,3 +340,19 @@ async def test_explain_names_the_holes_of_the_runtime(engine: Engine) -> None:
     runtime = await engine._core.service.runtime()  # type: ignore[attr-defined]
     reasons = (await engine.plan(root="host", args=["true"])).reasons
     assert all(hole in reasons["runtime"] for hole in holes(runtime.known.name, runtime.known.version))
+
+
+@pytest.mark.parametrize("link", ["/proc/sys", "/proc/self/attr", "../proc/1", "/sys/kernel", "/dev/pts", "other"])
+async def test_a_link_leads_no_mount_into_a_folder_of_the_kernel(engine: Engine, tmp_path: Path, link: str) -> None:
+    root = rootfs(tmp_path)
+    (root / "other").symlink_to("proc/sys/kernel")
+    (root / "data").symlink_to(link)
+    volume = Mount(source=str(tmp_path), target="/data")
+    given = document(root)
+    given["mounts"].append({"destination": "/data", "type": "bind", "source": str(tmp_path), "options": ["bind"]})
+    for call in (
+        engine.run(f"rootfs:{root}", ["/bin/true"], mounts=[*MACHINE, volume]),
+        engine.run("", [], oci=given, mounts=MACHINE),
+    ):
+        with pytest.raises(InvalidSpec, match="a link in the root leads /data to /"):
+            await call

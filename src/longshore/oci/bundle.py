@@ -23,7 +23,7 @@ from .inroot import Inside
 from .layers import MS_NOSUID, Step
 from .lookup import View, destinations
 from .mounts import defaults, user_mounts
-from .roots import RootPlan, keep_flags, plan_root
+from .roots import KERNELS_FOLDERS, RootPlan, keep_flags, plan_root
 from .users import Account
 
 log = logging.getLogger("longshore.oci")
@@ -111,12 +111,32 @@ def _draft(place: Place, id: str, spec: Spec, cgroup_path: str, runtime: Known) 
             draft = _from_document(id, spec, cgroup_path, root, runtime)
         else:
             draft = _from_spec(id, spec, cgroup_path, root)
+        if not root.of_the_machine:
+            _check_targets(draft.config, root)
         keep_flags(draft.config, root, runtime.name)
         draft.config["process"].setdefault("oomScoreAdj", 0)  # else the caller's: it may be exempt from the OOM killer
         return draft
     except BaseException:
         root.inside.close()
         raise
+
+
+def _check_targets(config: dict[str, Any], root: RootPlan) -> None:
+    """InvalidSpec for a mount that a link in the root leads to the kernel's folders: crun makes it there.
+
+    It would cover what the runtime itself writes to (CVE-2019-16884), or what is to be masked.
+    """
+    view = View(root.inside, [])
+    for mount in config.get("mounts") or []:
+        path = posixpath.normpath(mount["destination"])
+        at = None if _of_the_kernel(path) else view.follow(path)
+        if at is not None and _of_the_kernel(at):
+            hint = f"mount at {at} itself, if that is meant, or change the link"
+            raise InvalidSpec("mounts", f"a link in the root leads {path} to {at}", hint=hint)
+
+
+def _of_the_kernel(path: str) -> bool:
+    return any(path == folder or path.startswith(f"{folder}/") for folder in KERNELS_FOLDERS)
 
 
 def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> Draft:
