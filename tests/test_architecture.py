@@ -34,8 +34,10 @@ TOOLS = {
     "tasks",
     "trees",
     "unixfiles",
+    "unixtrees",
     "watching",
     "winfiles",
+    "wintrees",
 }
 """Small helps that know nothing of containers."""
 

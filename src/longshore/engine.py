@@ -37,6 +37,7 @@ from .store import Store
 from .subscribing import subscription
 from .tasks import in_thread, shielded
 from .trash import empty_trash
+from .trees import remove_tree
 
 
 class Engine:
@@ -374,9 +375,8 @@ class Engine:
 def _remove_private(state: str, pid: int) -> None:
     """Remove the state directory of an engine that was given a service and none; not at the end of a forked child."""
     if pid == os.getpid():
-        import shutil
-
-        shutil.rmtree(state, ignore_errors=True)
+        with suppress(LongshoreError, OSError):
+            remove_tree(state)
 
 
 async def close_dead_lease(store: Store, lease: str) -> bool:

@@ -41,10 +41,11 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     hidden: list[str] = []
 
 
-async def bury(core: Core, limit: float | None = BURIAL_LIMIT) -> None:
+async def bury(core: Core, limit: float | None = BURIAL_LIMIT, *, again: bool = False) -> None:
     """At the opening of the store: end the leases whose owner and keeper are dead, empty the trash.
 
-    What is not done within `limit` seconds is left: the next who opens the store goes on with it.
+    What is not done within `limit` seconds is left: the next who opens the store goes on with it. `again`: empty the
+    trash also of what could not be removed before.
     """
     if core.store.viewpoint.blind:
         return
@@ -60,7 +61,7 @@ async def bury(core: Core, limit: float | None = BURIAL_LIMIT) -> None:
                 await _end_lease(core, lease, deadline)
             except (LongshoreError, OSError) as error:
                 log.warning("lease %s could not be ended: %s", lease, error)
-    await empty_trash(core)
+    await empty_trash(core, again=again)
 
 
 async def _end_lease(core: Core, lease: str, deadline: float | None) -> None:
@@ -190,7 +191,7 @@ async def restore(core: Core) -> Restored:
     ended: list[str] = []
     undone: list[str] = []
     hidden: list[str] = []
-    await bury(core, limit=None)
+    await bury(core, limit=None, again=True)
     for entry in list(core.store.entries()):
         try:
             if await undo_half_made(core, entry):

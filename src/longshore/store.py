@@ -23,9 +23,9 @@ from .host import boot_id, first_namespaces, places, viewpoint
 from .limits import USUAL
 from .records import VERSION, Owner, ProcessRecord, Record, StoreInfo, decode
 from .spec import ProcessSpec, Spec
-from .trees import remove_tree
 from .visibility import Sight, Viewpoint
 
+ASIDE = ".before."  # in `run`, until it is in the trash: what an earlier boot left there
 VIEW = "view"  # in a lease, and in `run`: the boot and the namespaces that its pids belong to
 
 RUN, DATA = (Path(place) for place in places())
@@ -108,7 +108,10 @@ class Store:
         self.id = info.id
 
     def _remove_half_written(self) -> None:
-        """What is left of those who died amid writing `store.json` or `boot`: both are written under the lock."""
+        """Remove what programs left that died while they wrote `store.json` or `boot`, or emptied `run`."""
+        if any(name.startswith(ASIDE) for name in os.listdir(self.run)):
+            with briefly(self.lock_path):
+                self._discard_aside()
         for directory in (self.run, self.data):
             left = [name for name in os.listdir(directory) if name.startswith((".store.json.", ".boot.", f".{VIEW}."))]
             if left:
@@ -132,15 +135,27 @@ class Store:
                 self.journal.begin(self.disk_limit)
             with briefly(self.lock_path):
                 if path.exists() and _content(path) != boot.encode() and not self._is_of(boot):
-                    for name in os.listdir(self.run):
-                        if name not in ("lock", "boot"):
-                            remove_tree(self.run / name)
-                    for directory in (self.containers, self.leases, self.run_trash):
-                        directory.mkdir(mode=0o700)
+                    self._set_aside()
                 self.note_view(self.run)
                 write_new(path, boot.encode())
         except OSError as error:
             raise store_error(f"begin to use {self.run} in this boot", error) from error
+
+    def _set_aside(self) -> None:
+        """Move what an earlier boot left in `run` to the trash: what is in there may be large, or not removable."""
+        aside = self.run / f"{ASIDE}{os.urandom(8).hex()}"
+        aside.mkdir(mode=0o700)
+        for name in os.listdir(self.run):
+            if name not in ("lock", "boot") and not name.startswith(ASIDE):
+                os.rename(self.run / name, aside / name)
+        for directory in (self.containers, self.leases, self.run_trash):
+            directory.mkdir(mode=0o700)
+        self._discard_aside()
+
+    def _discard_aside(self) -> None:
+        for name in os.listdir(self.run):
+            if name.startswith(ASIDE):
+                os.rename(self.run / name, self.run_trash / name.removeprefix(ASIDE))
 
     def _is_of(self, boot: str) -> bool:
         """Whether a container was made in this boot: then `run/boot` is wrong, and there may be life here."""

@@ -9,18 +9,27 @@ from .core import Core, log
 from .entry import remove_in_bits
 from .errors import StoreError
 from .events import News
-from .files import Held, read_whole, try_hold
+from .files import Held, read_whole, try_hold, write_new
 from .records import Damaged, Record, decode
 
+LEFT = ".left"  # after a uid, the name of a file beside it: why it cannot be removed
 
-async def empty_trash(core: Core) -> None:
-    """Finish the deletions that nobody is at any more: those of the dead, and those that failed on the way."""
+
+async def empty_trash(core: Core, *, again: bool = False) -> None:
+    """Finish the deletions that no living program is at: those of the dead, and those that failed on the way.
+
+    What cannot be removed is reported once and noted, and then left alone, unless `again` says to try once more.
+    """
     core.trash_left = False
     store = core.store
     if store.viewpoint.blind:
         return
-    uids = {*store.names(store.run_trash), *store.names(store.data_trash)}
-    for uid in sorted(uids):
+    names = {*store.names(store.run_trash), *store.names(store.data_trash)}
+    left = {name.removesuffix(LEFT) for name in names if name.endswith(LEFT)}
+    uids = {name for name in names if not name.endswith(LEFT)}
+    if again:
+        uids |= left
+    for uid in sorted(uids if again else uids - left):
         run, kept = store.run_trash / uid, store.data_trash / uid
         if _is_hidden(core, uid):
             continue
@@ -32,11 +41,26 @@ async def empty_trash(core: Core) -> None:
                 _tell_deletion(core, uid)
                 await remove_in_bits(kept)
                 await remove_in_bits(run)
+                _note_left(core, uid, None)
             finally:
                 claim.release()
         except (OSError, StoreError) as error:
-            core.trash_left = True
-            log.warning("emptying the trash: %s", error)
+            log.warning("emptying the trash: %s; it is left there until `longshore restore`", error)
+            if not _note_left(core, uid, error):
+                core.trash_left = True
+
+
+def _note_left(core: Core, uid: str, error: Exception | None) -> bool:
+    """Note beside an entry that it cannot be removed, and why; or remove that note. False if that cannot be done."""
+    path = core.store.data_trash / f"{uid}{LEFT}"
+    try:
+        if error is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_new(path, str(error).encode("utf-8", "replace"))
+    except OSError:
+        return False
+    return True
 
 
 def _is_hidden(core: Core, uid: str) -> bool:

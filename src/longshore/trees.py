@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from contextlib import suppress
 
 from .errors import StoreError
 from .files import MOVES_WHAT_IS_OPEN, store_error
+
+if os.name == "nt":
+    from .wintrees import is_directory, remove
+else:
+    from .unixtrees import remove
+    from .wintrees import is_directory
 
 MOVE_LIMIT = 2.0  # seconds that a file of a tree may be in the way
 
@@ -23,73 +28,12 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
 
 def remove_some(path: str | os.PathLike[str], most: int | None) -> bool:
     """As `remove_tree`, but stop after `most` files and directories. True if nothing is left."""
-    remover = _Remover(most)
     try:
-        remover.remove(os.fspath(path), os.lstat(path).st_dev)
-    except FileNotFoundError:
-        return True
-    except _EnoughError:
-        return False
+        return remove(os.fspath(path), most)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not os.path.lexists(path):
+            return True
         raise store_error(f"remove {os.fspath(path)}", error) from error
-    return True
-
-
-class _EnoughError(Exception):
-    """More than was wanted."""
-
-
-class _Remover:
-    def __init__(self, most: int | None) -> None:
-        self.rest = most
-
-    def count(self) -> None:
-        if self.rest is not None:
-            if self.rest == 0:
-                raise _EnoughError
-            self.rest -= 1
-
-    def remove(self, path: str, device: int) -> None:
-        try:
-            with os.scandir(path) as entries:
-                found = list(entries)
-        except NotADirectoryError:
-            _unlink(path)
-            return
-        except PermissionError:
-            os.chmod(path, stat.S_IRWXU)
-            with os.scandir(path) as entries:
-                found = list(entries)
-        for entry in found:
-            self.count()
-            with suppress(FileNotFoundError):
-                if not _is_directory(entry):
-                    _unlink(entry.path)
-                elif os.lstat(entry.path).st_dev == device:  # DirEntry.stat does not say on Windows
-                    self.remove(entry.path, device)
-                else:
-                    raise OSError(16, "another file system is mounted there", entry.path)
-        os.rmdir(path)
-
-
-def _is_directory(entry: os.DirEntry[str]) -> bool:
-    """Whether it is one to go into: a junction of Windows leads elsewhere, as a link does."""
-    if not entry.is_dir(follow_symlinks=False):
-        return False
-    return getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0) == 0
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except PermissionError:
-        if MOVES_WHAT_IS_OPEN or not os.path.lexists(path):
-            raise
-        if os.path.isdir(path):
-            os.rmdir(path)  # a junction: it goes, what it leads to stays
-        else:
-            os.chmod(path, stat.S_IWRITE)  # Windows does not remove what is marked read-only
-            os.unlink(path)
 
 
 def remove_though_open(path: str | os.PathLike[str], trash: str | os.PathLike[str]) -> None:
@@ -141,7 +85,7 @@ def _move_out(path: str, trash: str, last: str, *, top: bool) -> None:
     with os.scandir(path) as entries:
         found = sorted(entries, key=lambda entry: entry.name == last)
     for entry in found:
-        if _is_directory(entry):
+        if is_directory(entry):
             _move_out(entry.path, trash, last, top=False)
         else:
             _rename_into(trash, entry.path, entry.name if top else "")

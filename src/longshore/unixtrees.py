@@ -1,0 +1,201 @@
+"""Removing a tree that an untrusted program filled, on Unix. wintrees.py has the same name for Windows.
+
+Everything goes by a descriptor of the containing directory and one name, so that no path is too long and no link is
+followed. A directory that is not empty is moved up to the top of the tree before it is entered. So three descriptors
+are enough for any depth; and where something is mounted the kernel refuses the move (EBUSY), so no mount is entered. A
+directory that is replaced by a link meanwhile is opened without following it, and the link is then removed itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+if sys.platform == "win32":
+    raise ImportError("Windows has wintrees.py in its place")
+
+LARGE = 32 << 20  # bytes of a file whose removal may take a disk longer than a loop may stand still
+BRIEF = 0.02  # seconds for which a removal with a bound may go on
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PATH = getattr(os, "O_PATH", 0)  # Linux
+
+
+class _EnoughError(Exception):
+    """More is there than was to be removed."""
+
+
+def remove(path: str, most: int | None) -> bool:
+    """Remove what `path` names. False if it stops after `most` of it, or before what a loop has no time for.
+
+    OSError for the first that cannot be removed, once all the rest is. A missing `path` is FileNotFoundError.
+    """
+    try:
+        _Removal(most).remove(path)
+    except _EnoughError:
+        return False
+    return True
+
+
+class _Removal:
+    def __init__(self, most: int | None) -> None:
+        self._rest = most
+        self._end = time.monotonic() + BRIEF
+        self._prefix = f".{os.urandom(8).hex()}."  # of what was moved up
+        self._moved = 0
+        self._progress = False
+        self._error: OSError | None = None
+
+    def remove(self, path: str) -> None:
+        try:
+            top = _open(path, None)
+        except NotADirectoryError:
+            self._count(path, None)
+            os.unlink(path)
+            return
+        try:
+            while not self._is_emptied(top):
+                pass
+        finally:
+            os.close(top)
+        os.rmdir(path)
+
+    def _is_emptied(self, top: int) -> bool:
+        """Remove what is found at the top, with what the directories there hold moved up. OSError if nothing goes."""
+        self._progress, self._error = False, None
+        found = False
+        for name, is_directory in _entries(top):
+            found = True
+            with self._noting():
+                if is_directory:
+                    self._remove_directory(top, name)
+                else:
+                    self._unlink(top, name)
+        if self._error is not None and not self._progress:
+            raise self._error
+        return not found
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Go on with the rest after an error; what is gone or has changed meanwhile is looked at again."""
+        try:
+            yield
+        except FileNotFoundError:
+            self._progress = True
+        except OSError as error:
+            self._error = self._error or error
+
+    def _remove_directory(self, top: int, name: str) -> None:
+        """Remove a directory at the top: at once if it is empty, else after moving up what it holds."""
+        if self._remove_empty(top, name):
+            return
+        if not name.startswith(self._prefix):  # a mount in its place is not entered: it cannot be moved
+            name = self._move_up(top, name, top)
+        try:
+            inner = _open(name, top)
+        except NotADirectoryError:  # replaced meanwhile
+            self._unlink(top, name)
+            return
+        try:
+            for each, is_directory in _entries(inner):
+                with self._noting():
+                    if not is_directory:
+                        self._unlink(inner, each)
+                    elif not self._remove_empty(inner, each):
+                        self._move_up(inner, each, top)
+        finally:
+            os.close(inner)
+        self._remove_empty(top, name)  # else the next look finds it again
+
+    def _move_up(self, fd: int, name: str, top: int) -> str:
+        self._moved += 1
+        new = f"{self._prefix}{self._moved}"
+
+        def move() -> None:
+            os.rename(name, new, src_dir_fd=fd, dst_dir_fd=top)
+
+        try:
+            _permitted(fd, move)
+        except PermissionError:  # to move a directory one must be able to write in it, too
+            _open_up(name, fd)
+            move()
+        self._progress = True
+        return new
+
+    def _remove_empty(self, fd: int, name: str) -> bool:
+        self._count(name, fd)
+        try:
+            _permitted(fd, lambda: os.rmdir(name, dir_fd=fd))
+        except NotADirectoryError:  # replaced meanwhile
+            self._unlink(fd, name)
+        except OSError as error:
+            if error.errno not in _NOT_EMPTY:
+                raise
+            return False
+        self._progress = True
+        return True
+
+    def _unlink(self, fd: int, name: str) -> None:
+        self._count(name, fd)
+        _permitted(fd, lambda: os.unlink(name, dir_fd=fd))
+        self._progress = True
+
+    def _count(self, name: str, fd: int | None) -> None:
+        if self._rest is None:
+            return
+        if self._rest == 0 or time.monotonic() > self._end:
+            raise _EnoughError
+        self._rest -= 1
+        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_blocks * 512 > LARGE:
+            raise _EnoughError
+
+
+_NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)  # either may stand for it (rmdir(2))
+
+
+def _entries(fd: int) -> Iterator[tuple[str, bool]]:
+    """Names in a directory, and whether each is a directory, read from its beginning; what is added may be missed."""
+    os.lseek(fd, 0, os.SEEK_SET)
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            yield entry.name, entry.is_dir(follow_symlinks=False)
+
+
+def _open(name: str, fd: int | None) -> int:
+    """Open a directory without following a link. NotADirectoryError for everything else."""
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=fd)
+    except PermissionError:  # overlayfs makes a directory without permissions
+        _open_up(name, fd)
+        return os.open(name, _DIRECTORY, dir_fd=fd)
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name) from None
+        raise
+
+
+def _open_up(name: str, fd: int | None) -> None:
+    if not _PATH:
+        os.chmod(name, 0o700, dir_fd=fd, follow_symlinks=False)
+        return
+    node = os.open(name, _PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        os.chmod(f"/proc/self/fd/{node}", 0o700)
+    finally:
+        os.close(node)
+
+
+def _permitted(fd: int, action: Callable[[], None]) -> None:
+    """Change a directory, after opening it up if its mode forbids that."""
+    try:
+        action()
+    except PermissionError:
+        with suppress(OSError):
+            os.fchmod(fd, 0o700)
+        action()
+
+
+__all__ = ["remove"]
