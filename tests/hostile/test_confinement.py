@@ -354,5 +354,26 @@ async def test_a_link_leads_no_mount_into_a_folder_of_the_kernel(engine: Engine,
         engine.run(f"rootfs:{root}", ["/bin/true"], mounts=[*MACHINE, volume]),
         engine.run("", [], oci=given, mounts=MACHINE),
     ):
-        with pytest.raises(InvalidSpec, match="a link in the root leads /data to /"):
+        with pytest.raises(InvalidSpec, match="a link in the root leads /data to '/"):
             await call
+
+
+async def test_no_error_about_a_root_has_text_that_cannot_be_written(engine: Engine, tmp_path: Path) -> None:
+    """Names in a root are bytes; what is said of them is text that every stream and document takes."""
+    root = rootfs(tmp_path)
+    (root / "script").write_bytes(b"#!/\xff\xfe\n")
+    (root / "script").chmod(0o755)
+    os.symlink(b"proc/\xff", os.fsencode(root / "data"))
+    volume = Mount(source=str(tmp_path), target="/data")
+    for call in (
+        engine.run(f"rootfs:{root}", ["/script"], mounts=MACHINE),
+        engine.run(f"rootfs:{root}", ["/bin/true"], mounts=[*MACHINE, volume]),
+    ):
+        with pytest.raises(LongshoreError) as error:
+            await call
+        str(error.value).encode()
+    (root / "dev").rmdir()
+    os.symlink(b"/\xff", os.fsencode(root / "dev"))
+    with pytest.raises(LongshoreError) as error:
+        await engine.run(f"rootfs:{root}", ["/bin/true"], mounts=MACHINE)
+    str(error.value).encode()

@@ -131,8 +131,8 @@ def _check_targets(config: dict[str, Any], root: RootPlan) -> None:
         path = posixpath.normpath(mount["destination"])
         at = None if _of_the_kernel(path) else view.follow(path)
         if at is not None and _of_the_kernel(at):
-            hint = f"mount at {at} itself, if that is meant, or change the link"
-            raise InvalidSpec("mounts", f"a link in the root leads {path} to {at}", hint=hint)
+            hint = "mount at that place itself, if it is meant, or change the link"
+            raise InvalidSpec("mounts", f"a link in the root leads {path} to {at!r}", hint=hint)
 
 
 def _of_the_kernel(path: str) -> bool:

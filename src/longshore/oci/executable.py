@@ -80,7 +80,7 @@ def _problem(head: bytes, there: Callable[[str], bool]) -> str | None:
 def _missing(interpreter: bytes | None, there: Callable[[str], bool], words: str) -> str | None:
     if interpreter is None or not interpreter.startswith(b"/") or there(os.fsdecode(interpreter)):
         return None
-    return f"{words} `{os.fsdecode(interpreter)}`, which is not in the container's root"
+    return f"{words} `{interpreter.decode('utf-8', 'backslashreplace')}`, which is not in the container's root"
 
 
 def _elf_interpreter(head: bytes) -> bytes | None:
