@@ -114,7 +114,7 @@ def keep_flags(config: dict[str, Any], root: RootPlan, runtime: str) -> None:
     elif runtime.startswith("crun"):
         config["root"]["readonly"] = False
         mounts.append({**entry, "options": ["ro", *names]})
-    elif any(mount["destination"] == "/dev" for mount in mounts):
+    elif any(mount["destination"] == "/dev" for mount in mounts) and not config.get("hooks"):  # which may write to it
         config["root"]["readonly"] = False
         bound = MS_BIND | MS_REC
         root.before = [
