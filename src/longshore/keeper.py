@@ -51,6 +51,8 @@ class Keeper:
     def close(self) -> None:
         """Close what it is watched by. Idempotent."""
         if self.pidfd >= 0:
+            with suppress(OSError):  # mostly it is no child of ours; but an owner that is its own init has to reap it
+                os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)  # type: ignore[attr-defined,unused-ignore]
             os.close(self.pidfd)
             self.pidfd = -1
 

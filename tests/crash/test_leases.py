@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -18,10 +19,10 @@ import pytest
 import longshore
 from longshore.engine import Engine
 from longshore.events import Event
-from longshore.oci.cgroup import Cgroup, hierarchies
+from longshore.oci.cgroup import hierarchies
 
 from ..conftest import wait_for_nothing_left
-from ..leftovers import store_id
+from ..leftovers import cgroups, store_id
 from .victims import kill
 
 pytestmark = pytest.mark.real
@@ -170,6 +171,27 @@ def test_groups_frozen_below_a_container_are_thawed_to_die(state: Path, runtime:
     found, seconds = look(state, runtime)
     assert found == {}
     assert seconds < MOMENTS
+    assert wait_for_nothing_left(state) == []
+
+
+@pytest.mark.skipif("freezer" not in hierarchies(), reason="version 2 kills without freezing")
+def test_a_program_stopped_amid_a_freeze_delays_nobody_for_long(state: Path) -> None:
+    """It has the lock of all who freeze the container, and never comes to its end."""
+    owner = Owner(state, "crun", MINE)
+    locks = []
+    try:
+        for box in (hierarchies()["freezer"] / "longshore").glob(f"{store_id(state)}.*/**/box"):
+            locks.append(os.open(box, os.O_RDONLY | os.O_DIRECTORY))
+            fcntl.flock(locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert len(locks) == 3
+        owner.die_with_keeper()
+        found, seconds = look(state, "crun")
+    finally:
+        for lock in locks:
+            os.close(lock)
+    assert found == {"stopped": "stopped", "kept": "running"}
+    assert seconds < MOMENTS
+    assert {("mine", "init"), ("kept", "job")} <= set(ends(state))
     assert wait_for_nothing_left(state) == []
 
 
@@ -345,9 +367,7 @@ def test_a_host_that_kills_what_it_has_and_itself_leaves_nothing(
     owner = Owner(state, runtime, RUNS, before=before)
     owner.process.communicate()
     wait_until_gone(owner.keeper)  # it has done its work: nobody has opened the store meanwhile
-    groups = [Cgroup(f"/longshore/{path.name}") for path in (hierarchies().get("pids") or Path()).glob("longshore/*")]
-    mine = [group for group in groups if group.name.startswith(f"{store_id(state)}.") and ".kept." not in group.name]
-    assert mine == []
+    assert [line for line in cgroups(state) if ".kept." not in line] == []
     assert list((state / "run" / "leases").iterdir()) == []
     found, _ = look(state, runtime)
     assert set(found) == {"kept"}

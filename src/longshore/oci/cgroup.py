@@ -221,17 +221,18 @@ class Cgroup:
     # freezing
 
     @contextmanager
-    def freezing_alone(self) -> Iterator[None]:
+    def freezing_alone(self, limit: float = FREEZE_LIMIT + 1) -> Iterator[None]:
         """Keep everybody else, in any program, who asks in this way from freezing or thawing it meanwhile. Blocks.
 
-        A flock(2) on the group's own directory: it leaves no file, and ends with whoever has it.
+        A flock(2) on the group's own directory: it leaves no file, and ends with whoever has it. Raises TimeoutError if
+        another program has it for `limit` seconds, as one does that is stopped.
         """
         fd = self._open_freezer()
         if fd < 0:
             yield
             return
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            _lock_within(fd, limit, self.path)
             self._mend(fd)
             yield
         finally:
@@ -420,6 +421,21 @@ class Cgroup:
             return None  # version 2 counts in the parent, too
         directory.mkdir(parents=True, exist_ok=True)  # the runtime takes one that is there
         return OomWatch(directory)
+
+
+def _lock_within(fd: int, limit: float, path: str) -> None:
+    deadline = time.monotonic() + limit
+    pause = 0.0002
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"another program has been freezing the cgroup {path} for {limit:g} s") from None
+        else:
+            return
+        time.sleep(pause)  # flock(2) has no time limit
+        pause = min(pause * 2, 0.01)
 
 
 def _mark(fd: int) -> bytes | None:

@@ -31,6 +31,7 @@ NO_PROCESS = (errno.ESRCH, errno.ENOENT, errno.EINVAL)
 """What pidfd_open(2) says where a pid is nobody's, or now a thread's (ENOENT since Linux 6.16, EINVAL before)."""
 PTS_MAJORS = range(136, 144)  # UNIX98 terminals (Documentation/admin-guide/devices.txt)
 PF_EXITING = 0x4  # among the flags of proc_pid_stat(5); include/linux/sched.h
+KILL_PATIENCE = 3.0  # seconds that another program may be at freezing a container in which something is to be killed
 SETTLE_LIMIT = 1.0  # seconds that killed processes of a paused container may take to be gone
 
 
@@ -302,7 +303,8 @@ def tree(root: int, among: Iterable[int]) -> Iterator[int]:
 
 
 def kill_tree(root: int, start: int | None, cgroup: Cgroup) -> None:
-    """Kill a process and what it has started. Blocks for milliseconds.
+    """Kill a process and what it has started. Blocks for milliseconds; the process alone is killed where a program that
+    is stopped keeps others from freezing the container.
 
     An exec with a cgroup of its own is killed with all that is in it. Else its descendants and its session are: the
     container is frozen meanwhile, so that nothing is started behind our back, and what has made itself a daemon (a
@@ -311,7 +313,18 @@ def kill_tree(root: int, start: int | None, cgroup: Cgroup) -> None:
     own = cgroup.of_exec(root)  # before the look whether the pid is still its: then this is its, too
     if not alive(root, start) or (own is not None and own.kill_at_once()):
         return
-    with cgroup.freezing_alone():
+    try:
+        _kill_frozen(root, start, cgroup, own)
+    except TimeoutError:
+        pidfd = open_pidfd(root, start)
+        if pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+
+
+def _kill_frozen(root: int, start: int | None, cgroup: Cgroup, own: Cgroup | None) -> None:
+    with cgroup.freezing_alone(KILL_PATIENCE):
         if not alive(root, start):
             return
         was_frozen = cgroup.frozen()

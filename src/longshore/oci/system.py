@@ -375,7 +375,10 @@ class OciSystem:
             self.cgroup.freeze()
 
     def _thaw(self) -> None:
-        with self.cgroup.freezing_alone():
+        try:
+            with self.cgroup.freezing_alone(processes.KILL_PATIENCE):
+                self.cgroup.thaw()
+        except TimeoutError:  # a program that is stopped amid freezing it must not keep it alive
             self.cgroup.thaw()
 
     async def paused(self) -> bool:
