@@ -324,6 +324,13 @@ def check_process(process: Mapping[str, Any], path: str = "oci") -> None:
     _check(process, PROCESS, path)
 
 
+def without_nulls(value: Any) -> Any:
+    """Return a copy without the members that are null: to every reader of the specification they are absent."""
+    if isinstance(value, Mapping):
+        return {name: without_nulls(item) for name, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 def unknown_fields(document: Mapping[str, Any], path: str = "oci", kind: Fields = CONFIG) -> Iterator[str]:
     """Yield the paths of fields that the specification does not know."""
     for name, value in document.items():

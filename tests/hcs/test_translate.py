@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from longshore.errors import InvalidSpec, NotSupported, ServiceError
 from longshore.hcs import documents, translate
+from longshore.hcs.given import ignored
 from longshore.spec import (
     Endpoints,
     HyperV,
@@ -509,6 +510,18 @@ def test_a_mount_takes_the_place_of_the_documents_for_its_target() -> None:
         ("C:\\x", "C:\\b"),
         ("C:\\ours", "C:\\a"),
     ]
+
+
+def test_a_null_in_a_document_is_a_member_that_is_absent() -> None:
+    base = from_oci(hostname=None, mounts=[{"destination": "C:\\a", "source": "C:\\b", "type": None}], linux=None)
+    assert config(base).host_name == ""
+
+
+def test_what_windows_ignores_of_a_document_is_reported() -> None:
+    cpu = {"affinity": [{"mask": 1, "group": 0}], "count": 1}
+    found = ignored({"mine": 1, "windows": {"resources": {"cpu": cpu}, "other": {}}, "linux": {"sysctl": {}}})
+    assert list(found) == ["oci.mine", "oci.windows.other", "oci.windows.resources.cpu.affinity"]
+    assert ignored(None) == {}
 
 
 SAME_PLACE = ["c:\\data", "C:\\Data\\", "C:/DATA", "C:\\\\data", "C:\\x\\..\\data", "C:\\data.", "C:\\data "]

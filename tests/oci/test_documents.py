@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as generated
 from hypothesis import strategies as st
 
-from longshore.compute import PIPE
+from longshore.compute import PIPE, Place
 from longshore.engine import Engine
-from longshore.errors import InvalidSpec, NotSupported, ServiceError
+from longshore.errors import InvalidSpec, LongshoreError, NotSupported, ServiceError
+from longshore.oci.bundle import plan_bundle
 from longshore.oci.ignored import BASE, Known, ignored, version_for
 from longshore.runtime_spec import (
     CONFIG,
@@ -33,6 +36,7 @@ real = pytest.mark.real
 
 CRUN_OLD, CRUN_NEW = Known("crun", "1.8.1"), Known("crun", "1.30")
 RUNC_OLD, RUNC_NEW = Known("runc", "1.1.5+ds1"), Known("runc", "1.5.1")
+RUNTIMES = [CRUN_OLD, CRUN_NEW, RUNC_OLD, RUNC_NEW]
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def places(value: Any, kind: Any, path: str = "oci") -> list[tuple[str, Any, Any
     """Every place of a document that has a type: its path, its container, its key there, its kind."""
     found: list[tuple[str, Any, Any, Any]] = []
     if isinstance(kind, Fields):
-        for name, each in kind.fields.items():
+        for name, each in ((name, each) for name, each in kind.fields.items() if (value or {}).get(name) is not None):
             found += [(f"{path}.{name}", value, name, each), *places(value[name], each, f"{path}.{name}")]
     elif isinstance(kind, ListOf):
         found += [(f"{path}[0]", value, 0, kind.of), *places(value[0], kind.of, f"{path}[0]")]
@@ -129,6 +133,53 @@ def test_what_cannot_be_written_down_is_refused_at_any_place(path: str, wrong: A
     with pytest.raises(InvalidSpec) as refused:
         Spec.from_oci(changed, args=["true"])
     assert refused.value.field.startswith(path)
+
+
+def whole() -> dict[str, Any]:
+    """A document with all fields but those that an old runtime must not ignore, and that Windows alone has."""
+    made: dict[str, Any] = example(CONFIG)
+    made |= {"ociVersion": "1.0.2", "windows": None}
+    made["process"] |= {"args": ["true"], "cwd": "/", "env": ["A=1"]}
+    made["root"]["path"] = "/"
+    made["mounts"] = [{"destination": "/x", "type": "tmpfs", "source": "x", "options": ["ro"]}]
+    made["hooks"] = {name: [{"path": "/bin/true", "timeout": 1}] for name in made["hooks"]}
+    for name in ("netDevices", "timeOffsets"):
+        del made["linux"][name]
+    for name in ("maskedPaths", "readonlyPaths"):
+        made["linux"][name] = ["/x"]
+    made["linux"]["devices"][0]["path"] = "/dev/x"
+    made["linux"]["resources"]["devices"][0]["access"] = "rwm"
+    return made
+
+
+WHOLE = [path for path, *_ in places(whole(), CONFIG)]
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+@generated(
+    st.sampled_from(WHOLE), st.sampled_from([*WRONG, None, "a\0", 0, "rbind", "/", "/etc"]), st.sampled_from(RUNTIMES)
+)
+def test_a_changed_document_is_planned_or_refused_by_type(path: str, value: Any, runtime: Known) -> None:
+    changed = whole()
+    _, holder, key, _ = next(each for each in places(changed, CONFIG) if each[0] == path)
+    holder[key] = value
+    with TemporaryDirectory() as folder:
+        run = Path(folder, "store", "run", "containers", "box")
+        run.mkdir(parents=True)
+        with suppress(LongshoreError):
+            spec = Spec.from_oci(changed, root="host")
+            plan_bundle(Place(run=run, data=run), "box", spec, cgroup_path="/x/box", runtime=runtime)
+        assert list(run.iterdir()) == []
+
+
+def test_the_whole_document_is_planned_as_it_stands(tmp_path: Path) -> None:
+    run = tmp_path / "store" / "run" / "containers" / "box"
+    run.mkdir(parents=True)
+    for runtime in RUNTIMES:
+        spec = Spec.from_oci(whole(), root="host")
+        found, _, reasons = plan_bundle(Place(run=run, data=run), "box", spec, cgroup_path="/x/box", runtime=runtime)
+        assert found["process"]["rlimits"] == [{"type": "x", "hard": 1, "soft": 1}]
+        assert ("oci.linux.memoryPolicy" in reasons) is (runtime in (CRUN_OLD, RUNC_OLD))
 
 
 @pytest.mark.parametrize(
@@ -276,8 +327,8 @@ async def test_a_field_that_an_exec_ignores_is_in_the_log(engine: Engine, caplog
 
 
 @real
-async def test_no_limit_of_processes_in_a_document_is_none(engine: Engine) -> None:
-    given = document(linux={"resources": {"pids": {"limit": -1}}})
+async def test_no_limit_in_a_document_is_none_for_both_runtimes(engine: Engine) -> None:
+    given = document(linux={"resources": {"pids": {"limit": -1}, "memory": {"limit": 0, "swap": 0}}})
     assert (await engine.run("host", [], oci=given, timeout=60)).exit_code == 0
 
 

@@ -15,7 +15,7 @@ from msgspec import field
 
 from ..decoding import convert
 from ..errors import InvalidSpec, NotSupported
-from ..runtime_spec import check_config, check_process
+from ..runtime_spec import check_config, check_process, unknown_fields, without_nulls
 from ..spec import Endpoints, HyperV, WindowsOptions
 
 U64 = (1 << 64) - 1
@@ -158,17 +158,21 @@ def read_process(document: Mapping[str, Any] | None) -> GivenProcess:
 
 def _convert(document: Mapping[str, Any], kind: type[T], where: str) -> T:
     try:
-        return convert(_without_nulls(document), kind)
+        return convert(without_nulls(document), kind)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
         raise InvalidSpec(where + path.rstrip("`"), text[:1].lower() + text[1:]) from None
 
 
-def _without_nulls(value: Any) -> Any:
-    """A null is a member that is not there, as it was for the original."""
-    if isinstance(value, Mapping):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, (list, tuple)) else value
+def ignored(document: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the fields of a document that Windows' service is not given, each with the reason."""
+    if document is None:
+        return {}
+    found = dict.fromkeys(unknown_fields(document), "ignored: the OCI runtime specification has no such field")
+    cpu = ((document.get("windows") or {}).get("resources") or {}).get("cpu") or {}
+    if cpu.get("affinity"):
+        found["oci.windows.resources.cpu.affinity"] = "ignored: the documents of schema 1 have no place for it"
+    return found
 
 
 def options(windows: GivenWindows | None, over: WindowsOptions | None) -> WindowsOptions:

@@ -17,7 +17,7 @@ from ..errors import InvalidSpec, LongshoreError, NotSupported, TimeLimit
 from ..limits import USUAL, HcsLimits
 from ..spec import Spec
 from ..tasks import shielded
-from . import documents, layers, measure, probe, translate
+from . import documents, given, layers, measure, probe, translate
 from .asking import ask_state, look_whether_paused
 from .hresults import ENDED, GONE, NO_COMMAND, HcsError, same
 from .notes import LeaseNotes, Made
@@ -106,6 +106,7 @@ class HcsService:
         container = translate.container_config(id, spec, host)
         process = translate.init_process(spec)
         reasons = {"EndpointList": "a Windows container has the network endpoints that it is given"}
+        reasons |= given.ignored(spec.oci)
         if translate.makes_scratch(spec, container):
             reasons["VolumePath"] = f"a scratch layer is made at {self._scratch(container, place)} and mounted"
         return Plan(
@@ -122,6 +123,8 @@ class HcsService:
         session = self.session
         try:
             config = await session.threads.call(translate.container_config, id, spec, self._host())
+            if dropped := given.ignored(spec.oci):
+                log.warning("container `%s`: Windows ignores %s of its OCI document", id, ", ".join(dropped))
         except HcsError as error:
             raise error.about(f"create ({error.operation})", id) from error
         translate.init_process(spec)  # what cannot be meant is refused before anything is made

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..errors import InvalidSpec
-from ..runtime_spec import HOOKS, check_config, is_bind
+from ..runtime_spec import HOOKS, check_config, is_bind, without_nulls
 from ..spec import Resources, Security, Spec
 from . import documents as oci
 from . import seccomp, translate
@@ -73,10 +73,10 @@ def build(
     spec: Spec, root: RootPlan, mounts: list[oci.MountEntry], cgroup_path: str, runtime: Known = ANY_RUNTIME
 ) -> Built:
     """The document with what must be set, and what the spec says: a field of it that is not the default one."""
-    given = spec.oci
-    assert given is not None
+    assert spec.oci is not None
+    given: dict[str, Any] = without_nulls(spec.oci)
     check(given)
-    config: dict[str, Any] = copy.deepcopy(given)
+    config = copy.deepcopy(given)
     reasons = {"config.json": "as given, except for what is set above it"}
     config["ociVersion"], lowered = version_for(given, runtime)
     if lowered:
@@ -84,11 +84,9 @@ def build(
     dropped = ignored(given, runtime)
     reasons |= dropped
     _make_absolute(config, reasons)
-    _lift_pids(config, reasons)
+    _write_no_limits(config, reasons)
     process = config["process"]
     linux = config.setdefault("linux", {})
-    if linux is None:
-        linux = config["linux"] = {}
 
     root_document = config.get("root") or {}
     config["root"] = {**root_document, "path": root.path}
@@ -136,12 +134,21 @@ def build(
     return Built(config, reasons, list(dropped))
 
 
-def _lift_pids(config: dict[str, Any], reasons: dict[str, str]) -> None:
-    """Write "no limit" of processes as the kernel's own limit: crun 1.8 writes the -1 as it is, which is refused."""
-    pids = ((config.get("linux") or {}).get("resources") or {}).get("pids") or {}
+def _write_no_limits(config: dict[str, Any], reasons: dict[str, str]) -> None:
+    """Write "no limit" so that every runtime takes it for that.
+
+    crun 1.8 writes a -1 of pids as it is, which the kernel refuses; and a 0 of memory, in which nothing starts, where
+    to runc it is a field that is absent.
+    """
+    resources = (config.get("linux") or {}).get("resources") or {}
+    pids, memory = resources.get("pids") or {}, resources.get("memory") or {}
     if pids.get("limit") == -1:
         pids["limit"] = translate.PIDS_LIMIT
         reasons["oci.linux.resources.pids.limit"] = f"{translate.PIDS_LIMIT}, the kernel's own limit, for -1"
+    for name in ("limit", "reservation", "swap"):
+        if memory.get(name) == 0:
+            del memory[name]
+            reasons[f"oci.linux.resources.memory.{name}"] = "left out: 0 is no limit"
 
 
 def _make_absolute(config: dict[str, Any], reasons: dict[str, str]) -> None:

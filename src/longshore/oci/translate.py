@@ -14,7 +14,7 @@ import msgspec
 
 from ..decoding import convert
 from ..errors import InvalidSpec, NotSupported
-from ..runtime_spec import check_process
+from ..runtime_spec import check_process, without_nulls
 from ..spec import ProcessSpec, Resources, Security, Spec
 from . import documents as oci
 from .inroot import Folder, Inside
@@ -239,7 +239,7 @@ def process(config: Mapping[str, Any], process: ProcessSpec, pid: int | None) ->
     check_command_line(process)
     if process.oci is not None:
         check_process(process.oci)
-    base = (config.get("process") or {}) if process.oci is None else process.oci
+    base = (config.get("process") or {}) if process.oci is None else without_nulls(process.oci)
     user = given_user(base)
     check_ids(user, "oci.user")
     env = merged_environment(base.get("env") or [], process.env)
