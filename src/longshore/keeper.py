@@ -100,13 +100,8 @@ def _start(command: Sequence[str], owner_fd: int, note_pipe: Callable[[int], Non
             )
             os.close(said)
             said = -1
-            try:
-                status = process.wait(START_LIMIT)  # it begins the keeper and ends
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise
-        text = _read_line(answer)
+            text = _read_line(answer)
+            status = _wait_for(process)
     finally:
         for fd in (read, answer, said):
             if fd >= 0:
@@ -114,7 +109,25 @@ def _start(command: Sequence[str], owner_fd: int, note_pipe: Callable[[int], Non
     if not text.strip().isdigit():
         raise _failure(text.strip() or f"`{command[0]}` ended with status {status}, and said nothing")
     pid = int(text)
-    return Keeper(pid, os.pidfd_open(pid))  # type: ignore[attr-defined,unused-ignore]  # Linux alone has keepers
+    try:
+        return Keeper(pid, os.pidfd_open(pid))  # type: ignore[attr-defined,unused-ignore]  # Linux alone has keepers
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # type: ignore[attr-defined,unused-ignore]  # before its pipe is closed
+        raise
+
+
+def _wait_for(process: subprocess.Popen[bytes]) -> int:
+    """The status of what began the keeper, and ends then; killed if it does not. By pidfd: Popen.wait with a limit
+    sleeps between two looks."""
+    with suppress(ProcessLookupError):  # the program has reaped it itself
+        pidfd = os.pidfd_open(process.pid)  # type: ignore[attr-defined,unused-ignore]  # Linux alone has keepers
+        try:
+            if not _wait_until_readable(pidfd, START_LIMIT):
+                process.kill()
+        finally:
+            os.close(pidfd)
+    return process.wait()
 
 
 def _read_line(fd: int) -> str:

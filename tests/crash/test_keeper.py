@@ -16,6 +16,8 @@ import longshore
 from longshore import lease as leases
 from longshore.engine import Engine
 from longshore.errors import ServiceError
+from longshore.keeper import start
+from longshore.oci.processes import has_ended
 from longshore.oci.service import OciService
 
 from ..conftest import wait_for_nothing_left
@@ -88,6 +90,27 @@ async def test_a_keeper_that_was_killed_is_replaced_and_does_its_work(state: Pat
         while engine._core.lease.keeper_pid in (first, None):
             await asyncio.sleep(0.01)
         assert (await engine.run("host", ["echo", "still"])).text == "still\n"
+    assert wait_for_nothing_left(state) == []
+
+
+async def test_a_keeper_that_its_living_owner_gave_up_kills_nothing(state: Path) -> None:
+    """It was too slow to come to its place, say: its pipe is closed, and its owner has another."""
+    async with Engine(state=state) as engine:
+        box = await engine.launch("mine", root="host", args=["sleep", "1000"], owner="remove")
+        lease = engine._core.lease
+        assert lease is not None
+        before = lease._pipe
+        command = engine._core.service.keeper(lease, lease.directory)
+        assert command is not None
+        late = await asyncio.to_thread(start, command, lease._owner.fd, lease._note_pipe)
+        os.close(lease._pipe)
+        lease._note_pipe(before)
+        async with asyncio.timeout(60):
+            while not has_ended(late.pidfd):
+                await asyncio.sleep(0.01)
+        late.close()
+        assert (await box.info()).state == "running"
+        assert lease.directory.is_dir()
     assert wait_for_nothing_left(state) == []
 
 

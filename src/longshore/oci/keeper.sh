@@ -114,6 +114,15 @@ keep() {
 
   while read -r _; do :; done
 
+  # The owner's own lock tells whether it is dead: a moment later than the pipe. A living owner that has closed the pipe
+  # has done without this keeper, which came to its place too late.
+  waited=0
+  while [ -e "$lease/alive.lock" ] && ! flock -n "$lease/alive.lock" true; do
+    waited=$((waited + 1))
+    [ $waited -gt 500 ] && exit
+    sleep 0.01
+  done
+
   # Every runtime process of the lease has a shared lock on the file: until the last has ended, a container may
   # still come into being.
   exec 9>>"$lease/lease.lock"
