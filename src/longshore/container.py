@@ -116,7 +116,11 @@ class Container:
         InvalidState if it was not started. ContainerNotFound if it is deleted before it is started.
         """
         async with self._core.operation():
-            return await lifecycle.wait(self._core, self._entry, self._uid)
+            init = self.init
+            exit = await lifecycle.wait(self._core, self._entry, self._uid)
+            if init is not None:
+                await init._passed_on()
+            return exit
 
     async def exec(
         self,

@@ -67,6 +67,7 @@ class Process:
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._cause: Cause | None = None  # why we kill it, once we do
         self._seconds: float | None = None  # its own time limit
+        self._is_passed_on = self._streams.passed_on is None  # all that it wrote
 
     def __repr__(self) -> str:
         return f"<Process {self.name} of {self.container_id}, pid {self.pid}>"
@@ -123,9 +124,14 @@ class Process:
         It waits until what was written has reached a descriptor that was given as a stream, but for no grandchild.
         """
         exit = await asyncio.shield(self._ended)
+        await self._passed_on()
+        return exit
+
+    async def _passed_on(self) -> None:
+        """Once it has ended: wait until what it wrote has reached the descriptors that were given as its outputs."""
         if self._streams.passed_on is not None:
             await self._streams.passed_on()
-        return exit
+            self._is_passed_on = True
 
     async def communicate(
         self, input: bytes | None = None, *, timeout: float | None = None, max_output: int = MAX_OUTPUT
@@ -144,7 +150,7 @@ class Process:
             asyncio.create_task(self._collect(self.stdout, stdout, max_output)),
             asyncio.create_task(self._collect(self.stderr, stderr, max_output)),
         ]
-        too_much = False
+        too_much = late = False
         try:
             try:
                 async with asyncio.timeout(timeout):
@@ -152,6 +158,7 @@ class Process:
                     exit = await self.wait()
             except (TimeoutError, _TooMuchError) as error:
                 too_much = isinstance(error, _TooMuchError)
+                late = not too_much
                 exit = await self._end_for(Cause.KILLED if too_much else Cause.TIME_LIMIT)
                 await asyncio.wait(work, timeout=self._end_limit)  # what it wrote until then
         finally:
@@ -160,7 +167,7 @@ class Process:
             await asyncio.gather(*work, return_exceptions=True)
         if too_much:
             raise OutputLimit(self._what(), max_output, result=self._completed(exit, stdout, stderr))
-        if exit.cause is Cause.TIME_LIMIT:
+        if exit.cause is Cause.TIME_LIMIT or (late and not self._is_passed_on):  # or whoever reads its output is late
             seconds = timeout if timeout is not None else self._seconds or 0.0
             raise TimeLimit(self._what(), seconds, result=self._completed(exit, stdout, stderr))
         if exit.cause is Cause.NEVER_STARTED and self.failure is not None:

@@ -17,7 +17,7 @@ import pytest
 from longshore.compute import DEVNULL, LOG, STDOUT
 from longshore.container import Container
 from longshore.engine import Engine
-from longshore.errors import InvalidSpec
+from longshore.errors import InvalidSpec, TimeLimit
 from longshore.spec import Security
 
 pytestmark = pytest.mark.real
@@ -205,6 +205,31 @@ async def test_a_slow_reader_gets_all_that_was_written(engine: Engine) -> None:
         if write >= 0:
             os.close(write)
     assert bytes(taken) == b"".join(b"%d\n" % number for number in range(1, 200_001))
+
+
+@pytest.mark.parametrize("size", [300_000, 30_000_000])
+async def test_an_output_that_nobody_takes_ends_at_the_time_limit(engine: Engine, size: int) -> None:
+    read, write = os.pipe()
+    try:
+        async with asyncio.timeout(60):
+            with pytest.raises(TimeLimit):
+                await engine.run("host", ["head", "-c", str(size), "/dev/zero"], stdout=write, timeout=3)
+        assert await engine.list() == []
+        assert os.get_blocking(write)
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+async def test_waiting_for_a_container_waits_for_its_output(engine: Engine, tmp_path: Path) -> None:
+    target = os.open(tmp_path / "target", os.O_WRONLY | os.O_CREAT)
+    try:
+        command = ["sh", "-c", "seq 100000; echo done"]
+        box = await engine.launch("box", root="host", args=command, stdout=target, stderr=DEVNULL, owner="remove")
+        assert (await box.wait()).code == 0
+    finally:
+        os.close(target)
+    assert (tmp_path / "target").read_bytes().endswith(b"100000\ndone\n")
 
 
 async def test_both_outputs_on_one_stream_keep_their_order(engine: Engine) -> None:

@@ -25,8 +25,9 @@ from ..tasks import in_thread
 
 CHUNK = 1 << 16  # bytes of a read, where splice(2) does not work
 SPLICED = 1 << 20  # bytes that are moved at once, at most
-SMALL = 1 << 12  # bytes that a terminal gets at once: it may be stopped, and a large write would then hang
+SMALL = 1 << 12  # bytes for which there is room where poll(2) says so; a larger write would wait
 PATIENCE = 1.0  # seconds without progress after which nobody waits for a stream of the caller's at the engine's end
+AGAIN = -1  # nothing was moved, and something may be now
 SPLICE = 1 | 2  # SPLICE_F_MOVE, SPLICE_F_NONBLOCK
 
 
@@ -77,6 +78,9 @@ class Relay:
         self._guard = threading.Lock()
         self._over = False  # what is in the pipe is all there is
         self._is_cut = False
+        self._takes_all = False  # from the pipe, whether or not the caller's stream has room
+        self._held = bytearray()  # what was so taken
+        self._pipe_ended = False
         self._task: asyncio.Future[None] | None = None
         os.set_blocking(pipe, False)
 
@@ -93,7 +97,11 @@ class Relay:
     def fill(self) -> None:
         """It reads in any case: as a PipeReader that is told to."""
 
-    fill_to_the_end = fill
+    def fill_to_the_end(self) -> None:
+        """Take all that is to come, also while the caller's stream has no room: for when nobody is left who could write
+        more than a runtime has yet to pass on, for which it would wait for ever."""
+        self._takes_all = self.output
+        self._wake_up()
 
     def process_ended(self, rest: bytes = b"") -> None:
         """The process has ended: what it wrote until then is passed on, and no more; nothing is read for it."""
@@ -155,7 +163,7 @@ class Relay:
                     return
                 self._wait(self._pipe if self.output else self._stream, select.POLLIN)
             elif count:
-                self.moved += count
+                self.moved += max(0, count)
             else:
                 return
 
@@ -166,26 +174,33 @@ class Relay:
         return self._write_out if self.output else self._read_in
 
     def _splice_out(self) -> int | None:
-        return self._splice(self._pipe, self._stream)
+        return self._write_out() if self._takes_all else self._splice(self._pipe, self._stream)
 
     def _splice_in(self) -> int | None:
         return self._splice(self._stream, self._pipe)
 
     def _splice(self, source: int, target: int) -> int | None:
-        while True:
-            try:
-                return os.splice(source, target, SPLICED, flags=SPLICE)
-            except BlockingIOError:
-                if not _is_ready(source, select.POLLIN):
-                    return None
-                self._wait(target, select.POLLOUT)
+        try:
+            return os.splice(source, target, SPLICED, flags=SPLICE)
+        except BlockingIOError:
+            if not _is_ready(source, select.POLLIN):
+                return None
+            self._wait(target, select.POLLOUT)
+            return AGAIN
 
     def _write_out(self) -> int | None:
-        try:
-            data = os.read(self._pipe, CHUNK)
-        except BlockingIOError:
-            return None
-        self._write_all(self._stream, data, SMALL if stat.S_ISCHR(self._mode) else CHUNK)
+        if self._held:
+            data = bytes(self._held)
+            self._held.clear()
+        elif self._pipe_ended:
+            return 0
+        else:
+            try:
+                data = os.read(self._pipe, CHUNK)
+            except BlockingIOError:
+                return None
+        size = CHUNK if stat.S_ISREG(self._mode) or stat.S_ISSOCK(self._mode) else SMALL
+        self._write_all(self._stream, data, size)
         return len(data)
 
     def _read_in(self) -> int | None:
@@ -215,16 +230,26 @@ class Relay:
 
     def _wait(self, fd: int, event: int) -> None:
         """Wait until a descriptor is ready, or the process has ended. _Cut if the copying is to end."""
-        poll = select.poll()
-        poll.register(fd, event)
-        poll.register(self._wake, select.POLLIN)
-        if not self.output and fd != self._pipe:
-            poll.register(self._pipe, 0)  # an error there: the process reads no more
-        ready = dict(poll.poll())
-        if self._wake in ready:
-            os.eventfd_read(self._wake)
-        if self._is_cut or ready.get(self._pipe, 0) & select.POLLERR:
-            raise _Cut
+        while True:
+            poll = select.poll()
+            poll.register(fd, event)
+            poll.register(self._wake, select.POLLIN)
+            if not self.output and fd != self._pipe:
+                poll.register(self._pipe, 0)  # an error there: the process reads no more
+            taking = self._takes_all and fd == self._stream and not self._pipe_ended
+            if taking:
+                poll.register(self._pipe, select.POLLIN)
+            ready = dict(poll.poll())
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
+            if self._is_cut or ready.get(self._pipe, 0) & select.POLLERR:
+                raise _Cut
+            if fd in ready or event != select.POLLOUT:  # a write to what is not ready would block
+                return
+            if taking and self._pipe in ready:
+                data = os.read(self._pipe, CHUNK)
+                self._held += data
+                self._pipe_ended = not data
 
 
 def _is_ready(fd: int, event: int) -> bool:

@@ -425,6 +425,11 @@ class Wiring:
         for relay in self._relays:
             relay.process_ended()
 
+    def cut_relays(self) -> None:
+        """Copy nothing more."""
+        for relay in self._relays:
+            relay.cut()
+
     async def passed_on(self) -> None:
         """Wait until what it wrote has reached the caller's streams."""
         for relay in self._relays:

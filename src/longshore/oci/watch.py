@@ -374,7 +374,8 @@ class DirectProcess(OciProcess):
             await asyncio.gather(self._releasing, return_exceptions=True)
         for reader in self._wiring.readers:
             reader.close()
-        await self._wiring.relays_ended()
+        if not await self._wiring.relays_ended() and not self.child.ended:
+            self._wiring.cut_relays()  # else the runtime waits for the caller's stream as long as this program lives
         if self._wiring.control is not None:
             os.close(self._wiring.control)
             self._wiring.control = None
