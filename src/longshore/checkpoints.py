@@ -34,7 +34,7 @@ from .errors import (
     NotSupported,
 )
 from .events import News
-from .files import read_whole, store_error, sync, sync_tree, write_mark, write_new
+from .files import make_private, read_whole, store_error, sync, sync_tree, write_mark, write_new
 from .finding import adopt, current, derive, is_past, named_lease
 from .half_restored import FOLDER, MARK, undo_checkpoint, undo_half_restored
 from .lifecycle import begin, kill, wait_for_end
@@ -153,7 +153,7 @@ async def _write(
     final = _directory(entry, name)
     making = final.with_name(f".{name}.{os.urandom(4).hex()}")
     try:
-        making.mkdir(mode=0o700, parents=True)
+        make_private(making)
     except OSError as error:
         raise store_error(f"make {making}", error) from error
     record = entry.read_own(live.uid)

@@ -18,7 +18,18 @@ from .compute import now
 from .entry import Entry
 from .errors import ContainerExists, ContainerNotFound, InvalidSpec, LongshoreError, StoreError
 from .events import Journal
-from .files import Held, briefly, canonical, is_usable_name, link_once, read_whole, store_error, sync, write_new
+from .files import (
+    Held,
+    briefly,
+    canonical,
+    is_usable_name,
+    link_once,
+    make_private,
+    read_whole,
+    store_error,
+    sync,
+    write_new,
+)
 from .host import boot_id, first_namespaces, places, viewpoint
 from .limits import USUAL
 from .records import VERSION, Owner, ProcessRecord, Record, StoreInfo, decode
@@ -83,8 +94,10 @@ class Store:
             return
         info_path = self.data / "store.json"
         try:
+            make_private(self.data)
             info = self._info(info_path)
             for path in (
+                self.run,
                 self.containers,
                 self.leases,
                 self.run_trash,
@@ -92,7 +105,7 @@ class Store:
                 self.data_trash,
                 self.journal.directory,
             ):
-                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private(path)
             self._remove_half_written()
             if info is None:
                 with briefly(self.lock_path):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 
 if sys.platform == "win32":
     raise ImportError("Windows has winfiles.py in its place")
 
 import fcntl
+
+from .errors import StoreError
 
 PathLike = str | os.PathLike[str]
 
@@ -93,3 +97,93 @@ def sync_one(path: PathLike) -> None:
 def lock_at_last(fd: int) -> None:
     """Lock, waiting for as long as it takes."""
     fcntl.flock(fd, fcntl.LOCK_EX)
+
+
+_NODE = getattr(os, "O_PATH", os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
+_LINKS = 40  # as many as the kernel follows
+
+
+def make_private(path: PathLike) -> None:
+    """Make a directory that only this user can use, with its parents; mode 0700 whatever the umask.
+
+    Every component is checked on its descriptor. StoreError if another user owns a directory, a parent or a link on the
+    way, or may replace one: so who uses the path afterwards meets what was checked. A directory that others can
+    read is closed; one that others can write is refused, since what is in it may be theirs.
+    """
+    trusted = {0, os.geteuid(), os.stat("/").st_uid}  # in a user namespace the outside root has another number
+    fd = os.open("/", _NODE | os.O_DIRECTORY)
+    left = _parts(os.path.abspath(path))
+    where, links = "/", 0
+    try:
+        while left:
+            name = left.pop(0)
+            node = _make_and_open(name, fd)
+            found = os.fstat(node)
+            here = os.path.join(where, name)
+            if found.st_uid not in trusted:
+                os.close(node)
+                raise _untrusted(f"{here} belongs to user {found.st_uid}", "use a directory below root's own folders")
+            if stat.S_ISLNK(found.st_mode):
+                target = os.readlink("", dir_fd=node)
+                os.close(node)
+                links += 1
+                if links > _LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path))
+                left = _parts(target) + left
+                if target.startswith("/"):
+                    os.close(fd)
+                    fd, where = os.open("/", _NODE | os.O_DIRECTORY), "/"
+                continue
+            os.close(fd)
+            fd, where = node, here
+            if not stat.S_ISDIR(found.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), here)
+            if left:
+                _check_parent(found, here)
+        _close_to_others(fd, where)
+    finally:
+        os.close(fd)
+
+
+def _untrusted(problem: str, hint: str) -> StoreError:
+    return StoreError(f"cannot use the state directory: {problem}", hint=hint)
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _make_and_open(name: str, fd: int) -> int:
+    try:
+        return os.open(name, _NODE, dir_fd=fd)
+    except FileNotFoundError:
+        try:
+            os.mkdir(name, 0o700, dir_fd=fd)
+        except FileExistsError:
+            pass
+        return os.open(name, _NODE, dir_fd=fd)
+
+
+def _check_parent(found: os.stat_result, path: str) -> None:
+    mode = found.st_mode
+    by_group = mode & stat.S_IWGRP and found.st_gid not in (0, os.getegid())
+    if (mode & stat.S_IWOTH or by_group) and not mode & stat.S_ISVTX:  # sticky: only owners rename and remove
+        raise _untrusted(f"other users can replace what is in {path}", f"chmod go-w {path}, or use another directory")
+
+
+def _close_to_others(node: int, path: str) -> None:
+    found = os.fstat(node)
+    if found.st_uid != os.geteuid():
+        raise _untrusted(f"{path} belongs to user {found.st_uid}", "use a directory of your own")
+    if found.st_mode & 0o022:
+        hint = f"see what is in it; then remove it, or chmod -R go-w {path}"
+        raise _untrusted(f"other users can write in {path}, so what is there may be theirs", hint)
+    if found.st_mode & 0o055:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=node)
+        try:
+            os.fchmod(fd, 0o700)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+        finally:
+            os.close(fd)

@@ -190,3 +190,8 @@ def sync_one(path: PathLike) -> None:
 def lock_at_last(fd: int) -> None:
     """Lock, waiting for as long as it takes."""
     _lock(fd, _EXCLUSIVE)
+
+
+def make_private(path: PathLike) -> None:
+    """Make a directory with its parents. Who may use it is inherited."""
+    os.makedirs(path, mode=0o700, exist_ok=True)

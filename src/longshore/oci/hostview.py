@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..files import make_private
 from ..store import boot_id
 from ..trees import remove_tree
 from .hidden import Hidden, MountPoint, is_folder
@@ -202,7 +203,7 @@ def make_skeleton(skeleton: Skeleton, points: Sequence[MountPoint]) -> None:
     with suppress(FileNotFoundError):
         os.utime(path)  # in use: `prune` looks at it
         return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     (path.parent / ASIDE).mkdir(mode=0o700, exist_ok=True)
     building = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:

@@ -33,7 +33,8 @@ VERSION_LIMIT = 10.0
 PREFIX = "longshore-probe-"  # of the folder in which a runtime is tried, and of its cgroup
 LEFT_AFTER = 600.0  # seconds after which nobody is at work in one any more
 FAILURE_KEPT = 300.0  # seconds that a failure is remembered: what caused it may be mended without a new binary
-VERSION = 1  # of what is tried
+ANSWERS_KEPT = 64  # the oldest go first: services with namespaces of their own come and go
+VERSION = 2  # of what is tried
 
 # The holes that are worth a word, and the first upstream version without them, of each line of versions that got one; a
 # distribution may have mended them in an older one (security-tracker.debian.org tells).
@@ -100,6 +101,37 @@ def _key(path: str) -> str:
     return f"{path}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
 
 
+_RIGHTS = ("Uid:", "Gid:", "CapPrm:", "CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:", "Seccomp_filters:")
+
+
+def _rights() -> str:
+    """What decides, beside the machine, whether this program may make a container: another program's answer with the
+    same is ours, too. proc(5), namespaces(7)."""
+    found = [line for line in _text("/proc/self/status").splitlines() if line.startswith(_RIGHTS)]
+    for kind in ("cgroup", "mnt", "pid", "user"):
+        with suppress(OSError):
+            found.append(os.readlink(f"/proc/self/ns/{kind}"))
+    found.append(_text("/proc/self/attr/current"))  # of AppArmor or SELinux
+    return _digest(found)
+
+
+def _means() -> str:
+    """What else can make an attempt fail: limits, and the cgroups with theirs."""
+    return _digest([_text("/proc/self/limits"), _text("/proc/self/cgroup"), os.environ.get("TMPDIR", "")])
+
+
+def _text(path: str) -> str:
+    with suppress(OSError):
+        return Path(path).read_text("utf-8", "replace")
+    return ""
+
+
+def _digest(parts: Sequence[str]) -> str:
+    import hashlib
+
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
 def _load(cache: Path) -> Cache:
     try:
         found = decode_json(cache.read_bytes(), Cache)
@@ -117,10 +149,18 @@ def _save(cache: Path, found: Cache) -> None:
 async def tried(path: str, cache: Path) -> Tried:
     """What this binary makes of a container on this boot of the machine."""
     known = _load(cache)
-    key = _key(path)
+    key = f"{_key(path)}:{_rights()}"
     answer = known.answers.get(key)
-    if answer is None or not (answer.works or time.time() - answer.at < FAILURE_KEPT):
-        answer = known.answers[key] = await _try(path)
+    if answer is not None:
+        return answer
+    failed = f"{key}:{_means()}"  # a failure holds only for programs in the very same situation, and for a while
+    answer = known.answers.get(failed)
+    if answer is None or time.time() - answer.at >= FAILURE_KEPT:
+        answer = await _try(path)
+        known.answers.pop(failed, None)
+        known.answers[key if answer.works else failed] = answer
+        while len(known.answers) > ANSWERS_KEPT:
+            del known.answers[next(iter(known.answers))]
         _save(cache, known)
     return answer
 

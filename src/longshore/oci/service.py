@@ -13,7 +13,7 @@ from pathlib import Path
 from ..compute import DEVNULL, LOG, ComputeSystem, Features, Lease, Place, Plan, State, Stdio, SystemGone, SystemHidden
 from ..decoding import decode_json
 from ..errors import NotSupported, ServiceError, TimeLimit
-from ..files import try_hold
+from ..files import make_private, try_hold
 from ..limits import USUAL, Limits
 from ..spec import Spec
 from ..tasks import in_thread, shielded, uninterrupted
@@ -148,7 +148,7 @@ class OciService:
     ) -> tuple[Runtime, Bundle, str]:
         again = runtime is not None  # it goes on from a checkpoint
         runtime = runtime or await self.runtime()
-        runtime.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(runtime.root)
         cgroup = self.cgroup_path(id, place.lease.id if place.lease else None)
         draft = await look(
             id,

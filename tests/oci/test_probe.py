@@ -1,0 +1,52 @@
+"""What a program found out about the runtimes holds for programs in the same situation, and for no others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from longshore.engine import Engine
+
+from ..cli.command import ARGV, Longshore
+
+pytestmark = pytest.mark.real
+WEAKER = {
+    "no CAP_SYS_ADMIN": ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"],
+    "no CAP_CHOWN and CAP_MKNOD": ["setpriv", "--bounding-set", "-mknod,-sys_admin,-chown"],
+    "a limit on files": ["prlimit", "--fsize=0"],
+}
+
+
+def run(state: Path, *before: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LONGSHORE_ROOT": str(state), "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(
+        [*before, *ARGV, "run", "host", "--", "true"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("weaker", WEAKER)
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_failure_of_a_weaker_program_is_not_everybodys(state: Path, weaker: str, runtime: str) -> None:
+    longshore = Longshore(state, runtime)
+    failed = run(state, *WEAKER[weaker])
+    assert failed.returncode != 0
+    assert "Traceback" not in failed.stderr
+    longshore.ok("run", "host", "--", "true")
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+async def test_success_of_a_stronger_program_is_not_everybodys(state: Path, runtime: str) -> None:
+    async with Engine(state=state, runtime=runtime) as engine:
+        assert (await engine.run("host", ["true"])).exit_code == 0
+    failed = run(state, *WEAKER["no CAP_SYS_ADMIN"])
+    assert failed.returncode == 125
+    assert "running a container is not supported here" in failed.stderr
