@@ -55,6 +55,7 @@ class Store:
         self.data_trash = data / "trash"
         self.journal = Journal(data / "journal")
         self.id = ""
+        self.named = ""  # the directory as it was named, before links were followed
         self.boot = ""
         self.viewpoint = Viewpoint()
         self.lock_limit = USUAL.lock  # seconds that a container's lock is waited for
@@ -78,6 +79,7 @@ class Store:
             return cls(Path(canonical(RUN)), Path(canonical(DATA)))
         if "\0" in os.fspath(chosen):
             raise InvalidSpec("state", "holds a NUL character")
+        named = os.path.abspath(chosen)
         base = Path(canonical(chosen))
         problem = _problem_of(str(base))
         if problem:
@@ -86,7 +88,9 @@ class Store:
                 f"{str(base)!r} {problem}",
                 hint="use another directory",
             )
-        return cls(base / "run", base / "lib")
+        store = cls(base / "run", base / "lib")
+        store.named = named
+        return store
 
     def open(self) -> None:
         """Make the directories if need be; refuse what a later version wrote, before anything is touched."""
@@ -94,6 +98,8 @@ class Store:
             return
         info_path = self.data / "store.json"
         try:
+            if self.named:
+                make_private(self.named, closed=False)
             make_private(self.data)
             info = self._info(info_path)
             for path in (

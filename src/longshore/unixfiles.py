@@ -103,12 +103,13 @@ _NODE = getattr(os, "O_PATH", os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS = 40  # as many as the kernel follows
 
 
-def make_private(path: PathLike) -> None:
+def make_private(path: PathLike, *, closed: bool = True) -> None:
     """Make a directory that only this user can use, with its parents; mode 0700 whatever the umask.
 
     Every component is checked on its descriptor. StoreError if another user owns a directory, a parent or a link on the
     way, or may replace one: so who uses the path afterwards meets what was checked. A directory that others can
-    read is closed; one that others can write is refused, since what is in it may be theirs.
+    read is closed; one that others can write is refused, since what is in it may be theirs. With `closed` off the last
+    one is treated as a parent: others may read it.
     """
     trusted = {0, os.geteuid(), os.stat("/").st_uid}  # in a user namespace the outside root has another number
     fd = os.open("/", _NODE | os.O_DIRECTORY)
@@ -138,9 +139,10 @@ def make_private(path: PathLike) -> None:
             fd, where = node, here
             if not stat.S_ISDIR(found.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), here)
-            if left:
+            if left or not closed:
                 _check_parent(found, here)
-        _close_to_others(fd, where)
+        if closed:
+            _close_to_others(fd, where)
     finally:
         os.close(fd)
 

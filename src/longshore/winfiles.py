@@ -192,6 +192,6 @@ def lock_at_last(fd: int) -> None:
     _lock(fd, _EXCLUSIVE)
 
 
-def make_private(path: PathLike) -> None:
+def make_private(path: PathLike, *, closed: bool = True) -> None:
     """Make a directory with its parents. Who may use it is inherited."""
     os.makedirs(path, mode=0o700, exist_ok=True)
