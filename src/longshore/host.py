@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import NotSupported
@@ -85,7 +86,8 @@ def kernel() -> tuple[str, str]:
 
 
 def has_init() -> bool:
-    """Whether a small init is installed, which `run` then uses as pid 1."""
+    """Whether there is a small init, which `run` then uses as pid 1: our own for this processor, or catatonit."""
     from .files import find_program
 
-    return find_program("catatonit") is not None
+    own = Path(__file__).with_name("oci") / "first" / f"first-{kernel()[1]}"
+    return own.exists() or find_program("catatonit") is not None

@@ -13,6 +13,7 @@ import pytest
 
 from longshore.compute import Place
 from longshore.errors import CommandNotExecutable, CommandNotFound, InvalidSpec, NotSupported, StoreError
+from longshore.oci import status
 from longshore.oci.bundle import Bundle, plan_bundle, prepare
 from longshore.spec import HyperV, Layers, Mount, Rlimit, Security, Spec, WindowsOptions
 
@@ -109,7 +110,7 @@ def test_a_plan_makes_nothing_and_says_what_prepare_then_makes(place: Place, tmp
     spec = Spec.of(args=["true"], root="host", init=True, memory="64m")
     document, steps, reasons = plan_bundle(place, "web", spec, cgroup_path="/longshore/x/web/box")
     assert sorted(tmp_path.rglob("*")) == before
-    bundle = prepare(place, "web", spec, cgroup_path="/longshore/x/web/box")
+    bundle = prepare(place, "web", spec, cgroup_path="/longshore/x/web/box", kept=True)
     assert json.loads((bundle.path / "config.json").read_bytes()) == document
     assert bundle.steps == steps
     assert {"root", "user", "capabilities", "seccomp", "network", "memory_swap", "hostname"} <= set(reasons)
@@ -191,7 +192,7 @@ def test_a_missing_command_is_known_before_the_start_where_init_would_hide_it(pl
     with pytest.raises(CommandNotExecutable):
         made(place, init=True, args=["/etc/passwd"])
     assert sorted(tmp_path.rglob("*")) == before
-    assert made(place, init=True, args=["sh"]).config["process"]["args"][1:] == ["--", "sh"]
+    assert made(place, init=True, args=["sh"]).config["process"]["args"] == [status.PATH, f"{status.FLAGS}i", "sh"]
 
 
 def test_a_command_in_a_mount_is_not_looked_for_in_the_root(place: Place, root: Path, tmp_path: Path) -> None:
@@ -284,6 +285,7 @@ def test_a_document_is_kept_unharmed(place: Place, root: Path) -> None:
     expected = json.loads(json.dumps(given))
     expected["linux"]["cgroupsPath"] = "/longshore/x/web/box"
     expected["process"]["terminal"] = False
+    expected["process"]["args"] = [status.PATH, status.FLAGS, *given["process"]["args"]]
     assert found == expected
     assert given == before
 
@@ -317,7 +319,7 @@ def test_what_the_spec_says_stands_above_the_document(place: Place, root: Path, 
         mounts=[Mount(source=str(tmp_path / "root"), target="/r")],
     )
     process, linux = found["process"], found["linux"]
-    assert (process["args"], process["env"]) == (["ls", "-l"], ["A=1", "B=2"])
+    assert (process["args"][2:], process["env"]) == (["ls", "-l"], ["A=1", "B=2"])
     assert process["user"] == {"uid": 1000, "gid": 1001, "additionalGids": [2000]}
     assert process["oomScoreAdj"] == 5
     assert found["hostname"] == "ours"

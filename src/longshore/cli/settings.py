@@ -107,7 +107,7 @@ CONTAINER = (
     Option("--ulimit", kind="list", metavar="NAME=SOFT[:HARD]",
            help="a limit of each process: nofile=1024:2048, core=unlimited"),
     Option("--init", "--no-init", dest="init", kind="flag", default="auto",
-           help="run a small init as pid 1 (default: yes, if catatonit is installed)"),
+           help="run a small init as pid 1 (default: yes, where there is one)"),
     Option("--stop-signal", kind="value", metavar="SIGNAL", complete="signal",
                help="what `stop` sends, by name or number: INT, RTMIN+3, RTMAX-1 (default: TERM)"),
     Option("-l", "--label", kind="list", metavar="NAME[=TEXT]", convert=pair, help="a label"),

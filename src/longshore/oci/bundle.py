@@ -16,7 +16,7 @@ from ..files import store_error
 from ..spec import Rlimit, Spec
 from ..spec_parts import UNLIMITED
 from . import documents as oci
-from . import seccomp, translate
+from . import seccomp, status, translate
 from .executable import check_sizes
 from .ignored import ANY_RUNTIME, Known
 from .inroot import Inside
@@ -38,6 +38,13 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     steps: list[Step]
     config: dict[str, Any]
+    first: bool  # whether the first program executes the command, and reports
+
+
+def last_step(config: dict[str, Any]) -> str:
+    """What a runtime does in the container after it has reported that it runs; empty if there is nothing."""
+    hooks = config.get("hooks") or {}
+    return "a `startContainer` hook failed" if hooks.get("startContainer") else ""
 
 
 class Draft(msgspec.Struct, kw_only=True):
@@ -48,6 +55,7 @@ class Draft(msgspec.Struct, kw_only=True):
     files: dict[str, str]
     reasons: dict[str, str]
     ignored: list[str] = []  # fields of the caller's document, by their paths
+    first: bool = False
 
 
 def plan_bundle(
@@ -57,26 +65,35 @@ def plan_bundle(
 
     Makes nothing. Raises what `prepare` raises for a spec that cannot be met.
     """
-    draft = draft_bundle(place, id, spec, cgroup_path=cgroup_path, runtime=runtime)
+    draft = draft_bundle(place, id, spec, cgroup_path=cgroup_path, kept=True, runtime=runtime)
     document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(draft.config))
     return document, draft.root.steps, draft.reasons
 
 
 def prepare(
-    place: Place, id: str, spec: Spec, *, cgroup_path: str, again: bool = False, runtime: Known = ANY_RUNTIME
+    place: Place,
+    id: str,
+    spec: Spec,
+    *,
+    cgroup_path: str,
+    kept: bool = False,
+    again: bool = False,
+    runtime: Known = ANY_RUNTIME,
 ) -> Bundle:
     """Check everything that needs this machine, then make the bundle: `draft_bundle` and `make_bundle`."""
-    draft = draft_bundle(place, id, spec, cgroup_path=cgroup_path, runtime=runtime)
+    draft = draft_bundle(place, id, spec, cgroup_path=cgroup_path, kept=kept, runtime=runtime)
     return make_bundle(place, id, draft, again=again, runtime=runtime)
 
 
-def draft_bundle(place: Place, id: str, spec: Spec, *, cgroup_path: str, runtime: Known = ANY_RUNTIME) -> Draft:
+def draft_bundle(
+    place: Place, id: str, spec: Spec, *, cgroup_path: str, kept: bool = False, runtime: Known = ANY_RUNTIME
+) -> Draft:
     """Check everything that needs this machine; make nothing.
 
     Raises InvalidSpec (naming the field), NotSupported, CommandNotFound. Blocks, for as long as the file system of the
     root does.
     """
-    draft = _draft(place, id, spec, cgroup_path, runtime)
+    draft = _draft(place, id, spec, cgroup_path, runtime, kept=kept)
     draft.root.inside.close()
     return draft
 
@@ -100,10 +117,10 @@ def make_bundle(place: Place, id: str, draft: Draft, *, again: bool = False, run
             file.write(msgspec.json.encode(draft.config))
     except OSError as error:
         raise store_error(f"make the bundle {path}", error) from error
-    return Bundle(path=path, steps=draft.root.steps, config=draft.config)
+    return Bundle(path=path, steps=draft.root.steps, config=draft.config, first=draft.first)
 
 
-def _draft(place: Place, id: str, spec: Spec, cgroup_path: str, runtime: Known) -> Draft:
+def _draft(place: Place, id: str, spec: Spec, cgroup_path: str, runtime: Known, *, kept: bool) -> Draft:
     translate.check_platform(spec)
     root = plan_root(place, spec)
     try:
@@ -115,10 +132,58 @@ def _draft(place: Place, id: str, spec: Spec, cgroup_path: str, runtime: Known) 
             _check_targets(draft.config, root)
         keep_flags(draft.config, root, runtime.name)
         draft.config["process"].setdefault("oomScoreAdj", 0)  # else the caller's: it may be exempt from the OOM killer
-        return draft
+        _put_first(draft, spec, kept=kept)
     except BaseException:
         root.inside.close()
         raise
+    return draft
+
+
+def _put_first(draft: Draft, spec: Spec, *, kept: bool) -> None:
+    """Have the command executed by the first program, which is also the init; or, without it, by catatonit."""
+    config, reasons = draft.config, draft.reasons
+    process = config["process"]
+    why = status.why_not(config, init=spec.init)
+    if why is not None:
+        reasons["process.args"] = f"the runtime executes the command itself, without the first program: {why}"
+        if spec.init:
+            path, mount = _catatonit(draft.root)
+            config["mounts"] = [*(config.get("mounts") or []), *mount]
+            process["args"] = [path, "--", *process["args"]]
+            reasons["init"] = INIT_REASON
+        return
+    draft.first = True
+    path, flags = status.PATH, status.FLAGS
+    reasons["process.args"] = "longshore's first program executes the command, and reports if the kernel refuses it"
+    if spec.init:
+        flags += "i"
+        reasons["init"] = "the first program stays as pid 1: it passes signals on and reaps what is orphaned"
+        source = status.image_file()
+        if kept and source is not None and _may_mount_init(config):
+            path = INIT_PATH  # a checkpoint has to find it
+            config["mounts"] = [*(config.get("mounts") or []), _init_mount(source)]
+    process["args"] = [path, flags, *process["args"]]
+
+
+def _may_mount_init(config: dict[str, Any]) -> bool:
+    """Whether `/dev` is the container's own, so that a mount point there writes to no root, and its runtime can reach
+    this program's files."""
+    found = False
+    for mount in config.get("mounts") or []:
+        at = posixpath.normpath(mount["destination"])
+        if at == "/dev":
+            found = mount.get("type") == "tmpfs"
+        elif at in ("/", INIT_PATH):
+            found = False
+    namespaces = (config.get("linux") or {}).get("namespaces") or []
+    return found and not any(each.get("type") == "user" for each in namespaces)
+
+
+def _init_mount(source: str) -> dict[str, Any]:
+    options = ["bind", "private", "ro", "nosuid", "nodev"]
+    entry = oci.MountEntry(destination=INIT_PATH, type="bind", source=source, options=options)
+    found: dict[str, Any] = msgspec.to_builtins(entry)
+    return found
 
 
 def _check_targets(config: dict[str, Any], root: RootPlan) -> None:
@@ -178,12 +243,6 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> Draft:
     check_sizes(args, env, stack_limit=_stack_limit(spec))
     command = view.find_command(args[0], env=env, cwd=cwd)
     view.check_command(id, args[0], command)
-    if spec.init:
-        init, mount = _init(root)
-        mounts += mount
-        args = [init, "--", *args]
-        reasons["init"] = INIT_REASON
-
     without = _not_run(command.path, inside, mounts) if spec.security.seccomp == "default" else []
     profile = seccomp.load(spec.security.seccomp, sets.bounding, without)
     _, reasons["seccomp"] = seccomp.source(spec.security.seccomp)
@@ -279,11 +338,6 @@ def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan, runtim
     if not config.get("hooks"):  # which may change what is in the root
         view = View(root.inside, destinations(config.get("mounts") or []))
         view.check_command(id, args[0], view.find_command(args[0], env=env, cwd=process.get("cwd") or "/"))
-    if spec.init:
-        init, mount = _init(root)
-        config.setdefault("mounts", []).extend(msgspec.to_builtins(mount))
-        config["process"]["args"] = [init, "--", *config["process"]["args"]]
-        reasons["init"] = INIT_REASON
     config["mounts"] = [*msgspec.to_builtins(root.binds), *(config.get("mounts") or [])]
     if spec.rlimits:
         config["process"]["rlimits"] = msgspec.to_builtins(_rlimits(spec.rlimits))
@@ -348,7 +402,7 @@ def _not_run(command: str | None, inside: Inside, mounts: list[oci.MountEntry]) 
     return [name for name, loaders in others.items() if not any(there(p) or there(f"/usr{p}") for p in loaders)]
 
 
-def _init(root: RootPlan) -> tuple[str, list[oci.MountEntry]]:
+def _catatonit(root: RootPlan) -> tuple[str, list[dict[str, Any]]]:
     """The path of catatonit in the container, and the mount that brings it there if need be."""
     candidates = (f"{folder}/catatonit" for folder in translate.PATH.split(":"))
     found = next((path for path in candidates if os.access(path, os.X_OK)), None)
@@ -357,8 +411,7 @@ def _init(root: RootPlan) -> tuple[str, list[oci.MountEntry]]:
     real = os.path.realpath(found)
     if root.of_the_machine and root.inside.stat(real) is not None:
         return real, []
-    options = ["bind", "private", "ro", "nosuid", "nodev"]
-    return INIT_PATH, [oci.MountEntry(destination=INIT_PATH, type="bind", source=real, options=options)]
+    return INIT_PATH, [_init_mount(real)]
 
 
 def _rlimits(asked: list[Rlimit]) -> list[oci.RlimitEntry]:

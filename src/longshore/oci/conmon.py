@@ -18,8 +18,9 @@ from ..compute import Place
 from ..decoding import decode_json
 from ..errors import LongshoreError, ServiceError
 from ..tasks import in_thread
-from .launch import ENVIRONMENT, MountStep, spawn
+from .launch import ENVIRONMENT, MountStep, out_of_the_way, spawn
 from .runtime import Runtime, explain, last_error
+from .status import PASSED
 
 STDIN_CHUNK = 8192  # a packet of more than 32 KiB is cut by conmon
 
@@ -41,6 +42,7 @@ def command(
     terminal: bool,
     stdin: bool,
     log_size: int,
+    first: bool,
     images: Path | None = None,
     options: Sequence[str] = (),
 ) -> list[str]:
@@ -57,6 +59,8 @@ def command(
         argv += ["--terminal", "--leave-stdin-open"]
     if stdin or terminal:
         argv += ["--stdin"]
+    if first:
+        argv += ["--runtime-opt=--preserve-fds", f"--runtime-opt={PASSED}"]
     if images is not None:
         argv += ["--restore", str(images), *(f"--runtime-opt={option}" for option in options)]
     return argv
@@ -68,9 +72,10 @@ async def create(
     id: str,
     place: Place,
     *,
-    command_name: str,
+    command_name: str | None,
     steps: Sequence[MountStep],
     alive: int,
+    places: Sequence[int] = (),
 ) -> int:
     """Start the monitor, let it create the container, and return the pid of the container's init.
 
@@ -80,6 +85,7 @@ async def create(
     """
     limit = runtime.limits.create
     read, write = os.pipe()
+    write = out_of_the_way(write)
     try:
         environment = {**ENVIRONMENT, "_OCI_SYNCPIPE": str(write)}
         pass_fds = [write, alive] if place.lock_fd is None else [write, alive, place.lock_fd]
@@ -88,6 +94,7 @@ async def create(
         child = await spawn(
             argv,
             pass_fds=pass_fds,
+            places=places,
             cwd=place.run / "bundle",  # conmon up to 2.1.12 leaves its `oom` file in its working directory
             environment=environment,
             steps=steps,
@@ -127,7 +134,7 @@ async def create(
 
 
 def failure(
-    runtime: Runtime, id: str, place: Place, message: str, command_name: str, *, reason: str = ""
+    runtime: Runtime, id: str, place: Place, message: str, command_name: str | None, *, reason: str = ""
 ) -> LongshoreError:
     """The runtime's own log says it best, unless `reason` does; what conmon caught from its stderr is the fallback."""
     text = reason or last_error(place.run / "create.log") or message

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,8 +18,9 @@ from ..tasks import in_thread, shielded
 from ..watching import wait_for_file
 from . import processes
 from .cgroup import Cgroup
-from .launch import UMASK, Child, MountStep
+from .launch import UMASK, Child, MountStep, out_of_the_way
 from .runtime import Runtime
+from .status import PASSED, Channel, refusal
 from .stdio import Wiring
 from .watch import DirectProcess, identify
 
@@ -55,7 +56,8 @@ class PidFile:
         self._ours = self._theirs = -1
         self.argument = str(path)
         if runtime.name.startswith("crun"):
-            self._ours, self._theirs = os.pipe()
+            self._ours, theirs = os.pipe()
+            self._theirs = out_of_the_way(theirs)
             os.set_blocking(self._ours, False)
             self.argument = f"/proc/self/fd/{self._theirs}"
 
@@ -156,6 +158,41 @@ async def _bounded(awaitable: Any, limit: float) -> Any:
         return None
 
 
+@asynccontextmanager
+async def within(limit: float, operation: str, container_id: str) -> AsyncIterator[None]:
+    """ServiceError if what is awaited in it takes longer than `limit` seconds."""
+    try:
+        async with asyncio.timeout(limit):
+            yield
+    except TimeoutError:
+        raise ServiceError(
+            operation,
+            container_id,
+            f"it did not start the process within {limit:g} s",
+            hint=f"`{operation.partition(' ')[0]}` may hang: try it by hand",
+        ) from None
+
+
+async def _begin(channel: Channel, process: DirectProcess, command: str, limit: float, last_step: str) -> None:
+    """Return when the command was executed. Raises why it was not."""
+    child, runtime = process.child, process.runtime
+    ending = asyncio.ensure_future(child.wait())
+    try:
+        async with within(limit, f"{runtime.name} {process.verb}", process.container_id):
+            outcome = await channel.wait(process.pid, ending)
+            if not outcome.begun:
+                await ending
+    finally:
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
+    if outcome.error is not None:
+        raise refusal(process.container_id, command, outcome)
+    if not outcome.begun:
+        raise runtime.never_ran(process.verb, process.log, process.container_id, child.status, last_step)
+    if not channel.certain:
+        process.channel, channel.held = channel, True
+
+
 async def run_direct(
     runtime: Runtime,
     verb: str,
@@ -173,47 +210,53 @@ async def run_direct(
     steps: Sequence[MountStep] = (),
     wrapped: bool = False,
     umask: int = UMASK,
+    first: bool = False,
+    last_step: str = "",
 ) -> DirectProcess:
-    """Start `run` or `exec` of a runtime with streams of the caller's; returns when the process has its pid.
+    """Start `run` or `exec` of a runtime with streams of the caller's; returns when the command was executed.
 
-    Failed or cancelled: what was started is killed, and its runtime waited for. Raises what the runtime's log says,
-    ServiceError after `Limits.start` seconds.
+    `first`: the document has the first program execute the command, and report. Without it the process has its pid
+    when this returns, and no more is known. `last_step` is what the runtime does after it has reported that it runs.
+
+    Failed or cancelled: what was started is killed, and its runtime waited for. Raises CommandNotFound or
+    CommandNotExecutable, what the runtime's log says, ServiceError after `Limits.start` seconds.
     """
     log = directory / f"{verb}.log"
     limit = runtime.limits.start
-    with Wiring(stdio, terminal=terminal, size=size) as wiring, PidFile(runtime, directory / "pid") as pidfile:
+    with ExitStack() as opened:
+        wiring = opened.enter_context(Wiring(stdio, terminal=terminal, size=size))
+        pidfile = opened.enter_context(PidFile(runtime, directory / "pid"))
+        channel = opened.enter_context(Channel(directory)) if first else None
+        preserve = ["--preserve-fds", str(PASSED)] if channel is not None else []
         child = await runtime.start(
             log,
             verb,
             "--pid-file",
             pidfile.argument,
+            *preserve,
             *arguments,
             stdio=wiring.child,
             steps=steps,
             private=verb == "run",
             pass_fds=[*pass_fds, *pidfile.pass_fds],
+            places=channel.places if channel is not None else (),
             cwd=directory,
             umask=umask,
         )
         wiring.close_theirs()
         pidfile.started()
+        if channel is not None:
+            channel.started()
         process: DirectProcess | None = None
         try:
-            try:
-                async with asyncio.timeout(limit):
-                    pid = await pidfile.wait(child)
-                    if pid is None:
-                        await child.wait()
-            except TimeoutError:
-                raise ServiceError(
-                    f"{runtime.name} {verb}",
-                    container_id,
-                    f"it did not start the process within {limit:g} s",
-                    hint=f"`{runtime.name}` may hang: try it by hand",
-                ) from None
+            async with within(limit, f"{runtime.name} {verb}", container_id):
+                pid = await pidfile.wait(child)
+                if pid is None:
+                    await child.wait()
             if pid is None:
                 reason = await runtime.unread(log, directory / "bundle", container_id) if verb == "run" else ""
-                raise runtime.failure(verb, log, container_id, command=command, status=child.status, reason=reason)
+                named = None if first else command  # the runtime knows the first program alone
+                raise runtime.failure(verb, log, container_id, command=named, status=child.status, reason=reason)
             check_pid(f"{runtime.name} {verb}", container_id, pid, cgroup)
             process = DirectProcess(
                 container_id,
@@ -226,10 +269,13 @@ async def run_direct(
                 log=log,
                 verb=verb,
                 command=command,
+                told=channel is not None,
             )
             process.streams = await wiring.open()
             if wiring.relays_output:
                 process.streams.passed_on = process.passed_on
+            if channel is not None:
+                await _begin(channel, process, command, limit, last_step)
         except BaseException:
             await shielded(_undo_start(child, pidfile, verb, cgroup, runtime.limits.verb))
             if process is not None:

@@ -40,6 +40,7 @@ PR_SET_TIMERSLACK = 29
 TIMER_SLACK = 50_000  # nanoseconds, as the first process has: 0 would be what this thread was given by the caller
 PER_LINUX = 0
 IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30}  # by machine: syscalls(2)
+FREE_NUMBER = 10  # the first descriptor that `spawn` never gives another meaning
 
 UNIFIED = "/sys/fs/cgroup/unified"
 STAGE = "/sys"
@@ -330,6 +331,18 @@ def _launch_slot() -> asyncio.Semaphore:
     return slot
 
 
+def out_of_the_way(fd: int) -> int:
+    """A copy of a descriptor that a program is told the number of, above all that `spawn` gives a place; or itself."""
+    import fcntl  # not on Windows, where this module is imported, too
+
+    if fd >= FREE_NUMBER:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FREE_NUMBER)
+    finally:
+        os.close(fd)
+
+
 async def spawn(
     argv: Sequence[str],
     *,
@@ -343,9 +356,11 @@ async def spawn(
     hide_unified: bool = False,
     private: bool = False,
     umask: int = UMASK,
+    places: Sequence[int] = (),
 ) -> Child:
     """Start a program in a session of its own, with its streams (None: the null device). With `private` or
-    `hide_unified` it is in a private mount namespace, with the mounts of `steps`.
+    `hide_unified` it is in a private mount namespace, with the mounts of `steps`. It inherits `places`
+    (`Channel.places`) as its descriptors 3, 4 and so on.
 
     It does not return before the program runs, and never loses one: a cancellation meanwhile is delivered at the
     caller's next await, when the caller owns the child. Raises ServiceError if it cannot be started.
@@ -361,7 +376,13 @@ async def spawn(
             os.chdir(cwd)
         os.umask(umask)  # runc's exec passes it on: it does not read the document's
         return start_program(
-            argv, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=tuple(pass_fds), environment=environment
+            argv,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=tuple(pass_fds),
+            places=places,
+            environment=environment,
         )
 
     async with _launch_slot():

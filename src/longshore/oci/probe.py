@@ -22,7 +22,7 @@ from ..files import find_program, write_new
 from ..store import boot_id
 from ..tasks import in_thread
 from ..trees import remove_tree
-from . import seccomp
+from . import seccomp, status
 from .cgroup import ROOT, Cgroup, hierarchies, mode
 from .processes import status_known
 from .runtime import Runtime, last_error
@@ -351,13 +351,7 @@ async def probe(wanted: str | None, *, cache: Path) -> Features:
         add("conmon", False, "not installed: no container can outlive its caller", "apt-get install conmon")
     else:
         add("conmon", True, f"version {(await versions([monitor]))['conmon']} at {monitor}")
-    init = find("catatonit")
-    add(
-        "init",
-        init is not None,
-        f"catatonit at {init}" if init else "catatonit is not installed: `run` has no init of its own",
-        None if init else "apt-get install catatonit",
-    )
+    _add_first(add)
     _add_kernel(add, runs, why)
     await _add_checkpoint(add, chosen)
     add(
@@ -368,6 +362,21 @@ async def probe(wanted: str | None, *, cache: Path) -> Features:
     )
     name = os.path.basename(chosen.path) if chosen else "no runtime"
     return Features(service="oci", version=f"{name} {chosen.version}" if chosen else name, items=items)
+
+
+def _add_first(add: Any) -> None:
+    """The program that reports whether a command was executed, and the init, which is the same program."""
+    machine = os.uname().machine
+    own = status.available()
+    here = "longshore's own first program" if own else f"there is no first program for this machine ({machine})"
+    add("first", own, here if own else f"{here}: that a command never ran is known only from the runtime's log", None)
+    init = find("catatonit")
+    add(
+        "init",
+        own or init is not None,
+        here if own else f"catatonit at {init}" if init else f"{here}, and catatonit is not installed",
+        None if own or init else "apt-get install catatonit",
+    )
 
 
 def _add_kernel(add: Any, runs: bool, why: str) -> None:

@@ -228,13 +228,13 @@ def _status(pid: int) -> dict[str, str] | None:
 
 
 def is_runtime(pid: int) -> bool:
-    """Whether a process is still the runtime's own code, which is about to become the user's program."""
+    """Whether a process is still the runtime's own code, or the first program's, which becomes the user's program."""
     try:
         with open(f"/proc/{pid}/comm", "rb") as file:
             name = file.read()
     except OSError:
         return False
-    return name.startswith(b"runc:[") or name in (b"runc\n", b"crun\n")
+    return name.startswith(b"runc:[") or name in (b"runc\n", b"crun\n", b"longshore-first\n")
 
 
 def can_receive(pid: int, number: int) -> bool:

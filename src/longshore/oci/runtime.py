@@ -92,6 +92,7 @@ class Runtime:
         steps: Sequence[MountStep] = (),
         private: bool = False,
         pass_fds: Sequence[int] = (),
+        places: Sequence[int] = (),
         cwd: Path | None = None,
         umask: int = UMASK,
     ) -> Child:
@@ -105,6 +106,7 @@ class Runtime:
             steps=steps,
             private=private,
             pass_fds=pass_fds,
+            places=places,
             cwd=cwd,
             hide_unified=self.hide_unified,
             umask=umask,
@@ -172,10 +174,21 @@ class Runtime:
             data = data[end + 1 :]
         return b"".join(pieces)
 
+    def never_ran(self, verb: str, log: Path, container_id: str, status: int | None, last_step: str) -> LongshoreError:
+        """The error of a process that ended before its command was executed, when the runtime had reported its pid."""
+        reason = last_error(log)
+        if not reason:
+            how = f"it ended with status {status}" if status is not None else "it ended"
+            reason = f"{how} before the command was executed"
+            if last_step:
+                reason += f": {last_step}; its words are in the container's standard error"
+        return self.failure(verb, log, container_id, status=status, reason=reason)
+
     def failed_to_start(self, log: Path) -> bool:
         """Whether the log of a `run` or `exec` that ended with an error number says that the process never ran.
 
-        crun's may have what the process printed in it, which may look like an error, too. runc also logs what went
+        It is asked only where there is no first program, and never of a process at a terminal: crun's log may then
+        have what the process printed in it, which may look like an error, too. runc also logs what went
         wrong when it cleared up after the process; it then passes on the process's number.
         """
         error = last_error(log)

@@ -355,3 +355,35 @@ def _kernel(release: str) -> tuple[int, int]:
     major, _, rest = release.partition(".")
     minor = "".join(character for character in rest.partition(".")[0].partition("-")[0] if character.isdigit())
     return int(major or 0), int(minor or 0)
+
+
+_PASSING = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
+
+
+def forbidden(profile: Any, names: Collection[str]) -> list[str]:
+    """Return the calls of `names` that a runtime's profile may refuse; None is no profile."""
+    if not profile:
+        return []
+    if isinstance(profile, (bytes, msgspec.Raw)):
+        return list(_forbidden_in(bytes(profile), tuple(names)))
+    return _forbidden(profile, names)
+
+
+@lru_cache(maxsize=8)
+def _forbidden_in(profile: bytes, names: tuple[str, ...]) -> list[str]:
+    return _forbidden(msgspec.json.decode(profile), names)
+
+
+def _forbidden(profile: Any, names: Collection[str]) -> list[str]:
+    open_by_default = profile.get("defaultAction") in _PASSING
+    allowed: set[str] = set()
+    refused: set[str] = set()
+    for rule in profile.get("syscalls") or []:
+        passing = rule.get("action") in _PASSING
+        for name in set(names).intersection(rule.get("names") or []):
+            # conditions of clone are about namespaces, which the first program makes none of
+            if passing and (not rule.get("args") or name == "clone"):
+                allowed.add(name)
+            elif not passing and not (rule.get("args") and name == "clone"):
+                refused.add(name)
+    return [name for name in names if name in refused or not (open_by_default or name in allowed)]

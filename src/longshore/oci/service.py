@@ -18,13 +18,14 @@ from ..limits import USUAL, Limits
 from ..spec import Spec
 from ..tasks import in_thread, shielded, uninterrupted
 from . import checkpoint, conmon, leases, probe, processes
-from .bundle import Bundle, draft_bundle, make_bundle, plan_bundle
+from .bundle import Bundle, draft_bundle, last_step, make_bundle, plan_bundle
 from .cgroup import ROOT, Cgroup
 from .direct import check_pid, read_pid, run_direct
 from .inroot import look
 from .launch import Helpers
 from .layers import remove_work
 from .runtime import Runtime
+from .status import Channel, is_first
 from .stdio import check_stdio
 from .system import LEAF, OciSystem, SystemToken, delete_state, group_of_monitor
 from .watch import KeptProcess, OciProcess, StrangerProcess, identify
@@ -121,6 +122,7 @@ class OciService:
             terminal=spec.terminal,
             stdin=False,
             log_size=spec.log_size,
+            first=is_first(document["process"]["args"]),
         )
         pidfile = ["--pid-file", str(place.run / "pid")]
         direct = runtime.argv(place.run / "run.log", "run", *pidfile, *self._run_arguments(id, place))
@@ -144,7 +146,7 @@ class OciService:
         return ["--bundle", str(place.run / "bundle"), id]
 
     async def _prepare(
-        self, id: str, spec: Spec, place: Place, *, runtime: Runtime | None = None
+        self, id: str, spec: Spec, place: Place, *, kept: bool = True, runtime: Runtime | None = None
     ) -> tuple[Runtime, Bundle, str]:
         again = runtime is not None  # it goes on from a checkpoint
         runtime = runtime or await self.runtime()
@@ -152,7 +154,7 @@ class OciService:
         cgroup = self.cgroup_path(id, place.lease.id if place.lease else None)
         draft = await look(
             id,
-            lambda: draft_bundle(place, id, spec, cgroup_path=f"{cgroup}/{LEAF}", runtime=runtime.known),
+            lambda: draft_bundle(place, id, spec, cgroup_path=f"{cgroup}/{LEAF}", kept=kept, runtime=runtime.known),
             self._limits.verb,
         )
         making = in_thread(lambda: make_bundle(place, id, draft, again=again, runtime=runtime.known))
@@ -187,6 +189,7 @@ class OciService:
         for name in ("exits", "persist"):
             (place.run / name).mkdir(mode=0o700)
         stdin = stdio.stdin not in (DEVNULL, LOG)
+        first = bundle.first and images is None
         argv = conmon.command(
             self._monitor(),
             runtime,
@@ -196,12 +199,25 @@ class OciService:
             terminal=spec.terminal,
             stdin=stdin,
             log_size=spec.log_size,
+            first=first,
             images=images,
             options=options,
         )
-        pid = await conmon.create(
-            argv, runtime, id, place, command_name=spec.command[0], steps=bundle.steps, alive=helpers.theirs
-        )
+        channel = Channel(place.run, kept=True) if first else None
+        try:
+            pid = await conmon.create(
+                argv,
+                runtime,
+                id,
+                place,
+                command_name=None if first else spec.command[0],
+                steps=bundle.steps,
+                alive=helpers.theirs,
+                places=channel.places if channel is not None else (),
+            )
+        finally:
+            if channel is not None:
+                channel.close()
         monitor = read_pid(place.run / "monitor.pid")
         if monitor is None:
             raise ServiceError("conmon create", id, "the monitor left no pid file", hint="run `longshore doctor`")
@@ -306,7 +322,7 @@ class OciService:
                 await shielded(self._discard(system))
                 raise
         check_stdio(stdio)
-        runtime, bundle, cgroup = await self._prepare(id, spec, place)
+        runtime, bundle, cgroup = await self._prepare(id, spec, place, kept=False)
         system = OciSystem(id, place, runtime, cgroup, root=self._cgroups, config=bundle.config, terminal=spec.terminal)
         pass_fds = [] if place.lease is None else [place.lease.lock_fd]
         if place.lock_fd is not None:
@@ -329,6 +345,8 @@ class OciService:
                 pass_fds=pass_fds,
                 steps=bundle.steps,
                 wrapped=spec.init,
+                first=bundle.first,
+                last_step=last_step(bundle.config),
             )
         except BaseException:
             await shielded(self._clear(system))

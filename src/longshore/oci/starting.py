@@ -53,11 +53,14 @@ def start_program(
     stdout: int | None = None,
     stderr: int | None = None,
     pass_fds: Collection[int] = (),
+    places: Sequence[int] = (),
     environment: Mapping[str, str],
 ) -> int:
     """Start a program and return its pid once it runs; OSError if it cannot be executed. None is the null device.
 
-    Its path is absolute. Working directory, umask, priority and mount namespace are those of the calling thread.
+    Its path is absolute. It inherits `pass_fds` under their numbers, and `places` as 3, 4 and so on: one of `pass_fds`
+    that has such a number gets another. Working directory, umask, priority and mount namespace are those of the calling
+    thread.
     """
     if any(fd < FIRST for fd in pass_fds):
         raise ValueError("a standard stream is not passed on under its number: it is one of the three streams")
@@ -68,9 +71,12 @@ def start_program(
             if fd is None:
                 fd = os.open(os.devnull, os.O_RDWR)
                 opened.callback(os.close, fd)
-            if fd >= FIRST:
+            return beyond(fd, FIRST)
+
+        def beyond(fd: int, end: int) -> int:
+            if fd >= end:
                 return fd
-            copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST)
+            copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, end)
             opened.callback(os.close, copy)
             return copy
 
@@ -79,11 +85,16 @@ def start_program(
         actions = opened.enter_context(_made("posix_spawn_file_actions"))
         for number, fd in enumerate(streams):
             _call("posix_spawn_file_actions_adddup2", actions, fd, number)
+        end = FIRST + len(places)
+        pass_fds = [beyond(fd, end) for fd in pass_fds]
+        sources = [beyond(fd, end) for fd in places]
         for fd in pass_fds:
             _call("posix_spawn_file_actions_adddup2", actions, fd, fd)  # to itself: execve does not close it any more
         for fd in _inheritable():
             if fd not in pass_fds:
                 _call("posix_spawn_file_actions_addclose", actions, fd)
+        for number, fd in enumerate(sources, start=FIRST):
+            _call("posix_spawn_file_actions_adddup2", actions, fd, number)
         attributes = opened.enter_context(_made("posix_spawnattr"))
         _call("posix_spawnattr_setflags", attributes, ctypes.c_short(SETSIGDEF | SETSIGMASK | SETSID))
         _call("posix_spawnattr_setsigmask", attributes, ctypes.create_string_buffer(SIGNALS))

@@ -20,8 +20,9 @@ from ..limits import Limits
 from ..spec import ProcessSpec, Resources
 from ..tasks import in_thread, shielded
 from . import conmon, counters, processes, translate
+from .bundle import last_step
 from .cgroup import Cgroup
-from .direct import run_direct
+from .direct import run_direct, within
 from .executable import check_sizes
 from .ignored import ignored_of_exec
 from .inroot import Folder, look
@@ -29,6 +30,7 @@ from .launch import UMASK
 from .layers import remove_work
 from .lookup import View
 from .runtime import Runtime
+from .status import FLAGS, PATH, open_begin, refusal, wait_record, why_not
 from .stdio import check_stdio
 from .watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, StrangerProcess, ended
 
@@ -129,7 +131,14 @@ class OciSystem:
             with suppress(OSError):  # without it a start that hangs does so for its whole limit
                 pidfd = processes.open_pidfd(init.pid, init.identity.start)
             init.started_at = now()  # before: it may end before the runtime has
-            await self.runtime.verb(self._log("start"), "start", self.id, container_id=self.id, init=pidfd)
+            begin = open_begin(self.place.run)
+            try:
+                await self.runtime.verb(self._log("start"), "start", self.id, container_id=self.id, init=pidfd)
+                if begin is not None:
+                    await self._begin(init, begin, pidfd)
+            finally:
+                if begin is not None:
+                    os.close(begin)
         except BaseException:
             if init.streams.stdin is not None:
                 init.streams.stdin.close()
@@ -140,11 +149,28 @@ class OciSystem:
                 os.close(pidfd)
         return init
 
+    async def _begin(self, init: OciProcess, begin: int, pidfd: int | None) -> None:
+        """Return when the command was executed. Raises why it was not."""
+        ending: asyncio.Future[None] = asyncio.ensure_future(ended(pidfd)) if pidfd is not None else _done()
+        try:
+            async with within(self.runtime.limits.start, f"{self.runtime.name} start", self.id):
+                outcome = await wait_record(self.place.run, begin, ending)
+        finally:
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
+        if outcome.error is not None:
+            raise refusal(self.id, (self.config.get("process") or {}).get("args", [""] * 3)[2], outcome)
+        if not outcome.begun:
+            raise self.runtime.never_ran("start", self._log("start"), self.id, None, last_step(self.config))
+
     async def exec(self, process: ProcessSpec, stdio: Stdio, name: str, place: Place) -> OciProcess:
         if await self.paused():
             raise InvalidState("exec in", self.id, "paused", hint="resume it first")
         check_stdio(stdio)
-        document = await look(self.id, lambda: self._document(process), self.runtime.limits.verb)
+        document, first = await look(self.id, lambda: self._document(process), self.runtime.limits.verb)
+        command = document["args"][0]
+        if first:
+            document["args"] = [PATH, FLAGS, *document["args"]]
         dropped = [] if process.oci is None else ignored_of_exec(process.oci, self.runtime.known)
         if dropped:
             log.warning("exec in container `%s`: %s ignores %s", self.id, self.runtime.known, ", ".join(dropped))
@@ -169,7 +195,7 @@ class OciSystem:
                 ["--process", str(path), *within, self.id],
                 container_id=self.id,
                 name=name,
-                command=process.command[0],
+                command=command,
                 directory=place.run,
                 cgroup=self.cgroup,
                 stdio=stdio,
@@ -177,6 +203,7 @@ class OciSystem:
                 size=process.size or ((24, 80) if process.terminal else None),
                 pass_fds=pass_fds,
                 umask=document["user"].get("umask", UMASK),
+                first=first,
             )
         except BaseException:
             if entry is not None and not is_lost():  # else it is a forked child's parent's
@@ -216,12 +243,28 @@ class OciSystem:
         if not group.remove(0):
             self._left.add(group)
 
-    def _document(self, process: ProcessSpec) -> dict[str, Any]:
-        """What the runtime is given, checked in the root as it is now. Blocks, for as long as that does."""
+    def _document(self, process: ProcessSpec) -> tuple[dict[str, Any], bool]:
+        """What the runtime is given, checked in the root as it is now, and whether the first program can execute the
+        command. Blocks, for as long as that does."""
         document = translate.process(self.config, process, pid=self.init.pid if self.init else None)
         check_sizes(document["args"], document["env"])
-        self._check_command(document)
-        return document
+        first = self._has_first(document)
+        if not first:
+            self._check_command(document)
+        return document, first
+
+    def _has_first(self, document: dict[str, Any]) -> bool:
+        """Whether the first program can execute the command of an exec: it needs a /proc, which may be gone."""
+        if why_not(self.config, process=document) is not None:
+            return False
+        try:
+            inside = Folder(f"/proc/{self.init.pid}/root" if self.init else "")
+        except OSError:
+            return True  # it has ended: the runtime will say so
+        try:
+            return inside.stat("/proc/uptime") is not None
+        finally:
+            inside.close()
 
     def _check_command(self, document: dict[str, Any]) -> None:
         """What the runtime could tell only by an exit code, in the root as it is now."""
@@ -414,6 +457,12 @@ class OciSystem:
         if self._oom_watch is not None:
             self._oom_watch.close()
             self._oom_watch = None
+
+
+def _done() -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    return future
 
 
 async def delete_state(runtime: Runtime, id: str, log: Path) -> None:

@@ -24,6 +24,7 @@ from . import conmon, processes
 from .cgroup import Cgroup
 from .launch import Child
 from .runtime import Runtime
+from .status import Channel, read_record, refusal
 from .stdio import Wiring, set_terminal_size
 
 BEGIN_LIMIT = 1.0  # seconds that the runtime's own code may take to become the user's program
@@ -155,6 +156,10 @@ class OciProcess:
     async def _watch(self) -> Exit:
         raise NotImplementedError  # each kind has its own
 
+    @staticmethod
+    def _never_started(at: datetime) -> Exit:
+        return Exit(code=None, cause=Cause.NEVER_STARTED, at=at)
+
     def _close_pidfd(self) -> None:
         if self._pidfd is not None:
             os.close(self._pidfd)
@@ -226,14 +231,17 @@ class DirectProcess(OciProcess):
         log: Path,
         verb: str,
         command: str,
+        told: bool,
     ) -> None:
         super().__init__(container_id, name, identity, cgroup)
         self.child = child
+        self.runtime = runtime
+        self.log = log
+        self.verb = verb
+        self.channel: Channel | None = None  # while the first program may yet report that the command never ran
         self._wiring = wiring
-        self._runtime = runtime
-        self._log = log
-        self._verb = verb
         self._command = command
+        self._told = told  # by the first program, whether the command ran
         self._releasing: asyncio.Task[None] | None = None
         self.kills_before: int | None = None  # for lack of memory in its container, before it was started
 
@@ -244,10 +252,10 @@ class DirectProcess(OciProcess):
         return exit
 
     async def _watch(self) -> Exit:
-        if self._verb == "exec":
+        if self.verb == "exec":
             exit = await self._outlived_by_runtime()
             if exit is not None:
-                return exit
+                return exit if self._ran_after_all() else self._never_started(exit.at or now())
         else:
             await self._end_the_rest()
         status = await self.child.wait()
@@ -261,15 +269,29 @@ class DirectProcess(OciProcess):
             self._end_streams()
             return self._unknown(at) if raw is None else self.from_status(raw, at)
         self._end_streams()
-        if status != 0 and self._runtime.failed_to_start(self._log):
-            self.failure = self._runtime.failure(
-                self._verb, self._log, self.container_id, command=self._command, status=status
-            )
-            return Exit(code=None, cause=Cause.NEVER_STARTED, at=at)
+        if not self._ran_after_all() or self._log_says_it_never_ran(status):
+            return self._never_started(at)
         raw = None
         if status > 128 and self._pidfd is not None:
             raw = processes.wait_status(self._pidfd)  # the runtime has reaped it: known at once, or never
         return self.from_code(status, at) if raw is None else self.from_status(raw, at)
+
+    def _ran_after_all(self) -> bool:
+        """Whether the command ran, where its start was not waited for to the end; else `failure` is set."""
+        if self.channel is not None:
+            outcome = self.channel.received(self._pid)
+            if not outcome.ran:
+                self.failure = refusal(self.container_id, self._command, outcome)
+        return self.failure is None
+
+    def _log_says_it_never_ran(self, status: int) -> bool:
+        """Whether the runtime has logged that the command never ran; where there is no first program to report it."""
+        if self._told or status == 0 or self._wiring.terminal or not self.runtime.failed_to_start(self.log):
+            return False
+        self.failure = self.runtime.failure(
+            self.verb, self.log, self.container_id, command=self._command, status=status
+        )
+        return True
 
     async def _gone_before_its_runtime(self) -> datetime | None:
         """When the process ended, if its runtime has not ended with it, nor a moment later; else None."""
@@ -297,7 +319,7 @@ class DirectProcess(OciProcess):
                 reader.fill_to_the_end()  # runc has more to pass on: a reader that has stopped must not hold it
 
     def _end_streams(self) -> None:
-        rest = self._runtime.rest_of_terminal(self._log) if self._wiring.terminal else b""
+        rest = self.runtime.rest_of_terminal(self.log) if self._wiring.terminal else b""
         for reader in self._wiring.readers:
             reader.process_ended(rest)
 
@@ -372,6 +394,9 @@ class DirectProcess(OciProcess):
         if self._releasing is not None:
             self._releasing.cancel()
             await asyncio.gather(self._releasing, return_exceptions=True)
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
         for reader in self._wiring.readers:
             reader.close()
         if not await self._wiring.relays_ended() and not self.child.ended:
@@ -408,6 +433,9 @@ class KeptProcess(OciProcess):
         # at once: whoever reaps it, the monitor or the parent that it gets in its place, need not tell
         raw = processes.status_of_zombie(self._pid, self._start)
         await self._monitor_done()
+        outcome = read_record(self._files)
+        if outcome is not None and not outcome.ran:
+            return self._never_started(at)
         if raw is not None:
             return self.from_status(raw, at)
         found = conmon.read_exit(self._files, self.container_id)
