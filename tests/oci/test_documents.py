@@ -195,6 +195,7 @@ def test_the_whole_document_is_planned_as_it_stands(tmp_path: Path) -> None:
         ("oci.process.capabilities.bounding", {"process": {"capabilities": {"bounding": "CAP_KILL"}}}),
         ("oci.process.user.umask", {"process": {"user": {"umask": "077"}}}),
         ("oci.process.env[0]", {"process": {"env": ["NOTHING"]}}),
+        ("oci.process.cwd", {"process": {"cwd": "tmp"}}),
         ("oci.mounts[0].options", {"mounts": [{"destination": "/x", "type": "tmpfs", "options": "ro"}]}),
         ("oci.hooks.prestart[0].path", {"hooks": {"prestart": [{"path": "bin/hook"}]}}),
         ("oci.hooks.poststop[0].timeout", {"hooks": {"poststop": [{"path": "/bin/true", "timeout": 1.5}]}}),
@@ -367,7 +368,13 @@ async def test_an_exec_may_have_its_command_from_a_document_alone(engine: Engine
     assert (process.args, (await process.communicate(timeout=60))[0]) == (["id", "-u"], b"1234\n")
     process = await box.exec(["id", "-g"], oci=own)  # words count more
     assert (process.args, (await process.communicate(timeout=60))[0]) == (["id", "-g"], b"5\n")
-    for bad, field in (({"cwd": "/"}, "args"), ({"args": [], "cwd": "/"}, "args"), ({"args": "id"}, "oci.args")):
+    for bad, field in (
+        ({"cwd": "/"}, "args"),
+        ({"args": [], "cwd": "/"}, "args"),
+        ({"args": "id"}, "oci.args"),
+        ({"args": ["id"], "cwd": "tmp"}, "oci.cwd"),
+        ({"args": ["id"], "env": ["A=1", "B"]}, "oci.env[1]"),
+    ):
         with pytest.raises(InvalidSpec) as refused:
             await box.exec(oci=bad)
         assert refused.value.field == field

@@ -35,9 +35,7 @@ def check(document: dict[str, Any]) -> None:
             if not hook["path"].startswith("/"):  # config.md, "POSIX-platform Hooks"
                 raise InvalidSpec(f"oci.hooks.{kind}[{index}].path", f"{hook['path']!r} is not an absolute path")
     _check_linux(document.get("linux") or {})
-    for index, entry in enumerate(document["process"].get("env") or []):
-        if "=" not in entry or entry.startswith("="):  # crun unsets it, runc refuses it
-            raise InvalidSpec(f"oci.process.env[{index}]", f"{entry[:80]!r} is not NAME=value")
+    translate.check_given_process(document["process"], "oci.process")
 
 
 def _check_linux(linux: dict[str, Any]) -> None:

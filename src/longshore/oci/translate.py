@@ -239,6 +239,7 @@ def process(config: Mapping[str, Any], process: ProcessSpec, pid: int | None) ->
     check_command_line(process)
     if process.oci is not None:
         check_process(process.oci)
+        check_given_process(process.oci, "oci")
     base = (config.get("process") or {}) if process.oci is None else without_nulls(process.oci)
     user = given_user(base)
     check_ids(user, "oci.user")
@@ -268,6 +269,16 @@ def process(config: Mapping[str, Any], process: ProcessSpec, pid: int | None) ->
     if sets is not None:
         document["capabilities"] = msgspec.to_builtins(sets)
     return document
+
+
+def check_given_process(process: Mapping[str, Any], path: str) -> None:
+    """Check what runtimes differ in: a variable without a value (crun unsets it), and a relative working directory."""
+    for index, entry in enumerate(process.get("env") or []):
+        if "=" not in entry or entry.startswith("="):
+            raise InvalidSpec(f"{path}.env[{index}]", f"{entry[:80]!r} is not NAME=value")
+    cwd = process.get("cwd")
+    if cwd and not cwd.startswith("/"):
+        raise InvalidSpec(f"{path}.cwd", f"{cwd!r} is not an absolute path")
 
 
 def given_user(process: Mapping[str, Any]) -> dict[str, Any]:
