@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -11,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from longshore import archive
-from longshore.compute import now
-from longshore.errors import InvalidSpec
+from longshore.compute import Place, now
+from longshore.errors import InvalidSpec, StoreError
 from longshore.oci import diff
+from longshore.oci.checkpoint import _pack as pack_scratch
 from longshore.spec import Spec
+from longshore.trees import remove_tree
 
 from ..needs import needs
 
@@ -135,7 +138,7 @@ def test_a_scratch_layer_comes_back_with_all_that_it_has(tmp_path: Path) -> None
     os.setxattr(folder / "etc", "trusted.overlay.opaque", b"y")
     os.chown(folder / "etc" / "file", 65534, 65534)
     (folder / "etc" / "file").chmod(0o4755)
-    diff.pack(folder, tmp_path / "scratch.tar")
+    diff.pack(folder, tmp_path / "scratch.tar", limit=1 << 20)
     back = tmp_path / "back"
     diff.unpack(tmp_path / "scratch.tar", back, limit=1 << 20)
     found = os.stat(back / "etc" / "file")
@@ -146,6 +149,32 @@ def test_a_scratch_layer_comes_back_with_all_that_it_has(tmp_path: Path) -> None
     assert stat.S_IMODE(os.stat(back / "tmp").st_mode) == 0o1777
     assert stat.S_ISCHR(os.lstat(back / "etc" / "gone").st_mode)
     assert os.getxattr(back / "etc", "trusted.overlay.opaque") == b"y"
+
+
+@pytest.mark.parametrize("limit", [1 << 20, 1 << 60], ids=["limit", "disk"])
+def test_a_sparse_file_of_a_container_fills_no_disk(tmp_path: Path, limit: int) -> None:
+    (tmp_path / "scratch").mkdir()
+    with open(tmp_path / "scratch" / "sparse", "wb") as file:
+        file.truncate(1 << 43)  # 8 TiB, of which the disk has none
+    with pytest.raises(OSError, match="does not fit") as error:
+        diff.pack(tmp_path / "scratch", tmp_path / "scratch.tar", limit=limit)
+    assert error.value.errno == errno.ENOSPC
+    assert (tmp_path / "scratch.tar").stat().st_size < 1 << 20
+
+
+def test_folders_nested_too_deeply_end_a_checkpoint_in_a_typed_error(tmp_path: Path) -> None:
+    place = Place(run=tmp_path / "run", data=tmp_path / "data")
+    (place.data / "scratch").mkdir(parents=True)
+    deep = str(place.data / "scratch")
+    for _ in range(1500):
+        deep += "/d"
+        os.mkdir(deep)
+    (tmp_path / "images").mkdir()
+    try:
+        with pytest.raises(StoreError, match="nested too deeply"):
+            pack_scratch(place, tmp_path / "images")
+    finally:
+        remove_tree(place.data)
 
 
 def test_an_attribute_that_shows_what_is_hidden_is_not_taken(tmp_path: Path) -> None:

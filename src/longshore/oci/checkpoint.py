@@ -91,7 +91,7 @@ def _pack(place: Place, directory: Path) -> None:
 
     try:
         for folder in _scratch(place):
-            diff.pack(folder, directory / f"{folder.name}.tar")
+            diff.pack(folder, directory / f"{folder.name}.tar", limit=SCRATCH_LIMIT)
     except RecursionError:
         error = OSError(errno.ENAMETOOLONG, "folders that the container made are nested too deeply")
         raise store_error(f"write the checkpoint {directory}", error) from None

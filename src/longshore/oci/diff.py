@@ -7,6 +7,7 @@ that, and no attribute that would have overlayfs show what the layers below keep
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -21,11 +22,26 @@ _KEPT = re.compile(r"user\.[\x21-\x7e]+|security\.capability|trusted\.overlay\.(
 CHUNK = 1 << 20
 
 
-def pack(folder: Path, path: Path) -> None:
-    """Write what is in `folder`, and the folder itself as `.`, to a new tar file. Raises OSError."""
+def pack(folder: Path, path: Path, *, limit: int) -> None:
+    """Write what is in `folder`, and the folder itself as `.`, to a new tar file.
+
+    Raises OSError; ENOSPC before the disk is full, for more than `limit` bytes or than there is room for: a container
+    may have made a sparse file of any size.
+    """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(fd, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        tar.add(folder, ".", filter=lambda member: _with_attributes(member, folder))
+    with open(fd, "wb") as file:
+        room = os.fstatvfs(fd)
+        left = min(limit, room.f_bavail * room.f_frsize)
+
+        def take(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            nonlocal left
+            left -= member.size
+            if left < 0:
+                raise OSError(errno.ENOSPC, "what the container wrote to its root does not fit", os.fspath(path))
+            return _with_attributes(member, folder)
+
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            tar.add(folder, ".", filter=take)
 
 
 def _with_attributes(member: tarfile.TarInfo, folder: Path) -> tarfile.TarInfo:
