@@ -244,6 +244,7 @@ def _asked_in_the_original(vector: Vector, seen: Observed) -> list[Call]:
     """Our calls, without those of operations that called nothing in the original (`left-undone`, `remembered`)."""
     dropped: set[int] = set()
     inside = 0
+    taking_back = _taken_back(vector, seen)
     asked_nothing = {
         index for index, step in enumerate(vector.operations) if _is_unlocked(step) or rules.has_ended(vector, index)
     }
@@ -259,8 +260,23 @@ def _asked_in_the_original(vector: Vector, seen: Observed) -> list[Call]:
         and call.system_handle not in looked_for
         and not (call.function == "HcsOpenComputeSystem" and call.system_handle is None and _is_sought(vector, call))
         and not _looks(seen.calls, index)
-        and not (call.function == "HcsResumeComputeSystem" and rules.pause_never_came(vector, call.system or ""))
+        and index not in taking_back
     ]
+
+
+def _taken_back(vector: Vector, seen: Observed) -> set[int]:
+    """Rule `pause-taken-back`: our resumes that no operation asked for."""
+    resuming: set[int] = set()
+    found: set[int] = set()
+    for entry in seen.order:
+        if "op" in entry and vector.operations[entry["op"]].op == "resume":
+            resuming.add(entry["op"])
+        resuming.discard(entry.get("return", -1))
+        if "call" in entry and not resuming:
+            call = seen.calls[entry["call"]]
+            if call.function == "HcsResumeComputeSystem" and rules.pause_hung(vector, call.system or ""):
+                found.add(entry["call"])
+    return found
 
 
 def _looked_for(vector: Vector, seen: Observed) -> set[str | None]:

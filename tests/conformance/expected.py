@@ -164,6 +164,8 @@ def _changes(vector: Vector, index: int, recorded: str) -> Iterator[tuple[str, s
         yield "wrong-state", {WRONG_STATE}
     if step.op == "create" and "start-container" in vector.backend:
         yield "told-not-asked", {OK}
+    if rules.is_misdirected(vector, index):  # what the original was not told any more, we were
+        yield "no-crash", {recorded, OK, NO_CONTAINER, NO_PROCESS, WRONG_STATE}
     if rules.is_receivers(vector, index):
         yield "told-not-asked", {OK}
     if rules.is_after_hung_pause(vector, index):

@@ -240,6 +240,7 @@ def process_refusals(process: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
     size = process.get("consoleSize") or {}
     yield bool(args) and '"' in args[0], "the name of a program holds no quote"
     yield sum(len(argument) + 3 for argument in args) > 32_767, "Windows' command lines are shorter"
+    yield process.get("consoleSize") is not None and not {"height", "width"} <= size.keys(), "a size has two sides"
     if process.get("terminal"):
         yield not 0 <= size.get("height", 0) <= 0xFFFF, "a console has at most 65535 lines"
         yield not 0 <= size.get("width", 0) <= 0xFFFF, "a console has at most 65535 columns"
@@ -346,10 +347,14 @@ def is_after_hung_pause(vector: Vector, index: int) -> bool:
     return bool(earlier) and earlier[-1].op == "pause" and "timeout waiting" in getattr(earlier[-1].error, "text", "")
 
 
-def is_misdirected(vector: Vector) -> bool:
-    """Rule `no-crash`: the service told a handle something that its kind has not; the original's callback hung."""
+def is_misdirected(vector: Vector, index: int | None = None) -> bool:
+    """Rule `no-crash`: the service told a handle something that its kind has not; the original's callback hung.
+
+    Before an operation began, or at all.
+    """
     own = {"process": ("ProcessExited", "ServiceDisconnect"), "system": SYSTEM_TYPES}
-    notices = (entry["notify"] for entry in vector.timeline if "notify" in entry)
+    before = vector.timeline[: None if index is None else _at(vector, index)]
+    notices = (entry["notify"] for entry in before if "notify" in entry)
     return any(notice.get("type") not in own["process" if "process" in notice else "system"] for notice in notices)
 
 
@@ -409,8 +414,11 @@ def may_live_on(vector: Vector, container: str) -> bool:
     return "ServiceDisconnect" in told or refused or (PENDING in answers and "SystemExited" not in told)
 
 
-def pause_never_came(vector: Vector, container: str) -> bool:
-    """Rule `pause-taken-back`: a pause was asked for, and not completed."""
+def pause_hung(vector: Vector, container: str) -> bool:
+    """Rule `pause-taken-back`: a pause was asked for, and not completed in its time, or at all."""
+    pauses = [step for step in vector.operations if step.op == "pause" and vector.container_of(step) == container]
+    if any(step.hung or "timeout waiting" in getattr(step.error, "text", "") for step in pauses):
+        return True
     answers = _answers(vector, container, "HcsPauseComputeSystem")
     return PENDING in answers and "SystemPauseCompleted" not in _told_of(vector, container)
 

@@ -36,7 +36,7 @@ ALL_PIPES = Stdio(stdin=PIPE, stdout=PIPE, stderr=PIPE)
 QUIET = 0.05  # seconds in which nothing has happened: the double's own delays lie 20 ms apart
 LATE = 60.0  # the end of a process whose system has exited is told by the script, or is not to be seen here
 OLD_BUILD = 14393  # the recorded documents are what builds of then are sent
-HUNG = 20.0  # seconds after which an operation has not come back
+USUAL = 15.0  # seconds of each time limit that a recording does not shorten: minutes in the original
 BEHIND = 2.0  # seconds by which an operation beside others may be behind the recording
 MAKING = ("HcsCreateComputeSystem", "HcsCreateProcess", "HcsRegisterProcessCallback")
 FINEST = timedelta(microseconds=1)  # the service tells tenths of that
@@ -221,7 +221,7 @@ class _Player:
         outcome = Outcome()
         self.seen.outcomes[index] = outcome
         try:
-            async with asyncio.timeout(step.ms / 1000 if step.ms else HUNG) as limit:
+            async with asyncio.timeout(step.ms / 1000 if step.ms else patience(self.vector)) as limit:
                 outcome.result = await self._do(step)
         except TimeoutError as error:
             if limit.expired():
@@ -245,7 +245,7 @@ class _Player:
         self.seen.reentries.append(Reentered(state, op, outcome))
         step = Operation(op=op, container=container, sig=15)
         try:
-            async with asyncio.timeout(HUNG):
+            async with asyncio.timeout(patience(self.vector)):
                 outcome.result = await self._do(step)
         except TimeoutError:
             outcome.hung = True
@@ -540,19 +540,31 @@ def as_recorded_list(ours: list[ProcessInfo], recorded: Any) -> Any:
 
 
 def limits(vector: Vector) -> HcsLimits:
-    """The recording's time limits; the original's own are longshore's."""
-    given, usual = vector.host.timeouts, HcsLimits()
+    """The recording's time limits; those that are the original's own are shortened.
 
-    def seconds(value: int | None, otherwise: float) -> float:
-        return otherwise if value is None else value / 1000
+    A pause or resume that hung in the original is to come back before its caller would give up: within half that time.
+    """
+    given = vector.host.timeouts
+    hung = [step for step in vector.operations if step.hung and step.op in ("pause", "resume")]
+    most = min([step.ms / 2000 for step in hung if step.ms], default=USUAL)
+
+    def seconds(value: int | None) -> float:
+        return min(USUAL if value is None else value / 1000, max(0.1, most))
 
     return HcsLimits(
-        default=seconds(given.default_ms, usual.default),
-        shutdown=seconds(given.shutdown_ms, usual.shutdown),
-        terminate=seconds(given.terminate_ms, usual.terminate),
-        servicing=seconds(given.servicing_ms, usual.servicing),
+        default=seconds(given.default_ms),
+        shutdown=seconds(given.shutdown_ms),
+        terminate=seconds(given.terminate_ms),
+        servicing=seconds(given.servicing_ms),
         late_exit=LATE,
+        late_output=LATE,
     )
+
+
+def patience(vector: Vector) -> float:
+    """Seconds after which an operation has not come back: more than all limits that it may meet one after the other."""
+    given = limits(vector)
+    return 10 + 2 * (given.default + given.shutdown + given.terminate + given.servicing)
 
 
 async def play(vector: Vector, double: Double) -> Observed:

@@ -31,7 +31,7 @@ if os.name == "nt":
 else:
     from .scripted_double import scripted as double_for
 
-CODES = ("0x80004001", "0x803B0002", "0x80010108", "0xC03A001A", "0x80041002", "0xC0370199", "0xFFFFFFFF", "0x80000000")
+CODES = ("0x80004001", "0x803B0001", "0x80010108", "0xC03A0002", "0x80041002", "0xC0370199", "0xFFFFFFFF", "0x80000000")
 WORDS = "the service's own words"
 TOLD = {"Error": -1, "ErrorMessage": WORDS}
 LIFE: list[dict[str, Any]] = [

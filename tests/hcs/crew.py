@@ -78,7 +78,7 @@ class Child:
                 stdin=theirs[0],
                 stdout=theirs[1],
                 stderr=theirs[1] if document.get("EmulateConsole") else theirs[2],
-                cwd=document.get("WorkingDirectory") or "/",
+                cwd="/" if document.get("WorkingDirectory") in ("", "C:\\") else document["WorkingDirectory"],
                 env=environment,
                 start_new_session=True,
             )

@@ -23,11 +23,11 @@ from longshore.errors import (
 from longshore.hcs import documents, stdio, translate
 from longshore.hcs.hresults import HcsError
 from longshore.limits import HcsLimits, Limits
-from longshore.spec import HyperV, Mount, ProcessSpec, Spec, WindowsOptions
+from longshore.spec import HyperV, Layers, Mount, ProcessSpec, Spec, WindowsOptions
 
 from .scripted import TYPES
 from .test_engine import engine
-from .world import BASE, script, windows, world
+from .world import ALL, BASE, script, windows, world
 
 PENDING, GONE, DENIED, BAD_HANDLE, BAD_STATE = 0xC0370103, 0xC037010E, 0x80070005, 0x80070006, 0xC0370105
 SOON = HcsLimits(default=0.5, shutdown=0.5, terminate=0.5, late_exit=0.2)
@@ -424,3 +424,50 @@ async def test_state_that_the_service_refuses_to_say_is_hidden(tmp_path: Path, f
             it.script()
             assert [info.state for info in await other.list()] == ["running"]
         await box.delete(force=True)
+
+
+# layers and commands
+
+
+async def test_own_scratch_layer_that_is_mounted_no_more_does_not_hold_up_a_deletion(tmp_path: Path) -> None:
+    """After a restart of Windows it is not mounted, and undoing its mount fails with whatever code Windows has."""
+    scratch = r"C:\layers\mine"
+    async with world(tmp_path) as it:
+        it.hcs.layers[scratch] = {"made"}
+        spec = Spec.of(args=["cmd"], layers=Layers(parents=[BASE], scratch=scratch))
+        system = await it.service.create("box", spec, ALL, it.place())
+        it.hcs.layers[scratch] = {"made"}
+        it.script(
+            UnprepareLayer=[{"hr": 0x80070057}],
+            DeactivateLayer=[{"hr": 0x80070057}],
+            GetLayerMountPath=[{"hr": DENIED}],
+        )
+        await system.delete()
+        assert scratch in it.hcs.layers
+        await system.close()
+
+
+async def test_own_scratch_layer_that_stays_mounted_is_an_error_of_its_deletion(tmp_path: Path) -> None:
+    scratch = r"C:\layers\mine"
+    async with world(tmp_path) as it:
+        it.hcs.layers[scratch] = {"made"}
+        spec = Spec.of(args=["cmd"], layers=Layers(parents=[BASE], scratch=scratch))
+        system = await it.service.create("box", spec, ALL, it.place())
+        it.script(UnprepareLayer=[{"hr": 0x80070057}])
+        with pytest.raises(HcsError, match="UnprepareLayer"):
+            await system.delete()
+        it.script()
+        await system.delete()
+        await system.close()
+
+
+def test_command_begins_at_the_root_unless_told_otherwise() -> None:
+    assert translate.init_process(Spec.of(args=["cmd"], windows=windows())).working_directory == "C:\\"
+    assert translate.init_process(Spec.of(args=["cmd"], cwd="D:\\x", windows=windows())).working_directory == "D:\\x"
+    document = {"ociVersion": "1.0.0", "process": {"args": ["cmd"], "cwd": ""}}
+    assert translate.init_process(Spec.of(oci=document, windows=windows())).working_directory == ""
+
+
+@pytest.mark.parametrize(("code", "word"), [(0xC03A001A, "compact"), (0x803B0002, "Get-HnsEndpoint")])
+def test_code_with_a_remedy_has_its_next_step(code: int, word: str) -> None:
+    assert word in (HcsError("making", "box", code).hint or "")

@@ -142,6 +142,16 @@ _OTHERS: dict[int, Meaning] = {
         "an identifier does not represent a valid object",
         "check the ids of endpoints, credentials and layers",
     ),
+    0x803B0002: Meaning(
+        "HCN_E_ENDPOINT_NOT_FOUND",
+        "there is no such network endpoint",
+        "see `Get-HnsEndpoint` for those that there are",
+    ),
+    0xC03A001A: Meaning(
+        "VIRTUAL_DISK_LIMITATION",
+        "a virtual disk can be neither in a compressed nor in an encrypted folder",
+        "use a folder without these attributes: `compact /u`, `cipher /d`",
+    ),
     0x800401F3: Meaning(
         "CO_E_CLASSSTRING", "a class string is not valid", "check the layers' ids and the endpoint ids"
     ),

@@ -35,7 +35,7 @@ T = TypeVar("T")
 FILTER = 1  # the driver that containers use; 0 is that of differencing disks
 SHARING_VIOLATION = 32
 MOUNT_TRIES, MOUNT_PAUSE = 5, 0.1  # as hcsshim
-DESTROY_TRIES, DESTROY_PAUSE = 20, 0.1  # a service that has just let go of a layer's files takes a moment
+DESTROY_TRIES, DESTROY_PAUSE = 100, 0.1  # a service, or a virus scanner, may use a layer's files for seconds more
 
 _preparing = threading.Lock()
 """PrepareLayer fails when two run at once in one process: a bug of Windows, by hcsshim's findings."""
@@ -196,8 +196,20 @@ def take_away(functions: LayerFunctions, scratch: Scratch) -> None:
         except HcsError as error:
             if not same(error.code or 0, (*GONE, *NO_COMMAND)):
                 failure = failure or error
-    if failure is not None and functions.exists(scratch.path):
+    if (
+        failure is not None
+        and functions.exists(scratch.path)
+        and (scratch.made or _is_mounted(functions, scratch.path))
+    ):
         raise failure
+
+
+def _is_mounted(functions: LayerFunctions, path: str) -> bool:
+    """Whether a layer has a volume: not after a restart of Windows, where undoing its mount fails."""
+    try:
+        return bool(functions.mount_path(path))
+    except HcsError:
+        return False
 
 
 def _destroy(functions: LayerFunctions, path: str) -> None:

@@ -34,6 +34,7 @@ from .documents import (
 log = logging.getLogger("longshore.hcs")
 
 UTILITY_VM = "UtilityVM"
+ROOT = "C:\\"  # where a command begins that is told nothing else, as docker's; an empty text is System32
 PIPES = "\\\\.\\pipe\\"
 
 _VOLUME = re.compile(r"\\\\\?\\Volume\{[0-9a-fA-F-]{36}\}")
@@ -427,7 +428,7 @@ def _base(spec: Spec | None, found: given.GivenProcess) -> _Base:
         return _Base(user, found.cwd, env)
     return _Base(
         user=user if spec.user is None else spec.user,
-        cwd=found.cwd if spec.cwd is None else spec.cwd,
+        cwd=spec.cwd if spec.cwd is not None else found.cwd if spec.oci is not None else ROOT,
         environment=merged(env, spec.env),
     )
 
