@@ -272,7 +272,7 @@ def _taken_back(vector: Vector, seen: Observed) -> set[int]:
         if "op" in entry and vector.operations[entry["op"]].op == "resume":
             resuming.add(entry["op"])
         resuming.discard(entry.get("return", -1))
-        if "call" in entry and not resuming:
+        if "call" in entry and not resuming and entry["call"] < len(seen.calls):
             call = seen.calls[entry["call"]]
             if call.function == "HcsResumeComputeSystem" and rules.pause_hung(vector, call.system or ""):
                 found.add(entry["call"])

@@ -338,7 +338,7 @@ def creations() -> Scenarios:
                     SETTLE,
                     STATS,
                     functions={function: [{"hr": PENDING, "notify": notify}]},
-                    host={"timeouts": {"default_ms": 300, "terminate_ms": 300}},
+                    host={"timeouts": {"default_ms": 1500, "terminate_ms": 1500}},
                 ),
             )
     for function in (
@@ -450,16 +450,16 @@ def exits() -> Scenarios:
         ("disconnects", {"hr": PENDING, "notify": [{"type": "ServiceDisconnect", "after_ms": 20}]}),
         ("never", {"hr": PENDING, "notify": []}),
     ):
-        limits = {"timeouts": {"shutdown_ms": 400, "terminate_ms": 400}}
+        limits = {"timeouts": {"shutdown_ms": 1500, "terminate_ms": 1500}}
         rules = {"HcsShutdownComputeSystem": [rule]}
         yield (
             f"shutdown_{name}",
-            scenario(CREATE, ends(code=3), SETTLE, {"op": "sleep", "ms": 900}, SETTLE, functions=rules, host=limits),
+            scenario(CREATE, ends(code=3), SETTLE, {"op": "sleep", "ms": 3300}, SETTLE, functions=rules, host=limits),
         )
         rules = {"HcsShutdownComputeSystem": [{"hr": "0x80070005"}], "HcsTerminateComputeSystem": [rule]}
         yield (
             f"shutdown_fails_terminate_{name}",
-            scenario(CREATE, ends(code=3), SETTLE, {"op": "sleep", "ms": 900}, SETTLE, functions=rules, host=limits),
+            scenario(CREATE, ends(code=3), SETTLE, {"op": "sleep", "ms": 3300}, SETTLE, functions=rules, host=limits),
         )
     for name, rule in (
         ("at_once", {"exit": {"code": 6, "after_ms": 0}}),
@@ -791,7 +791,7 @@ def servicing() -> Scenarios:
     )
     yield (
         "servicing_late",
-        scenario(CREATE, SETTLE, functions=ended, options=options, host={"timeouts": {"servicing_ms": 300}}),
+        scenario(CREATE, SETTLE, functions=ended, options=options, host={"timeouts": {"servicing_ms": 1500}}),
     )
     for function in ("HcsCreateProcess", "HcsCreateComputeSystem", "HcsStartComputeSystem"):
         for code in ("0x80070005", "0xC0370105"):

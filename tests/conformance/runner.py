@@ -121,8 +121,9 @@ class _Attachment:
 
 
 class _Player:
-    def __init__(self, vector: Vector, double: Double, engine: Engine) -> None:
+    def __init__(self, vector: Vector, double: Double, engine: Engine, service: HcsService) -> None:
         self.vector = vector
+        self.service = service
         self.double = double
         self.engine = engine
         self.seen = Observed()
@@ -201,7 +202,7 @@ class _Player:
                     await asyncio.sleep(0.005)
 
     async def settle(self) -> None:
-        """Until the service has nothing left to deliver, and nothing has happened for a while.
+        """Until the service has nothing left to deliver, no call is on its way, and nothing has happened for a while.
 
         Time in which this program did not get to run does not count: it may have something to do yet.
         """
@@ -211,7 +212,7 @@ class _Player:
             began = loop.time()
             await asyncio.sleep(0.005)
             took = loop.time() - began
-            if self.double.quiet_for() < took:
+            if self.double.quiet_for() < took or self.service.session.threads.under_way:
                 calm = 0.0
             elif took < 0.015:
                 calm += took
@@ -583,7 +584,7 @@ async def play(vector: Vector, double: Double) -> Observed:
             end_with_handles=False,  # the original had no leases: its documents do not speak of them
         )
         async with Engine(service, state=Path(base, "state")) as engine:
-            player = _Player(vector, double, engine)
+            player = _Player(vector, double, engine, service)
             try:
                 await player.play()
             finally:

@@ -32,6 +32,7 @@ class Threads:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._idle = 0
+        self.under_way = 0  # jobs that were submitted and are not done
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def submit(self, job: Callable[[], None], *, or_here: bool = False) -> None:
@@ -41,6 +42,7 @@ class Threads:
         ends and closes; and Python 3.12 makes no threads any more when it ends.
         """
         with self._lock:
+            self.under_way += 1
             if self._idle:
                 self._idle -= 1
                 self._jobs.put(job)
@@ -50,8 +52,14 @@ class Threads:
             threading.Thread(target=self._work, args=([job],), name="longshore-hcs", daemon=True).start()
         except RuntimeError as error:
             if not (or_here or is_program_ending()):
+                self._done()
                 raise OSError(errno.EAGAIN, "no thread can be started") from error
             job()
+            self._done()
+
+    def _done(self) -> None:
+        with self._lock:
+            self.under_way -= 1
 
     def _work(self, first: list[Callable[[], None]]) -> None:
         job: Callable[[], None] | None = first.pop()
@@ -59,6 +67,7 @@ class Threads:
             job()
             job = None  # it holds what the call was given
             with self._lock:
+                self.under_way -= 1
                 self._idle += 1
             job = self._next()
 
