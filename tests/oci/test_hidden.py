@@ -94,14 +94,14 @@ def test_a_folder_that_holds_the_store_is_masked_in_a_document_of_somebody_elses
     (tmp_path / "root").mkdir()
     document = {
         "ociVersion": "1.0.2",
-        "process": {"args": ["sh"], "cwd": "/"},
+        "process": {"args": ["/all/sh"], "cwd": "/"},
         "root": {"path": str(tmp_path / "root")},
         "mounts": [{"destination": "/all", "type": "none", "source": str(tmp_path), "options": ["rbind"]}],
     }
     place = Place(run=run, data=run)
     found, _, _ = plan_bundle(place, "web", Spec.from_oci(document), cgroup_path="/x")
     assert [mount["destination"] for mount in found["mounts"]] == ["/all", "/all/store/run"]
-    document["mounts"] = [{"destination": "/x", "type": "bind", "source": str(run)}]
+    document["mounts"] = [{"destination": "/all", "type": "bind", "source": str(run)}]
     with pytest.raises(InvalidSpec) as error:
         plan_bundle(place, "web", Spec.from_oci(document), cgroup_path="/x")
     assert error.value.field == "oci.mounts[0].source"
