@@ -343,3 +343,13 @@ def test_what_was_updated_is_what_inspect_shows(longshore: Longshore) -> None:
     longshore.ok("update", "-m", "128m", "web")
     limits = longshore.json("inspect", "web")[0]["spec"]["resources"]
     assert (limits["memory"], limits["pids"]) == (128 << 20, 50)
+
+
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_a_message_about_a_hostile_name_is_printable(longshore: Longshore, debug: list[str]) -> None:
+    from .command import ARGV
+
+    command = [*ARGV, *debug, "run", "host", "--", "\x1b]0;title\x07\x1b[2J\u202e"]
+    done = subprocess.run(command, env=longshore.environment, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 127
+    assert all(line.isprintable() for line in done.stderr.decode().splitlines())

@@ -75,3 +75,25 @@ def test_every_verb_takes_closed_streams_for_the_null_device(
 def test_an_error_is_an_exit_code_where_nothing_can_be_said(longshore: Longshore, tmp_path: Path) -> None:
     assert Caller(longshore, tmp_path, {0, 1, 2})("start", "missing") == (125, "", "")
     assert Caller(longshore, tmp_path, {1})("run", "host", "--", "/no/such/command")[0] == 127
+
+
+def test_the_streams_of_the_caller_stay_blocking(longshore: Longshore) -> None:
+    read, write = os.pipe()
+    ours, theirs = os.openpty()
+    meddle = "import os\nfor fd in (0, 1, 2): os.set_blocking(fd, False)"
+    try:
+        for stream in (write, theirs):
+            for words in (
+                ("run", "-i", "host", "--", "python3", "-S", "-c", meddle),
+                ("run", "-d", "--name", "web", "host", "--", "sh", "-c", "echo kept; exec sleep infinity"),
+                ("exec", "-i", "web", "--", "python3", "-S", "-c", meddle),
+                ("logs", "web"),
+                ("ps",),
+                ("rm", "-f", "web"),
+            ):
+                given = read if stream == write else theirs
+                assert longshore(*words, stdin=given, stdout=stream, stderr=stream).returncode == 0, words
+            assert all(os.get_blocking(fd) for fd in (read, write, theirs)), stream
+    finally:
+        for fd in (read, write, ours, theirs):
+            os.close(fd)

@@ -76,9 +76,7 @@ def _this_machine(args: Arguments) -> Engine:
 def told(error: Exception) -> int:
     """Tell people of an error; the exit code that it means."""
     if debugging:
-        import traceback
-
-        traceback.print_exception(error)
+        _show_trace(error)
     from ..errors import CommandNotExecutable, CommandNotFound, LongshoreError, TimeLimit
 
     if isinstance(error, LongshoreError):
@@ -107,6 +105,14 @@ def told(error: Exception) -> int:
     return ENGINE_FAILED
 
 
+def _show_trace(error: BaseException) -> None:
+    """Where an error comes from; the words of others in it are escaped, as everywhere."""
+    import traceback
+
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        print(escaped(line), file=sys.stderr)
+
+
 def set_up_logging(args: Arguments) -> None:
     """Messages of the engine as lines on stderr; tracebacks only with --debug."""
     import logging
@@ -121,10 +127,8 @@ def set_up_logging(args: Arguments) -> None:
             if error is not None:
                 text += f" ({type(error).__name__}: {escaped(str(error))})"
             print(f"longshore: {record.levelname.lower()}: {text}", file=sys.stderr)
-            if args.debug and record.exc_info:
-                import traceback
-
-                traceback.print_exception(*record.exc_info)
+            if args.debug and error is not None:
+                _show_trace(error)
 
     handler = Lines()
     logging.getLogger("asyncio").setLevel(logging.INFO)  # what it does with its loop is nobody's concern
