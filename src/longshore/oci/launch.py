@@ -101,6 +101,13 @@ def _check(result: int, what: str) -> None:
         raise OSError(code, f"{what}: {os.strerror(code)}")
 
 
+NO_UPPER = (errno.EINVAL, errno.EOPNOTSUPP, errno.EREMOTE)  # what overlayfs says of a file system that it cannot use
+UPPER_HINT = (
+    "overlayfs cannot write on the file system of the state directory, as on another overlay or NFS:"
+    " put the state on ext4, xfs, btrfs or tmpfs ($LONGSHORE_ROOT)"
+)
+
+
 def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
     """mount(2); raises OSError that names the target."""
     result = libc().mount(
@@ -391,6 +398,8 @@ async def spawn(
             return Child(pid, os.path.basename(argv[0]))
         except OSError as error:
             hint = next_step(error)
+            if "mount overlay on" in str(error) and error.errno in NO_UPPER:
+                hint = UPPER_HINT
             if error.errno == errno.ENOENT and error.filename == argv[0]:
                 hint = f"install {os.path.basename(argv[0])}"
             raise ServiceError(f"starting {os.path.basename(argv[0])}", None, str(error), hint=hint) from error

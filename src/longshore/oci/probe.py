@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from ..tasks import in_thread
 from ..trees import remove_tree
 from . import seccomp, status
 from .cgroup import ROOT, Cgroup, hierarchies, mode
+from .launch import UPPER_HINT, enter_private_mounts, mount
 from .processes import status_known
 from .runtime import Runtime, last_error
 
@@ -338,14 +340,13 @@ async def probe(wanted: str | None, *, cache: Path) -> Features:
         add(os.path.basename(name), answer.works, words if answer.works else answer.reason, None)
         if answer.works and chosen is None and (wanted is None or name == wanted):
             chosen = answer
-    runs = chosen is not None
-    why = "" if runs else "no runtime works here"
-    add(
-        "run",
-        runs,
-        f"by {chosen.path}" if chosen else why,
-        None if runs else "apt-get install crun runc conmon",
-    )
+    why = "" if chosen else "no runtime works here"
+    hint = None if chosen else "apt-get install crun runc conmon"
+    if chosen is not None:
+        why = await in_thread(lambda: _problem_of_state(cache.parent), "longshore-probe")
+        hint = UPPER_HINT if why else None
+    runs = not why
+    add("run", runs, why or f"by {chosen.path if chosen else ''}", hint)
     monitor = find("conmon")
     if monitor is None:
         add("conmon", False, "not installed: no container can outlive its caller", "apt-get install conmon")
@@ -377,6 +378,37 @@ def _add_first(add: Any) -> None:
         here if own else f"catatonit at {init}" if init else f"{here}, and catatonit is not installed",
         None if own or init else "apt-get install catatonit",
     )
+
+
+def _problem_of_state(data: Path) -> str:
+    """Why an overlay cannot have what a container writes in the state directory: found by mounting one. Blocks.
+
+    In the mount namespace of a thread of its own: with that the mount ends.
+    """
+    import tempfile
+
+    try:
+        with tempfile.TemporaryDirectory(prefix=".probe-", dir=data) as base:
+            for name in ("lower", "upper", "work", "merged"):
+                os.mkdir(f"{base}/{name}", 0o700)
+            problem: list[str] = []
+
+            def attempt() -> None:
+                try:
+                    enter_private_mounts(hide_unified=False)
+                    os.chdir(base)  # of this thread alone by now; its path may hold what options are cut at
+                    mount("overlay", "merged", "overlay", 0, "lowerdir=lower,upperdir=upper,workdir=work")
+                except OSError as error:
+                    problem.append(error.strerror or str(error))
+
+            thread = threading.Thread(target=attempt)
+            thread.start()
+            thread.join()
+    except OSError as error:
+        return f"the state directory {data} cannot be written: {error.strerror or error}"
+    if not problem:
+        return ""
+    return f"a container cannot write to its root where the state directory is, {data}: {problem[0]}"
 
 
 def _add_kernel(add: Any, runs: bool, why: str) -> None:
