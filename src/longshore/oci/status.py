@@ -149,14 +149,18 @@ def why_not(config: Mapping[str, Any], *, init: bool = False, process: Mapping[s
             return f"the document has a {name}, which may refuse it"
     if "run.oci.handler" in (config.get("annotations") or {}):
         return "the document names a handler, which runs the command in its own way"
-    for limit in process.get("rlimits") or []:
-        if limit.get("type") == "RLIMIT_FSIZE" and limit.get("soft", _FILE_LIMIT) < _FILE_LIMIT:
-            return "the document allows it to write no file"
+    if any(_stops_the_record(limit) for limit in process.get("rlimits") or []):
+        return "the document allows it to write no file"
     names = f"{_NEEDS} {_NEEDS_AS_INIT}".split() if init else _NEEDS.split()
     forbidden = seccomp.forbidden(linux.get("seccomp"), names)
     if forbidden:
         return f"the document's seccomp profile forbids {', '.join(forbidden)}"
     return None
+
+
+def _stops_the_record(limit: Any) -> bool:
+    soft = limit.get("soft") if isinstance(limit, Mapping) and limit.get("type") == "RLIMIT_FSIZE" else None
+    return isinstance(soft, int) and soft < _FILE_LIMIT
 
 
 def _has_proc(mounts: Sequence[Mapping[str, Any]]) -> bool:
