@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,42 +16,42 @@ import msgspec
 from .checks import below, check_tree
 from .errors import InvalidSpec
 
+# plain classes: every verb loads them, and a dataclass costs half a millisecond
 
-@dataclass(frozen=True)
+
 class Whole:
     """A whole number in a range: JSON does not tell 1 from 1.0, but the specification's readers do."""
 
-    least: int
-    most: int
+    def __init__(self, least: int, most: int) -> None:
+        self.least, self.most = least, most
 
 
-@dataclass(frozen=True)
 class ListOf:
     """A list whose elements are all of one kind."""
 
-    of: Any
+    def __init__(self, of: Any) -> None:
+        self.of = of
 
 
-@dataclass(frozen=True)
 class MapOf:
     """An object whose names are free."""
 
-    of: Any
+    def __init__(self, of: Any) -> None:
+        self.of = of
 
 
-@dataclass(frozen=True)
 class Fields:
     """An object whose names the specification gives."""
 
-    fields: Mapping[str, Any]
-    required: tuple[str, ...] = ()
+    def __init__(self, fields: Mapping[str, Any], required: tuple[str, ...] = ()) -> None:
+        self.fields, self.required = fields, required
 
 
-@dataclass(frozen=True)
 class OneOf:
     """One of a few words, of which a runtime takes an unknown one for none."""
 
-    words: tuple[str, ...]
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
 
 
 class Anything:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib import resources
 from pathlib import Path
 
 import msgspec
@@ -33,6 +32,8 @@ def keeper() -> list[str]:
     script = Path(__file__).with_name(SCRIPT)
     if script.is_file():
         return ["/bin/sh", str(script)]
+    from importlib import resources  # loads tempfile, random and shutil: milliseconds
+
     return ["/bin/sh", "-c", resources.files(__package__).joinpath(SCRIPT).read_text(encoding="utf-8"), SCRIPT]
 
 

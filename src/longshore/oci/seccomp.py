@@ -12,7 +12,6 @@ import errno
 import os
 from collections.abc import Collection
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +194,8 @@ def _is_packed(path: str) -> bool:
 
 def _read(path: str) -> bytes:
     if _is_packed(path):
+        from importlib import resources  # loads tempfile, random and shutil: milliseconds
+
         return resources.files(__package__).joinpath(os.path.basename(path)).read_bytes()
     return Path(path).read_bytes()
 
