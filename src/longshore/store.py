@@ -8,6 +8,7 @@ operations (create, start, delete) hold a *claim*: a lock that nobody waits for,
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +39,7 @@ from .visibility import Sight, Viewpoint
 
 ASIDE = ".before."  # in `run`, until it is in the trash: what an earlier boot left there
 VIEW = "view"  # in a lease, and in `run`: the boot and the namespaces that its pids belong to
+_VIEW = re.compile(rb"([!-~]*)\n(\w+:\[\d+\] \w+:\[\d+\])?")
 
 RUN, DATA = (Path(place) for place in places())
 
@@ -191,10 +193,16 @@ class Store:
         return self.viewpoint.sight(record.boot, record.namespaces or first_namespaces())
 
     def sight_at(self, directory: Path) -> Sight:
-        """The same for a lease, or for `run` as a whole. Earlier versions have recorded nothing."""
-        try:
-            boot, _, namespaces = read_whole(directory / VIEW).decode("utf-8", "replace").partition("\n")
-        except OSError:
+        """The same for a lease, or for `run` as a whole. Earlier versions have recorded nothing.
+
+        A damaged record counts as none: else what it belongs to would stay hidden, and so be left for ever.
+        """
+        view = None
+        with suppress(OSError):
+            view = _VIEW.fullmatch(read_whole(directory / VIEW))
+        if view is not None:
+            boot, namespaces = (each.decode("ascii") for each in view.groups(b""))
+        else:
             boot, namespaces = (_content(self.run / "boot") or b"").decode("utf-8", "replace"), ""
         return self.viewpoint.sight(boot, namespaces or first_namespaces())[0]
 

@@ -31,6 +31,7 @@ KINDS = {
     "lib/journal/boot": "*lib/journal/boot",
     "locks": "*lock",
     "run/boot": "*run/boot",
+    "run/view": "*run/view",
     "record.json": "*containers/*/record.json",
     "spec.json": "*containers/*/spec.json",
     "exit.json": "*containers/*/exit.json",
@@ -40,6 +41,7 @@ KINDS = {
     "execs: record.json": "*execs/*/record.json",
     "execs: exit.json": "*execs/*/exit.json",
     "lease: owned": "*leases/*/owned/*",
+    "lease: view": "*leases/*/view",
     "trash": "*trash/*/*",
 }
 """Every kind of file that the engine keeps, as docs/state.md lists them, and how its paths look."""
