@@ -305,7 +305,7 @@ def test_a_root_file_system_may_be_given_by_a_relative_path(longshore: Longshore
     (tmp_path / "tree" / "command").write_text("#!/command\n")
     (tmp_path / "tree" / "command").chmod(0o755)
     found = json.loads(longshore.ok("explain", "--json", "run", "rootfs:tree", "--", "/command", cwd=tmp_path))
-    assert found["documents"]["config.json"]["root"]["path"] == str(tmp_path / "tree")
+    assert any(str(tmp_path / "tree") in step for step in found["mounts"])
 
 
 def test_one_that_runs_is_not_removed_and_the_way_to_is_told(longshore: Longshore) -> None:
