@@ -85,7 +85,7 @@ def check_kernels_folders(root: RootPlan) -> None:
 
     A runtime mounts where a link there leads within the root, and may then go by the path itself, on the machine: crun
     1.8.1 makes its devices and links in the machine's folder that `/dev` names, and removes what was there by their
-    names; runc 1.1.5 does so with `ptmx`. (CVE-2019-19921, CVE-2023-27561 and CVE-2025-52565 are of this kind.)
+    names; runc 1.1.5 looks there for `ptmx`. (CVE-2019-19921, CVE-2023-27561 and CVE-2025-52565 are of this kind.)
     """
     for path in KERNELS_FOLDERS:
         link = root.inside.link(path)
