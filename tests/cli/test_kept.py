@@ -397,7 +397,12 @@ def test_doctor_version_and_restore_answer(longshore: Longshore) -> None:
     assert "conmon" in longshore.ok("version")
     kept(longshore)
     assert longshore.ok("restore").split() == ["running", "web"]
-    assert longshore.json("restore", "--format", "json") == {"running": ["web"], "ended": [], "undone": []}
+    assert longshore.json("restore", "--format", "json") == {
+        "running": ["web"],
+        "ended": [],
+        "undone": [],
+        "hidden": [],
+    }
 
 
 def test_a_live_table_without_rich_is_printed_again_and_again_without_a_complaint(longshore: Longshore) -> None:
