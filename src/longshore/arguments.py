@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from .compute import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Stdio
@@ -90,6 +91,25 @@ def check_input_and_stdin(input: bytes | None, stdin: int) -> int:
     if stdin not in (DEVNULL, PIPE):
         raise InvalidSpec("stdin", "is given, and `input` too", hint="give one of them")
     return PIPE
+
+
+def check_tail(value: int | None) -> int | None:
+    """A number of lines, or None for all."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidSpec(
+            "tail", f"{value!r:.80} is not a number of lines", hint="write tail=10, or None for all lines"
+        )
+    return value
+
+
+def check_since(value: datetime | None) -> datetime | None:
+    """A time that is the same one everywhere, or None for the beginning."""
+    if value is None or (isinstance(value, datetime) and value.tzinfo is not None):
+        return value
+    hint = "write since=datetime.now(timezone.utc) - timedelta(minutes=5)"
+    raise InvalidSpec("since", f"{value!r:.80} is not a datetime with a time zone", hint=hint)
 
 
 def check_bound(value: int, name: str = "max_output") -> int:

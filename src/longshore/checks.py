@@ -333,9 +333,8 @@ def command_of(args: list[str], command_line: str | None, process: Mapping[str, 
     """The command as a list; one element where it is a command line."""
     if args or command_line is not None:
         return args or [command_line or ""]
-    if process.get("commandLine"):  # "the preferred means" of an OCI document
-        return [process["commandLine"]]
-    return list(process.get("args") or [])
+    # a document for both platforms has both; only Windows runs its commandLine
+    return list(process.get("args") or []) or [process.get("commandLine") or ""]
 
 
 def check_size(size: tuple[int, int] | None) -> None:

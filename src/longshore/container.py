@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from . import checkpoints, deleting, execs, finding, lifecycle
-from .arguments import check_bound, check_input, check_seconds, check_streams
+from .arguments import check_bound, check_input, check_seconds, check_since, check_streams, check_tail
 from .checkpoints import CheckpointInfo
 from .checks import check_endpoints
 from .compute import DEVNULL, PIPE, Cause, Exit, ProcessInfo, Stats, Stdio
@@ -236,6 +236,7 @@ class Container:
 
         InvalidState if it has no log, because it runs for its caller.
         """
+        tail, since = check_tail(tail), check_since(since)
         async with self._core.operation():
             self._core.descriptors.check_view(f"read the log of container `{self.id}`")
             inode = await self._log_inode("read the log of")

@@ -167,10 +167,10 @@ class CommandNotFound(LongshoreError):
 class CommandNotExecutable(LongshoreError):
     """The command exists but cannot be executed (a shell would say 126)."""
 
-    def __init__(self, container_id: str, command: str, reason: str) -> None:
+    def __init__(self, container_id: str, command: str, reason: str, *, hint: str | None = None) -> None:
         super().__init__(
             f"cannot run `{command}` in container `{container_id}`: {reason}",
-            hint="check that it is an executable file, for this processor, that the container's user may run",
+            hint=hint or "check that it is an executable file, for this processor, that the container's user may run",
         )
         self.container_id = container_id
         self.command = command

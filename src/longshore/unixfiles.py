@@ -162,7 +162,8 @@ def _make_and_open(name: str, fd: int) -> int:
         try:
             os.mkdir(name, 0o700, dir_fd=fd)
         except FileExistsError:
-            pass
+            return os.open(name, _NODE, dir_fd=fd)
+        os.chmod(name, 0o700, dir_fd=fd)  # a umask may take the owner's own bits
         return os.open(name, _NODE, dir_fd=fd)
 
 

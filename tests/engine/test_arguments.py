@@ -9,6 +9,7 @@ import pydoc
 import re
 import traceback
 from collections.abc import Coroutine
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, get_type_hints
 
@@ -40,6 +41,21 @@ async def refused(call: Any, field: str) -> InvalidSpec:
         await call
     assert caught.value.field == field, caught.value
     return caught.value
+
+
+# logs
+
+
+@pytest.mark.parametrize("tail", [-1, 1.5, True, "10"])
+async def test_tail_that_is_no_number_of_lines_is_refused(world: World, tail: Any) -> None:
+    box = await world.engine().launch("box", root="host", args=["true"])
+    await refused(anext(box.logs(tail=tail)), "tail")
+
+
+@pytest.mark.parametrize("since", [0, "10m", datetime(2026, 1, 1)])  # noqa: DTZ001
+async def test_since_that_is_no_aware_time_is_refused(world: World, since: Any) -> None:
+    box = await world.engine().launch("box", root="host", args=["true"])
+    await refused(anext(box.logs(since=since)), "since")
 
 
 # streams

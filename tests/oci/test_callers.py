@@ -35,18 +35,18 @@ CALLER = textwrap.dedent("""
             out, _ = await process.communicate(timeout=30)
             print((await process.wait()).code, out.decode().strip())
 
-    os.umask(0o077)
+    os.umask(int(sys.argv[3], 8))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     asyncio.run(main())
 """)
 
 
 @real
+@pytest.mark.parametrize("umask", ["077", "377", "777"])
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
-def test_a_caller_that_ignores_its_children_and_has_a_strict_umask_runs_containers(state: Path, runtime: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CALLER, state, runtime], capture_output=True, text=True, timeout=100, check=False
-    )
+def test_caller_with_a_strict_umask_and_no_sigchld_runs_containers(state: Path, runtime: str, umask: str) -> None:
+    program = [sys.executable, "-c", CALLER, str(state), runtime, umask]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
     assert (done.stdout.splitlines(), done.stderr) == (["3 0022", "4 0022"], "")
 
 

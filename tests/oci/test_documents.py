@@ -328,6 +328,26 @@ async def test_a_field_that_an_exec_ignores_is_in_the_log(engine: Engine, caplog
 
 
 @real
+async def test_exec_reports_an_oom_score_that_its_runtime_drops(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    box = await engine.launch("box", root="host", args=["sleep", "60"], owner="remove")
+    own = {"args": ["cat", "/proc/self/oom_score_adj"], "oomScoreAdj": 500}
+    with caplog.at_level(logging.WARNING, "longshore.oci"):
+        process = await box.exec(oci=own, stdout=PIPE)
+        out, _ = await process.communicate(timeout=30)
+    assert out == b"0\n"
+    assert [record.getMessage().partition(" ignores ")[2] for record in caplog.records] == ["oci.oomScoreAdj"]
+
+
+@real
+async def test_command_line_for_windows_is_not_run_beside_args(engine: Engine) -> None:
+    given = document(process={"args": ["sh", "-c", "exit 6"], "commandLine": "cmd /c exit 7"})
+    done = await engine.run("host", [], oci=given, timeout=60)
+    assert (done.exit_code, done.args) == (6, ["sh", "-c", "exit 6"])
+
+
+@real
 async def test_no_limit_in_a_document_is_none_for_both_runtimes(engine: Engine) -> None:
     given = document(linux={"resources": {"pids": {"limit": -1}, "memory": {"limit": 0, "swap": 0}}})
     assert (await engine.run("host", [], oci=given, timeout=60)).exit_code == 0

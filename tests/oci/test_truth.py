@@ -134,6 +134,7 @@ async def test_a_mount_or_an_open_file_that_forbids_execution_does_so_too(
         for found in await all_ways(engine, ["/tools/command"], init, fields(tools, init=init)):
             assert isinstance(found, CommandNotExecutable)
             assert "busy" in found.reason
+            assert found.hint == "close the file where it is open for writing"
     for found in await all_ways(engine, ["/tools/command"], init, fields(tools, init=init, options="noexec")):
         assert isinstance(found, CommandNotExecutable)
         assert "permission denied" in found.reason
@@ -141,8 +142,9 @@ async def test_a_mount_or_an_open_file_that_forbids_execution_does_so_too(
 
 @real
 async def test_an_init_without_a_pid_for_its_command_reports_that(engine: Engine) -> None:
-    with pytest.raises(CommandNotExecutable, match="temporarily unavailable"):
+    with pytest.raises(CommandNotExecutable, match="temporarily unavailable") as caught:
         await engine.run("host", ["true"], init=True, pids=1)
+    assert "`pids`" in str(caught.value.hint)
 
 
 HOOKED = """#!/bin/sh
@@ -310,7 +312,6 @@ PROC = {"destination": "/proc", "type": "proc", "source": "proc"}
         ({"mounts": []}, "/proc"),
         ({"mounts": [PROC, {"destination": "/", "type": "tmpfs"}]}, "/proc"),
         ({"mounts": [PROC], "process": {"apparmorProfile": "x"}}, "apparmorProfile"),
-        ({"mounts": [PROC], "process": {"rlimits": [{"type": "RLIMIT_FSIZE", "soft": 0, "hard": 0}]}}, "no file"),
         ({"mounts": [PROC], "annotations": {"run.oci.handler": "wasm"}}, "handler"),
         ({"mounts": [PROC], "linux": {"seccomp": {"defaultAction": "SCMP_ACT_ERRNO"}}}, "seccomp"),
         (
@@ -329,6 +330,21 @@ PROC = {"destination": "/proc", "type": "proc", "source": "proc"}
 )
 def test_where_the_first_program_could_not_work_it_is_left_out(document: dict[str, Any], reason: str) -> None:
     assert reason in (why_not(document) or "")
+
+
+def test_only_a_record_in_a_file_needs_a_limit_of_file_size() -> None:
+    config = {"mounts": [PROC], "process": {"rlimits": [{"type": "RLIMIT_FSIZE", "soft": 0, "hard": 0}]}}
+    assert "no file" in (why_not(config, kept=True) or "")
+    assert why_not(config) is None
+
+
+@real
+async def test_command_that_may_write_no_file_is_refused_by_type(engine: Engine, tools: Path) -> None:
+    script(tools / "command", "#!/bin/sh\r\ntrue\r\n")
+    box = await engine.launch("box", root="host", args=["sleep", "60"], owner="remove", mounts=[f"{tools}:/tools"])
+    limits = [{"type": "RLIMIT_FSIZE", "soft": 0, "hard": 0}]
+    with pytest.raises(CommandNotExecutable):
+        await box.exec(oci={"args": ["/tools/command"], "rlimits": limits})
 
 
 def test_the_default_profile_lets_the_first_program_work() -> None:

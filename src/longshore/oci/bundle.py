@@ -143,7 +143,7 @@ def _put_first(draft: Draft, spec: Spec, *, kept: bool) -> None:
     """Have the command executed by the first program, which is also the init; or, without it, by catatonit."""
     config, reasons = draft.config, draft.reasons
     process = config["process"]
-    why = status.why_not(config, init=spec.init)
+    why = status.why_not(config, init=spec.init, kept=kept)
     if why is not None:
         reasons["process.args"] = f"the runtime executes the command itself, without the first program: {why}"
         if spec.init:

@@ -207,9 +207,10 @@ def make_skeleton(skeleton: Skeleton, points: Sequence[MountPoint]) -> None:
     (path.parent / ASIDE).mkdir(mode=0o700, exist_ok=True)
     building = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
-        building.mkdir(mode=0o700)
+        make_folder(building, 0o700)
         bound = _large_and_public(points)
         (building / "bound").write_text("\n".join(bound))
+        (building / "bound").chmod(0o600)
         _fill(building / "root", bound)
         try:
             building.rename(path)
@@ -222,30 +223,31 @@ def make_skeleton(skeleton: Skeleton, points: Sequence[MountPoint]) -> None:
 
 
 def _fill(root: Path, bound: Sequence[str]) -> None:
-    _make_folder(root, 0o755)
+    make_folder(root, 0o755)
     for name, mode in FOLDERS.items():
-        _make_folder(root / name, mode)
+        make_folder(root / name, mode)
     for name, target in LINKS.items():
         (root / name).symlink_to(target)
     for name in BINARIES:
         if os.path.islink(f"/{name}"):
             (root / name).symlink_to(os.readlink(f"/{name}"))
         elif os.path.isdir(f"/{name}"):
-            _make_folder(root / name, 0o755)
+            make_folder(root / name, 0o755)
     (root / "etc" / "resolv.conf").write_text("# this container has no network\n")
     (root / "etc" / "resolv.conf").chmod(0o644)
     for name in _etc_entries():
         copied = root / "etc" / name
         if f"/etc/{name}" in bound:
             _make_parents(copied)
-            _make_folder(copied, 0o755)
+            make_folder(copied, 0o755)
         else:
             _copy(f"/etc/{name}", copied)
 
 
-def _make_folder(path: Path, mode: int) -> None:
+def make_folder(path: Path, mode: int) -> None:
+    """Make a folder with this mode, whatever the caller's umask."""
     path.mkdir()
-    path.chmod(mode)  # whatever the caller's umask is
+    path.chmod(mode)
 
 
 def _large_and_public(points: Sequence[MountPoint]) -> list[str]:
@@ -301,7 +303,7 @@ def _without_passwords(data: bytes) -> bytes:
 def _make_parents(path: Path) -> None:
     if not path.parent.exists():
         _make_parents(path.parent)
-        _make_folder(path.parent, 0o755)
+        make_folder(path.parent, 0o755)
 
 
 def _copy_entry(entry: os.DirEntry[str], target: Path) -> None:

@@ -7,7 +7,7 @@ silence, and longshore reports it. Runtimes' `features` verb names no fields: th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import InvalidSpec, NotSupported
@@ -86,6 +86,9 @@ MOUNT_OPTIONS = frozenset(
 """What runtimes make something of; they hand all else to the file system, and a bind mount has none (mount(2))."""
 
 
+_DROPPED_BY_EXEC: Mapping[str, Sequence[str]] = {"crun": ("oomScoreAdj", "selinuxLabel"), "runc": ("oomScoreAdj",)}
+
+
 def version_for(document: Mapping[str, Any], runtime: Known) -> tuple[str, str]:
     """Return the ociVersion to write, and why if it is not the document's own. InvalidSpec for one that is none."""
     asked = document["ociVersion"]
@@ -129,7 +132,8 @@ def ignored(document: Mapping[str, Any], runtime: Known) -> dict[str, str]:
 def ignored_of_exec(process: Mapping[str, Any], runtime: Known) -> list[str]:
     """Return the fields of a process of an exec that a runtime ignores."""
     found = ignored({"ociVersion": BASE, "process": process}, runtime)
-    return ["oci" + path.removeprefix("oci.process") for path in found]
+    dropped = [name for name in _DROPPED_BY_EXEC.get(runtime.name, ()) if process.get(name) is not None]
+    return ["oci" + path.removeprefix("oci.process") for path in found] + [f"oci.{name}" for name in dropped]
 
 
 def _note(found: dict[str, str], path: str, since: _Since, runtime: Known, asked: str) -> None:

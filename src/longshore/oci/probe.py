@@ -25,6 +25,7 @@ from ..tasks import in_thread
 from ..trees import remove_tree
 from . import seccomp, status
 from .cgroup import ROOT, Cgroup, hierarchies, mode
+from .hostview import make_folder
 from .launch import UPPER_HINT, enter_private_mounts, mount
 from .processes import status_known
 from .runtime import Runtime, last_error
@@ -193,14 +194,14 @@ async def choose_runtime(wanted: str | None, *, cache: Path) -> Tried:
 
 def _empty_container(root: Path, cgroup: str) -> dict[str, Any]:
     """A configuration of the least that a container is, over the machine's own programs, read-only."""
-    (root / "dev").mkdir()  # crun wants it there
+    make_folder(root / "dev", 0o755)  # crun wants it there
     mounts: list[dict[str, Any]] = [
         {"destination": "/proc", "type": "proc", "source": "proc"},
         {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
     ]
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr"):
         if os.path.isdir(f"/{name}"):
-            (root / name).mkdir()
+            make_folder(root / name, 0o755)
             mounts.append({"destination": f"/{name}", "type": "bind", "source": f"/{name}", "options": ["rbind", "ro"]})
     return {
         "ociVersion": "1.0.2",
@@ -238,13 +239,13 @@ async def _try(path: str) -> Tried:
     with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
         base = Path(name)
         root = base / "root"
-        root.mkdir()
+        make_folder(root, 0o755)
         id = f"probe-{base.name.rpartition('-')[2]}"
         group = _group_of(base)
         document = _empty_container(root, group.path)
         (base / "config.json").write_bytes(msgspec.json.encode(document))
         runtime = Runtime(path, base / "state", hide_unified=must_hide_unified(path))
-        runtime.root.mkdir()
+        make_folder(runtime.root, 0o700)
         log = base / "log"
         # in a mount namespace of its own whatever the runtime: nothing that it mounts can be left
         reason = ""

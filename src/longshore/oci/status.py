@@ -83,12 +83,17 @@ def refusal(container_id: str, command: str, outcome: Outcome) -> LongshoreError
     assert code is not None
     reason = os.strerror(code).lower()
     if outcome.forking:
-        return CommandNotExecutable(container_id, command, f"the init could not make a process for it ({reason})")
+        hint = "raise the limit of processes (`pids`), or run the command without an init (`init=False`)"
+        problem = f"the init could not make a process for it ({reason})"
+        return CommandNotExecutable(container_id, command, problem, hint=hint)
     if code in (errno.ENOENT, errno.ENOTDIR):
         if not outcome.found:
             return CommandNotFound(container_id, command)
         reason = f"the interpreter or loader that it names cannot be found ({reason})"
-    return CommandNotExecutable(container_id, command, reason)
+        hint = "check its first line, which must not end in a carriage return, or install the loader that it needs"
+        return CommandNotExecutable(container_id, command, reason, hint=hint)
+    busy = "close the file where it is open for writing" if code == errno.ETXTBSY else None
+    return CommandNotExecutable(container_id, command, reason, hint=busy)
 
 
 # whether it can be used
@@ -136,8 +141,13 @@ def image_file() -> str | None:
     return None
 
 
-def why_not(config: Mapping[str, Any], *, init: bool = False, process: Mapping[str, Any] | None = None) -> str | None:
-    """Why the first program cannot be used for a document (or for an exec's `process` in its container); else None."""
+def why_not(
+    config: Mapping[str, Any], *, init: bool = False, kept: bool = False, process: Mapping[str, Any] | None = None
+) -> str | None:
+    """Why the first program cannot be used for a document (or for an exec's `process` in its container); else None.
+
+    With `kept` it writes its record to a file, which a limit can forbid; else to a socket.
+    """
     if not available():
         return f"there is none for this machine ({os.uname().machine})"
     process = config.get("process") or {} if process is None else process
@@ -149,7 +159,7 @@ def why_not(config: Mapping[str, Any], *, init: bool = False, process: Mapping[s
             return f"the document has a {name}, which may refuse it"
     if "run.oci.handler" in (config.get("annotations") or {}):
         return "the document names a handler, which runs the command in its own way"
-    if any(_stops_the_record(limit) for limit in process.get("rlimits") or []):
+    if kept and any(_stops_the_record(limit) for limit in process.get("rlimits") or []):
         return "the document allows it to write no file"
     names = f"{_NEEDS} {_NEEDS_AS_INIT}".split() if init else _NEEDS.split()
     forbidden = seccomp.forbidden(linux.get("seccomp"), names)
