@@ -154,6 +154,7 @@ class Core:
             raise EngineClosed("this engine belongs to another process: it must not be used after a fork")
         if self.closed:
             raise EngineClosed
+        self.standard.hold()  # each time: the program may make itself a daemon between two calls
         while not self._ready:
             if self._opening is not None:
                 await asyncio.wait((self._opening,))
@@ -161,7 +162,6 @@ class Core:
             forks.works_in(asyncio.get_running_loop())
             self._opening = asyncio.get_running_loop().create_future()
             try:
-                self.standard.hold()
                 self.store.open()
                 if self._service is None:
                     self._service = self._make_service()

@@ -55,17 +55,20 @@ class Placeholders:
         self._held = False
 
     def hold(self) -> None:
-        """Have no standard descriptor closed from now on. Idempotent; it does nothing on Windows, where no descriptor
-        is given to a container."""
+        """Have no standard descriptor closed from now on: also not one that the program has closed since the last call.
+
+        It does nothing on Windows, where no descriptor is given to a container.
+        """
         global _users
-        if self._held or os.name == "nt":
+        if os.name == "nt" or (self._held and not any(map(_is_closed, STANDARD))):
             return
         with forks.not_now():
             for fd in fill():
                 mark(fd)
                 _placed.add(fd)
-            self._held = True
-            _users += 1
+            if not self._held:
+                self._held = True
+                _users += 1
 
     def release(self) -> None:
         """Close them, if this was the last user. Idempotent."""

@@ -159,6 +159,31 @@ def test_a_program_with_closed_streams_runs_containers(state: Path, runtime: str
     assert call(LIBRARY, state, runtime, numbers, "sync", closed=closed) == repr(([3, 4], "log\n"))
 
 
+@pytest.mark.parametrize("closed", CLOSED, ids=lambda each: "".join(map(str, sorted(each))))
+@RUNTIMES
+def test_streams_closed_under_an_open_engine_are_the_null_device(state: Path, runtime: str, closed: set[int]) -> None:
+    program = """
+        import asyncio, os, sys
+        from longshore import INHERIT
+        from longshore.engine import Engine
+
+        async def main():
+            inherited = {"stdin": INHERIT, "stdout": INHERIT, "stderr": INHERIT}
+            script = "cat; echo out; echo err >&2; exit "
+            async with Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:
+                box = await engine.launch("box", root="host", args=["sleep", "60"], owner="remove")
+                for fd in map(int, sys.argv[3]):
+                    os.close(fd)
+                done = await engine.run("host", ["sh", "-c", script + "3"], timeout=60, **inherited)
+                process = await box.exec(["sh", "-c", script + "4"], **inherited)
+                return done.exit_code, (await process.wait()).code
+
+        os.write(9, repr(asyncio.run(main())).encode())
+        assert not any(os.path.exists(f"/proc/self/fd/{fd}") for fd in sys.argv[3]), "a placeholder is left"
+    """
+    assert call(program, state, runtime, "".join(map(str, sorted(closed)))) == "(3, 4)"
+
+
 def test_a_stream_that_the_program_opens_later_is_not_closed(state: Path) -> None:
     program = """
         import os, sys
