@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <linux/prctl.h>
 
+#define SIGTRAP 5
 #define SIGCHLD 17
 #define LAST_SIGNAL 64
 #define SIG_BLOCK 0
@@ -27,6 +28,8 @@
 #define SA_RESTORER 0x04000000
 #define SA_RESTART 0x10000000
 #define TIOCSPGRP 0x5410
+#define PTRACE_DETACH 17
+#define STOPPED 0x7f
 #define MASK_SIZE 8
 #define PATH_SIZE 4096
 #define NO_COMMAND 127
@@ -236,6 +239,13 @@ static void handle_signals(void)
 	call(__NR_rt_sigprocmask, SIG_SETMASK, (long)&none, 0, MASK_SIZE, 0);
 }
 
+/* A process that asks to be traced (PTRACE_TRACEME) makes its parent the tracer, and stops at its next signal. That is
+ * no end: it continues untraced, with its signal. */
+static void continue_untraced(long pid, int number)
+{
+	call(__NR_ptrace, PTRACE_DETACH, pid, 0, number == SIGTRAP ? 0 : number, 0);
+}
+
 static void stay(char **argv, char **envp) __attribute__((noreturn));
 static void stay(char **argv, char **envp)
 {
@@ -267,7 +277,9 @@ static void stay(char **argv, char **envp)
 	handle_signals();
 	for (;;) {
 		result = call(__NR_wait4, -1, (long)&status, 0, 0, 0);
-		if (result == child)
+		if (result > 0 && (status & 0xff) == STOPPED)
+			continue_untraced(result, status >> 8 & 0xff);
+		else if (result == child)
 			quit(status & 0x7f ? 128 + (status & 0x7f) : status >> 8 & 0xff);
 	}
 }
