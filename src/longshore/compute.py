@@ -210,7 +210,7 @@ class ProcessInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int
     command: str
-    arguments: list[str] | None = None
+    arguments: list[str] | None = None  # on Linux the first 4096 bytes of them
     parent_pid: int | None = None
     user: str | None = None
     started_at: datetime | None = None

@@ -18,6 +18,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ..compute import ProcessInfo
+from .relay import waiting
 
 if TYPE_CHECKING:
     from .cgroup import Cgroup
@@ -32,6 +33,7 @@ NO_PROCESS = (errno.ESRCH, errno.ENOENT, errno.EINVAL)
 PTS_MAJORS = range(136, 144)  # UNIX98 terminals (Documentation/admin-guide/devices.txt)
 PF_EXITING = 0x4  # among the flags of proc_pid_stat(5); include/linux/sched.h
 KILL_PATIENCE = 3.0  # seconds that another program may be at freezing a container in which something is to be killed
+ARGUMENTS_LIMIT = 4096  # bytes of a command line that are read: the kernel takes megabytes of it, of every process
 SETTLE_LIMIT = 1.0  # seconds that killed processes of a paused container may take to be gone
 
 
@@ -77,9 +79,9 @@ def start_time(pid: int) -> int | None:
 
 
 def alive(pid: int, start: int | None) -> bool:
-    """Whether the very process runs (a zombie does not). Raises Hidden."""
+    """Whether the very process runs. A zombie does if its first thread alone has ended. Raises Hidden."""
     fields = _seen(pid)
-    if fields is None or fields[0] in (b"Z", b"X"):
+    if fields is None or _is_zombie(fields):
         return False
     return int(fields[19]) == start  # without a start time it was gone before it could be looked at
 
@@ -87,7 +89,12 @@ def alive(pid: int, start: int | None) -> bool:
 def is_dead(pid: int) -> bool:
     """Whether all of a process has ended: it is gone, or waits to be reaped."""
     fields = _stat(pid)
-    return fields is None or (fields[0] in (b"Z", b"X") and fields[17] in (b"0", b"1"))
+    return fields is None or _is_zombie(fields)
+
+
+def _is_zombie(fields: list[bytes]) -> bool:
+    """Whether all threads of a process have ended. A program whose first thread ends goes on as "Z" with the others."""
+    return fields[0] in (b"Z", b"X") and fields[17] in (b"0", b"1")
 
 
 def cgroups(pid: int) -> list[tuple[str, str]] | None:
@@ -126,7 +133,7 @@ def is_ending(pid: int, start: int | None) -> bool:
     if not alive(pid, start):
         return True
     fields, status = _stat(pid), _status(pid)
-    if fields is None or status is None or int(fields[6]) & PF_EXITING:
+    if fields is None or status is None or (fields[0] != b"Z" and int(fields[6]) & PF_EXITING):
         return True
     pending = int(status.get("SigPnd", "0"), 16) | int(status.get("ShdPnd", "0"), 16)
     return bool(pending & 1 << signal.SIGKILL - 1)
@@ -260,15 +267,15 @@ def info(pid: int) -> ProcessInfo | None:
     if fields is None or status is None:
         return None
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().split(b"\0")[:-1]
+        with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
+            words = file.read(ARGUMENTS_LIMIT).removesuffix(b"\0").split(b"\0")
     except OSError:
         words = []
     ticks = os.sysconf("SC_CLK_TCK")
     return ProcessInfo(
         pid=pid,
         command=status.get("Name", ""),
-        arguments=[word.decode("utf-8", "replace") for word in words] or None,
+        arguments=[word.decode("utf-8", "replace") for word in words] if any(words) else None,
         parent_pid=int(fields[1]),
         user=status.get("Uid", "").split("\t")[0] or None,
         started_at=datetime.fromtimestamp(_boot_time() + int(fields[19]) / ticks, UTC),
@@ -429,10 +436,10 @@ def has_passed_on_everything(pid: int, ours: Collection[int]) -> bool:
                 continue
             fd = os.open(f"/proc/{pid}/fd/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                waiting = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0]
+                left = waiting(fd)
             finally:
                 os.close(fd)
-            if waiting:
+            if left:
                 return False
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:

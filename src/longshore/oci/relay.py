@@ -15,6 +15,8 @@ import select
 import signal
 import socket
 import stat
+import struct
+import termios
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -71,6 +73,8 @@ class Relay:
         self.inode = os.fstat(pipe).st_ino
         self.error: OSError | None = None  # why the rest of an output could not be written
         self.moved = 0  # bytes
+        self.overrun = False
+        self._end: int | None = None  # of what it moves, in bytes, once the process has ended
         self._pipe = pipe
         self._stream = fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, 3)
         self._mode = os.fstat(self._stream).st_mode
@@ -102,6 +106,11 @@ class Relay:
         more than a runtime has yet to pass on, for which it would wait for ever."""
         self._takes_all = self.output
         self._wake_up()
+
+    def end_after(self, count: int) -> None:
+        """The process has ended: of what is to come at most some `count` bytes are its own, and no more is copied.
+        `overrun` tells whether anything followed."""
+        self._end = self.moved + count if self.output else None
 
     def process_ended(self, rest: bytes = b"") -> None:
         """The process has ended: what it wrote until then is passed on, and no more; nothing is read for it."""
@@ -156,6 +165,9 @@ class Relay:
     def _copy(self) -> None:
         move = self._choose()
         while True:
+            if self._end is not None and self.moved > self._end:
+                self.overrun = True
+                return
             over = self._over  # asked before we look: what the process wrote before it ended is there then
             count = move()
             if count is None:
@@ -252,10 +264,15 @@ class Relay:
                 self._pipe_ended = not data
 
 
+def waiting(fd: int) -> int:
+    """How many bytes are in a pipe now (pipe(7), FIONREAD)."""
+    return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0])
+
+
 def _is_ready(fd: int, event: int) -> bool:
     poll = select.poll()
     poll.register(fd, event)
     return bool(poll.poll(0))
 
 
-__all__ = ["PATIENCE", "Relay", "check_given", "is_same"]
+__all__ = ["PATIENCE", "Relay", "check_given", "is_same", "waiting"]

@@ -15,7 +15,7 @@ from ..compute import DEVNULL, INHERIT, PIPE, STDOUT, Stdio, Streams
 from ..errors import InvalidSpec
 from ..standard import is_of_loop
 from .launch import libc
-from .relay import PATIENCE, Relay, check_given, is_same
+from .relay import PATIENCE, Relay, check_given, is_same, waiting
 
 PIPE_SIZE = 1 << 20  # fewer wakeups on a fast stream; the kernel's usual bound for users, too
 CHUNK = 1 << 16  # of a read: larger pieces leave the processor's cache, and the allocator maps each anew
@@ -79,6 +79,8 @@ class PipeReader(asyncio.ReadTransport):
         self._other_side = other_side  # held open, so that the end comes with `process_ended`, and not before
         self._rest = b""  # what came by another way, after all that comes by this one
         self.inode = os.fstat(fd).st_ino
+        self.overrun = False
+        self._own: int | None = None  # bytes that may still be the process's own, once it has ended
         self._loop = asyncio.get_running_loop()
         self.reader = PipeStream(self, self._loop)
         self.reader.set_transport(self)
@@ -108,14 +110,18 @@ class PipeReader(asyncio.ReadTransport):
 
     def _read(self, n: int) -> bytes | None:
         """At most `n` bytes of what is there; None if nothing is there yet; b"" at the end, and of the rest."""
+        most = n if self._own is None else min(n, self._own)
+        self.overrun = most == 0
         try:
-            data = os.read(self._fd, n)
+            data = os.read(self._fd, most)
         except BlockingIOError:
             if not self._ending:
                 return None
             data = b""
         except OSError:  # EIO: the other side of a terminal is closed
             data = b""
+        if self._own is not None:
+            self._own -= len(data)
         if not data:
             data, self._rest = self._rest[:n], self._rest[n:]
         return data
@@ -144,6 +150,11 @@ class PipeReader(asyncio.ReadTransport):
         self._unbounded = True
         self._paused = False
         self.fill()
+
+    def end_after(self, count: int) -> None:
+        """The process has ended: of what is to come at most `count` bytes are its own, and what follows is not read.
+        `overrun` tells whether anything followed."""
+        self._own = count
 
     def _watch(self, on: bool) -> None:
         if on != self._watching and self._fd >= 0:
@@ -197,6 +208,8 @@ class PipeReader(asyncio.ReadTransport):
     def _give_up(self) -> None:
         """Take what is there now for all there is."""
         self._ending = True
+        if self._fd >= 0 and not self._terminal:
+            self.end_after(waiting(self._fd))
         if self._waiter is not None:
             if not self._waiter.done():
                 self._waiter.set_result(None)  # it finds the rest, or the end

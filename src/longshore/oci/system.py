@@ -431,8 +431,11 @@ class OciSystem:
         return counters.stats(self.cgroup, pid=self.init.pid if self.init is not None else None)
 
     async def processes(self) -> list[ProcessInfo]:
-        found = (processes.info(pid) for pid in self.cgroup.pids())
-        return [info for info in found if info is not None]
+        def look() -> list[ProcessInfo]:  # at thousands of processes, whose command lines a container chooses
+            found = (processes.info(pid) for pid in self.cgroup.pids())
+            return [info for info in found if info is not None]
+
+        return await in_thread(look)
 
     async def update(self, change: Resources) -> None:
         if not change:

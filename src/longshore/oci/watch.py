@@ -30,6 +30,7 @@ from .stdio import Wiring, set_terminal_size
 BEGIN_LIMIT = 1.0  # seconds that the runtime's own code may take to become the user's program
 MONITOR_LIMIT = 10.0  # seconds that a monitor may take to write the status after init has ended
 GRANDCHILD_LIMIT = 2.0  # seconds
+ON_THE_WAY = 3 << 20  # bytes of a process's output that two pipes and a runtime may hold when it has ended
 LINGER_PAUSE = 0.05  # seconds between two looks at a runtime that outlives its process
 KILL = int(signal.SIGKILL)
 REAP_LIMIT = 5.0  # seconds until a dead process's new parent has reaped it (there is a pid 1 that looks every two)
@@ -97,6 +98,7 @@ class OciProcess:
         self._pidfd = None if identity.start is None else processes.open_pidfd(identity.pid, identity.start)
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
+        self._has_begun = False
 
     @property
     def pid(self) -> int:
@@ -172,8 +174,11 @@ class OciProcess:
         """Wait until it is the user's program: the pid is told a moment before, while it is still the runtime's own
         code, which handles signals in its own way. Without this one would be lost, or end it with a code of runc's."""
         deadline = asyncio.get_running_loop().time() + BEGIN_LIMIT
-        while processes.is_runtime(self._pid) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        while not self._has_begun and processes.is_runtime(self._pid):
+            if asyncio.get_running_loop().time() >= deadline:
+                break
             await asyncio.sleep(0.001)  # execve(2) tells nobody
+        self._has_begun = True  # once for all: a process may call itself what it likes later
 
     async def signal(self, signal: int) -> None:
         if signal != KILL:
@@ -345,16 +350,19 @@ class DirectProcess(OciProcess):
     async def _release_runtime(self, limit: float) -> None:
         """Have a runtime end that only waits for a grandchild to close its streams, once it has copied everything.
 
-        A grandchild that writes on and on is cut off after `limit` seconds: where only the runtime can tell how the
-        process ended, which it does when it ends.
+        A grandchild that writes on and on is cut off once all that the process itself wrote must have come through;
+        or after `limit` seconds, where only the runtime can tell how the process ended, which it does when it ends.
         """
-        deadline = asyncio.get_running_loop().time() + limit
+        begun_at = asyncio.get_running_loop().time()
         ours = [reader.inode for reader in self._wiring.readers]
         for reader in self._wiring.readers:
             reader.fill()  # what nobody asks for must not hold the runtime
+            reader.end_after(ON_THE_WAY)
         while not self.child.ended:
             # nobody tells that another program's pipe is empty: it is looked at, and only in this rare case
-            late = asyncio.get_running_loop().time() > deadline
+            elapsed = asyncio.get_running_loop().time() - begun_at
+            overrun = elapsed > GRANDCHILD_LIMIT and any(reader.overrun for reader in self._wiring.readers)
+            late = elapsed > limit or overrun
             if late or await in_thread(lambda: processes.has_passed_on_everything(self.child.pid, ours)):
                 if not self._wiring.terminal:  # its end comes below, after all that is in it
                     for reader in self._wiring.readers:
