@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 GONE = (FileNotFoundError, NotADirectoryError)
-NO_FILE = (errno.EISDIR, errno.ELOOP)
+NO_FILE = (errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EFBIG)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 AT_ONCE = 64  # files that are removed in the loop; a larger tree is a thread's work
 _CLAIMED = {

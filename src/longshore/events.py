@@ -105,7 +105,8 @@ class Journal:
 
     def segments(self) -> list[int]:
         """Numbers of the segments there are, oldest first."""
-        return sorted(int(name[:-6]) for name in os.listdir(self.directory) if name.endswith(".jsonl"))
+        names = (name.removesuffix(".jsonl") for name in os.listdir(self.directory) if name.endswith(".jsonl"))
+        return sorted(int(name) for name in names if len(name) == 10 and name.isascii() and name.isdigit())
 
     def path(self, segment: int) -> str:
         """The file of a segment."""

@@ -97,16 +97,19 @@ def find_program(name: str, path: str | None = None) -> str | None:
 
 
 SMALL = 1 << 13  # bytes that hold nearly every record: memory for more takes longer to get than to read into
+LARGEST = 64 << 20  # bytes that a file of the store may have which is read as a whole
 
 
 def read_whole(path: PathLike) -> bytes:
-    """The content of a small file."""
+    """The content of a small file. OSError (EFBIG) for one that has more than LARGEST bytes."""
     fd = open_file(path, os.O_RDONLY)
     try:
         data = os.read(fd, SMALL)
         if len(data) == SMALL:
             while more := os.read(fd, 1 << 20):
                 data += more
+                if len(data) > LARGEST:
+                    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), os.fspath(path))
         return data
     finally:
         os.close(fd)

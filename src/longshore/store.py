@@ -38,6 +38,8 @@ from .spec import ProcessSpec, Spec
 from .visibility import Sight, Viewpoint
 
 ASIDE = ".before."  # in `run`, until it is in the trash: what an earlier boot left there
+OURS_IN_DATA = ("boot", "containers", "journal", "lost+found", "probe.json", "trash")  # may be there before store.json
+OURS_IN_RUN = ("boot", "containers", "leases", "lock", "lost+found", "runtime", "trash", "view", "views")
 VIEW = "view"  # in a lease, and in `run`: the boot and the namespaces that its pids belong to
 _VIEW = re.compile(rb"([!-~]*)\n(\w+:\[\d+\] \w+:\[\d+\])?")
 
@@ -100,6 +102,7 @@ class Store:
             return
         info_path = self.data / "store.json"
         try:
+            self._refuse_others(info_path)
             if self.named:
                 make_private(self.named, closed=False)
             make_private(self.data)
@@ -127,6 +130,23 @@ class Store:
         self.viewpoint = viewpoint()
         self._begin_boot(self.viewpoint.boot)
         self.id = info.id
+
+    def _refuse_others(self, info_path: Path) -> None:
+        """Refuse directories with files of other programs, before anything is changed: with `/` for the state, those
+        would be the machine's own /lib and /run, which no other user could use any more once they are private."""
+        if os.path.lexists(info_path):
+            return
+        for directory, ours in ((self.data, OURS_IN_DATA), (self.run, OURS_IN_RUN)):
+            try:
+                names = os.listdir(directory)
+            except FileNotFoundError:
+                continue
+            other = next((name for name in names if name not in ours and not name.startswith(".")), None)
+            if other is not None:
+                raise StoreError(
+                    f"cannot use the state directory {directory}: it is no store, and holds `{other}`",
+                    hint="use a directory that is empty, or not there yet",
+                )
 
     def _remove_half_written(self) -> None:
         """Remove what programs left that died while they wrote `store.json` or `boot`, or emptied `run`."""

@@ -47,8 +47,23 @@ def descriptors() -> tuple[int, int] | None:
 
 
 def open_file(path: PathLike, flags: int) -> int:
-    """As `os.open`: not inherited, bytes as they are; others may replace and remove the file meanwhile."""
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    """As `os.open`: not inherited, bytes as they are; others may replace and remove the file meanwhile.
+
+    Files and directories only. OSError (EINVAL) for everything else, at once: a FIFO would block its reader, a device
+    may have no end.
+    """
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            name = os.path.basename(os.fspath(path))
+            raise OSError(errno.EINVAL, f"{name} is neither a file nor a directory", os.fspath(path))
+        if flags & os.O_CREAT and mode & 0o600 != 0o600:
+            os.fchmod(fd, 0o600)  # the umask has taken rights from it that its owner needs
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def canonical(path: PathLike) -> str:
@@ -163,8 +178,23 @@ def _make_and_open(name: str, fd: int) -> int:
             os.mkdir(name, 0o700, dir_fd=fd)
         except FileExistsError:
             return os.open(name, _NODE, dir_fd=fd)
-        os.chmod(name, 0o700, dir_fd=fd)  # a umask may take the owner's own bits
-        return os.open(name, _NODE, dir_fd=fd)
+        node = os.open(name, _NODE, dir_fd=fd)
+        if os.fstat(node).st_uid == os.geteuid():
+            _set_mode(node)  # the umask may have taken rights from it that its owner needs
+        return node
+
+
+def _set_mode(node: int) -> None:
+    if stat.S_IMODE(os.fstat(node).st_mode) == 0o700:
+        return
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=node)
+    try:
+        os.fchmod(fd, 0o700)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+    finally:
+        os.close(fd)
 
 
 def _check_parent(found: os.stat_result, path: str) -> None:
@@ -181,12 +211,5 @@ def _close_to_others(node: int, path: str) -> None:
     if found.st_mode & 0o022:
         hint = f"see what is in it; then remove it, or chmod -R go-w {path}"
         raise _untrusted(f"other users can write in {path}, so what is there may be theirs", hint)
-    if found.st_mode & 0o055:
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=node)
-        try:
-            os.fchmod(fd, 0o700)
-        except OSError as error:
-            if error.errno != errno.EROFS:
-                raise
-        finally:
-            os.close(fd)
+    if found.st_mode & 0o777 != 0o700:
+        _set_mode(node)

@@ -9,8 +9,9 @@ belong to, and a program compares them with its own before it judges, kills or c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 Sight = Literal["visible", "gone", "hidden"]
 
@@ -22,8 +23,7 @@ def _unknown(namespaces: str) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class Viewpoint:
+class Viewpoint(msgspec.Struct, frozen=True):
     """Where a program looks from. The default is that of a platform without namespaces."""
 
     boot: str = ""  # of this boot; with `APART` where the boot id is not the kernel's own

@@ -65,9 +65,9 @@ def load(name: str) -> Verb:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (None: that of this program) and return its exit code."""
-    _open_closed_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     try:
+        _open_closed_streams()
         code = _main(words)
         if sys.stdout is not None:
             sys.stdout.flush()

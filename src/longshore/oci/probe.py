@@ -19,7 +19,7 @@ import msgspec
 from ..compute import Feature, Features
 from ..decoding import decode_json
 from ..errors import LongshoreError, NotSupported, ServiceError
-from ..files import find_program, write_new
+from ..files import find_program, read_whole, write_new
 from ..store import boot_id
 from ..tasks import in_thread
 from ..trees import remove_tree
@@ -115,12 +115,12 @@ def _rights() -> str:
         with suppress(OSError):
             found.append(os.readlink(f"/proc/self/ns/{kind}"))
     found.append(_text("/proc/self/attr/current"))  # of AppArmor or SELinux
-    return _digest(found)
+    return _joined(found)
 
 
 def _means() -> str:
     """What else can make an attempt fail: limits, and the cgroups with theirs."""
-    return _digest([_text("/proc/self/limits"), _text("/proc/self/cgroup"), os.environ.get("TMPDIR", "")])
+    return _joined([_text("/proc/self/limits"), _text("/proc/self/cgroup"), os.environ.get("TMPDIR", "")])
 
 
 def _text(path: str) -> str:
@@ -129,15 +129,14 @@ def _text(path: str) -> str:
     return ""
 
 
-def _digest(parts: Sequence[str]) -> str:
-    import hashlib
-
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+def _joined(parts: Sequence[str]) -> str:
+    """One line of all words: a digest would be shorter, but hashlib takes 2 ms to load at every first start."""
+    return " ".join(" ".join(parts).split())
 
 
 def _load(cache: Path) -> Cache:
     try:
-        found = decode_json(cache.read_bytes(), Cache)
+        found = decode_json(read_whole(cache), Cache)
     except (OSError, ValueError):
         found = Cache()
     boot = boot_id()
@@ -171,8 +170,9 @@ async def tried(path: str, cache: Path) -> Tried:
 def known_version(path: str, cache: Path) -> str:
     """Return the version of a runtime that was tried before; empty where it was not, or is gone."""
     with suppress(OSError):
-        found = _load(cache).answers.get(_key(path))
-        return "" if found is None else found.version
+        key = f"{_key(path)}:"  # whatever program has tried it
+        found = (answer for tried_as, answer in _load(cache).answers.items() if tried_as.startswith(key))
+        return next((answer.version for answer in found if answer.version), "")
     return ""
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from ..compute import Cause, Exit, Streams, now
-from ..errors import EngineClosed, InvalidState, LongshoreError, ProcessNotFound
+from ..errors import EngineClosed, InvalidState, LongshoreError, ProcessNotFound, ServiceError
 from ..forks import is_lost
 from ..tasks import in_thread
 from . import conmon, processes
@@ -191,7 +191,15 @@ class OciProcess:
         """Deliver a signal to the very process, never to another that got its pid."""
         if self._pidfd is not None and not self._exit.done():
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+                try:
+                    signal.pidfd_send_signal(self._pidfd, number)
+                except PermissionError as error:
+                    raise ServiceError(
+                        f"sending signal {number} to process `{self.name}`",
+                        self.container_id,
+                        "the kernel does not permit it to this program",
+                        hint="run as root, and not in a user namespace",
+                    ) from error
                 return
         if number != signal.SIGKILL:
             raise ProcessNotFound(self.container_id, self.name)
