@@ -18,7 +18,7 @@ from longshore.compute import Cause
 from longshore.engine import Engine
 from longshore.errors import CommandNotExecutable, CommandNotFound, LongshoreError, ServiceError
 from longshore.oci import seccomp, status
-from longshore.oci.status import Outcome, parse, why_not
+from longshore.oci.status import Channel, Outcome, parse, why_not
 from longshore.spec import Security
 
 from .roots import make_root
@@ -291,6 +291,16 @@ async def test_no_descriptor_of_the_engine_reaches_the_container(engine: Engine,
 )
 def test_a_record_that_is_none_is_not_believed(record: bytes) -> None:
     assert parse(record) == Outcome(begun=True)
+
+
+def test_messages_of_others_are_read_in_bounded_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "MESSAGES", 2)
+    with Channel(tmp_path) as channel:
+        theirs = channel.places[-1]
+        subprocess.run(["sh", "-c", "echo r; echo r; echo r"], stdout=theirs, check=True)
+        os.write(theirs, b"r\n")
+        assert channel.received(os.getpid()) == Outcome()
+        assert channel.received(os.getpid()) == Outcome(begun=True)
 
 
 def test_a_record_says_what_the_kernel_answered() -> None:

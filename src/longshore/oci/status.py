@@ -34,6 +34,9 @@ FLAGS = f"x{IMAGE}w{WAKE}r{RECORD}"
 FIFO_NAME = "began"
 RECORD_NAME = "status"
 RECORD_SIZE = 64  # bytes; the first program writes less
+MESSAGES = (
+    1000  # that are looked at in one turn of the loop: more than the kernel holds, unless another process floods it
+)
 BEGIN_LIMIT = 1.0  # seconds that a first program without a FIFO is given
 
 _RECORD = re.compile(rb"r\n(?:x(\d{1,4}) ([01])\n|f(\d{1,4})\n)?")
@@ -258,7 +261,9 @@ class Channel:
         """What the process itself wrote so far, and no other."""
         assert self._socket is not None
         with suppress(BlockingIOError):
-            while len(self._record) <= RECORD_SIZE:
+            for _ in range(MESSAGES):
+                if len(self._record) > RECORD_SIZE:
+                    break
                 data, extra, _, _ = self._socket.recvmsg(RECORD_SIZE, socket.CMSG_SPACE(_CREDENTIALS.size))
                 if not data:
                     break
