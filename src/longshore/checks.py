@@ -155,7 +155,7 @@ def check_text(value: str, field: str) -> None:
         except UnicodeEncodeError:
             raise InvalidSpec(
                 field,
-                f"{value[:80]!r} cannot be written as UTF-8, and runtimes take nothing else",
+                f"{value[:80]!r} cannot be written as UTF-8, which runtimes require",
                 hint="rename the file, or mount the folder that it is in",
             ) from None
 
@@ -184,9 +184,9 @@ def check_tree(value: Any, field: str) -> None:
             waiting += [(each, f"{path}[{index}]", depth + 1) for index, each in enumerate(item)]
         elif isinstance(item, float):
             if not math.isfinite(item):
-                raise InvalidSpec(path, f"{item} is not a number that JSON has")
+                raise InvalidSpec(path, f"{item} is not a number in JSON")
         elif item is not None and not isinstance(item, int):
-            raise InvalidSpec(path, f"must be a value that JSON has, not {type(item).__name__}")
+            raise InvalidSpec(path, f"must be a JSON value, not {type(item).__name__}")
 
 
 def _name(name: Any, path: str) -> str:

@@ -32,7 +32,9 @@ async def delete(core: Core, entry: Entry, uid: str, *, force: bool) -> None:
         if not force:
             raise
         if core.store.sight_at(core.store.run) == "hidden":
-            raise NotVisible("delete", entry.id, core.store.viewpoint.blind or "it was made elsewhere") from None
+            raise NotVisible(
+                "delete", entry.id, core.store.viewpoint.blind or "its state belongs to other namespaces"
+            ) from None
         await shielded(_delete_damaged(core, entry))
         return
     if uid and record.uid != uid:

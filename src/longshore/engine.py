@@ -261,7 +261,7 @@ class Engine:
                 raise TimeLimit(error.what, timeout or 0.0, result=error.result) from None
             exit = await process.wait()
             for stream, why in process.unwritten.items():
-                log.warning("what `%s` wrote to %s is not all there: %s", spec.command[0], stream, why.strerror)
+                log.warning("the output of `%s` to its %s is incomplete: %s", spec.command[0], stream, why.strerror)
         finally:
             await shielded(self._remove(entry, uid))
         if exit.cause is Cause.NEVER_STARTED:

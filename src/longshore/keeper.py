@@ -76,7 +76,8 @@ def _failure(reason: str, hint: str | None = None) -> ServiceError:
         "starting the keeper of the lease",
         None,
         reason,
-        hint=hint or "try `/bin/sh -c true` by hand; nothing may be started that nobody would end",
+        hint=hint
+        or "try `/bin/sh -c true` by hand; without a keeper the engine starts nothing that has to end with it",
     )
 
 

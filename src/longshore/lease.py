@@ -129,8 +129,8 @@ class OwnerLease:
             raise ServiceError(
                 "starting the keeper of the lease",
                 None,
-                f"{DEATHS} of them died within {DEATHS_WITHIN:g} s",
-                hint="find what kills them (`dmesg`, `auditctl`), and try again after that time",
+                f"{DEATHS} keepers died within {DEATHS_WITHIN:g} s",
+                hint=f"find out what kills them (`dmesg`, `auditctl`), and try again after {DEATHS_WITHIN:g} s",
             )
 
     def _pause(self) -> float:
@@ -241,7 +241,7 @@ class OwnerLease:
         try:
             await self._service.end_lease(self.id, self.directory)
         except LongshoreError as error:
-            log.warning("lease %s is left to whoever opens the store next: %s", self.id, error)
+            log.warning("lease %s is left to the next program that opens the store: %s", self.id, error)
             self._owner.let_go()
             self._alive.let_go()
             return

@@ -205,7 +205,7 @@ async def wait_for_end(core: Core, entry: Entry, uid: str) -> Exit:
         raise TimeLimit(
             f"container `{entry.id}`, which was killed,",
             core.limits.end,
-            hint="a process of it may hang in the kernel",
+            hint="look for a process in state D (`ps`): it hangs in the kernel",
         ) from None
 
 

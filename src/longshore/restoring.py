@@ -54,7 +54,9 @@ async def bury(core: Core, limit: float | None = BURIAL_LIMIT, *, again: bool = 
     with dead_leases(core.store) as leases:
         for lease in leases:
             if deadline is not None and time.monotonic() > deadline:
-                log.warning("lease %s, whose owner and keeper are dead, is left for the next: time is up", lease)
+                log.warning(
+                    "lease %s, whose owner and keeper are dead, is left to the next program: the time is up", lease
+                )
                 continue
             log.info("ending lease %s, whose owner and keeper are dead", lease)
             try:
@@ -72,7 +74,7 @@ async def _end_lease(core: Core, lease: str, deadline: float | None) -> None:
     except LongshoreError as error:
         failed = error  # one that cannot be ended keeps nothing from the others
     if not await close_lease(core, lease, deadline):
-        failed = failed or StoreError(f"cannot close lease {lease}: some of what it had is not closed yet")
+        failed = failed or StoreError(f"cannot close lease {lease}: some of its containers or execs are not closed yet")
     if failed is not None:
         raise failed
     await core.service.end_lease(lease, directory, _left(deadline))  # what was still busy the first time
@@ -181,7 +183,7 @@ async def _kill_and_wait(core: Core, entry: Entry, record: Record, live: Live) -
             await live.system.terminate()
             await wait_for_end(core, entry, record.uid)
     except TimeoutError:
-        hint = "a process of it may hang in the kernel"
+        hint = "look for a process in state D (`ps`): it hangs in the kernel"
         raise TimeLimit(f"container `{entry.id}`, which was killed,", CLOSE_LIMIT, hint=hint) from None
 
 

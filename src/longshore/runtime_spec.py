@@ -286,7 +286,7 @@ def read_document(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[st
             raise InvalidSpec("oci", f"cannot read {file}: {error.strerror}") from None
         raise InvalidSpec("oci", f"{file} is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise InvalidSpec("oci", f"{file} is not an OCI runtime specification: it holds no object")
+        raise InvalidSpec("oci", f"{file} is not an OCI runtime specification: it is not a JSON object")
     check_config(document)
     return document, _make_absolute(document, os.path.dirname(os.path.abspath(file)))
 
@@ -397,7 +397,7 @@ def _check_object(value: Mapping[str, Any], kind: MapOf | Fields, path: str) -> 
     for name, item in value.items():
         known = folded.get(name.lower(), name)
         if known != name:  # runc takes it for that field, crun does not: they would make two different containers
-            raise InvalidSpec(below(path, name), f"is not a field: it is spelled `{known}`")
+            raise InvalidSpec(below(path, name), f"is not a field: write `{known}`")
         _check(item, kind.fields.get(name, Anything), below(path, name))
 
 

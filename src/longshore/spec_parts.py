@@ -113,13 +113,13 @@ def _comma_separated(text: str) -> list[str]:
     try:
         rows = list(csv.reader([text], strict=True))
     except csv.Error as error:
-        raise InvalidSpec("mount", f"{text!r:.100} is not a list with commas between its words ({error})") from None
+        raise InvalidSpec("mount", f"{text!r:.100} is not a comma-separated list ({error})") from None
     return rows[0] if rows else []
 
 
 def _true(name: str, value: str) -> bool:
     if value.lower() not in ("true", "1", "false", "0"):
-        raise InvalidSpec("mount", f"{name}={value!r:.60}: it is true or false")
+        raise InvalidSpec("mount", f"{name}={value!r:.60} is neither true nor false")
     return value.lower() in ("true", "1")
 
 
@@ -132,7 +132,7 @@ def _mount_option(name: str, value: str) -> list[str]:
     if name == "bind-recursive":
         known = {"enabled": [], "disabled": ["bind"], "readonly": ["rro"]}
         if value not in known:
-            raise InvalidSpec("mount", f"{name}={value!r:.60} is not known", hint=f"one of: {', '.join(known)}")
+            raise InvalidSpec("mount", f"{name}={value!r:.60} is unknown", hint=f"one of: {', '.join(known)}")
         return known[value]
     if name == "tmpfs-size":
         return [f"size={value if value.endswith('%') else parse_size(value, 'mount.tmpfs-size')}"]
@@ -216,7 +216,9 @@ def _limit(value: Any, field: str) -> int:
     if isinstance(value, str):
         number = -1 if value.lower() == "unlimited" else int(value) if re.fullmatch("-?[0-9]{1,20}", value) else None
     if isinstance(number, bool) or not isinstance(number, int) or not -1 <= number <= UNLIMITED:
-        raise InvalidSpec(field, f"{value!r:.60} is not a limit", hint="a number from 0 on; -1 or 'unlimited' for none")
+        raise InvalidSpec(
+            field, f"{value!r:.60} is not a limit", hint="write a number from 0 on, or -1 or 'unlimited' for no limit"
+        )
     return UNLIMITED if number == -1 else number
 
 

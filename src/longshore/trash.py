@@ -45,7 +45,7 @@ async def empty_trash(core: Core, *, again: bool = False) -> None:
             finally:
                 claim.release()
         except (OSError, StoreError) as error:
-            log.warning("emptying the trash: %s; it is left there until `longshore restore`", error)
+            log.warning("emptying the trash: %s; only `longshore restore` tries again", error)
             if not _note_left(core, uid, error):
                 core.trash_left = True
 

@@ -209,7 +209,7 @@ def _close_to_others(node: int, path: str) -> None:
     if found.st_uid != os.geteuid():
         raise _untrusted(f"{path} belongs to user {found.st_uid}", "use a directory of your own")
     if found.st_mode & 0o022:
-        hint = f"see what is in it; then remove it, or chmod -R go-w {path}"
-        raise _untrusted(f"other users can write in {path}, so what is there may be theirs", hint)
+        hint = f"look at its files; then remove it, or chmod -R go-w {path}"
+        raise _untrusted(f"other users can write in {path}, so its files may be theirs", hint)
     if found.st_mode & 0o777 != 0o700:
         _set_mode(node)

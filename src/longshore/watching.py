@@ -116,7 +116,7 @@ def _warn_once(error: OSError) -> None:
     if not _warned:
         _warned = True
         log.warning(
-            "directories cannot be watched (%s; see fs.inotify.max_user_instances): longshore looks every %g s instead",
+            "directories cannot be watched (%s; see fs.inotify.max_user_instances): longshore polls every %g s",
             error.strerror,
             INTERVAL,
         )

@@ -138,7 +138,7 @@ def test_a_setting_that_cannot_be_is_refused_by_its_name(longshore: Longshore, w
     ("document", "said"),
     [
         ("{", "is not JSON"),
-        ("[]", "holds no object"),
+        ("[]", "it is not a JSON object"),
         ({"process": {"args": "true"}, "root": {"path": "."}}, "args"),
         ({"process": {"args": ["true"], "cwd": 5}, "root": {"path": "."}}, "cwd"),
         ({"process": {"args": ["true"]}, "root": 5}, "root"),

@@ -150,7 +150,7 @@ async def test_held_pipe_of_an_exec_is_released_after_its_limit_and_logged(
             assert work.streams.stdout is not None
         assert await work.streams.stdout.read() == b""
         assert asyncio.get_running_loop().time() - begin >= 1.4
-        assert "stdout: nothing came for 1.5 s after the end of its process" in caplog.text
+        assert "stdout: no output for 1.5 s after the end of its process" in caplog.text
         await system.close()
 
 

@@ -309,7 +309,7 @@ async def test_a_file_for_a_folder_of_the_kernel_is_refused(engine: Engine, tmp_
     root = rootfs(tmp_path)
     (root / name).rmdir()
     os.mkfifo(root / name)
-    with pytest.raises(InvalidSpec, match=f"/{name} is no folder"):
+    with pytest.raises(InvalidSpec, match=f"/{name} is not a folder"):
         await engine.run(f"rootfs:{root}", ["/bin/true"], mounts=MACHINE)
     (root / name).unlink()
     assert (await engine.run(f"rootfs:{root}", ["/bin/true"], mounts=MACHINE)).exit_code == 0  # it is made
@@ -354,7 +354,7 @@ async def test_a_link_leads_no_mount_into_a_folder_of_the_kernel(engine: Engine,
         engine.run(f"rootfs:{root}", ["/bin/true"], mounts=[*MACHINE, volume]),
         engine.run("", [], oci=given, mounts=MACHINE),
     ):
-        with pytest.raises(InvalidSpec, match="a link in the root leads /data to '/"):
+        with pytest.raises(InvalidSpec, match="a link in the root leads the target /data to '/"):
             await call
 
 

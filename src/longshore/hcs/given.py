@@ -171,7 +171,7 @@ def ignored(document: Mapping[str, Any] | None) -> dict[str, str]:
     found = dict.fromkeys(unknown_fields(document), "ignored: the OCI runtime specification has no such field")
     cpu = ((document.get("windows") or {}).get("resources") or {}).get("cpu") or {}
     if cpu.get("affinity"):
-        found["oci.windows.resources.cpu.affinity"] = "ignored: the documents of schema 1 have no place for it"
+        found["oci.windows.resources.cpu.affinity"] = "ignored: documents of schema 1 have no such field"
     return found
 
 
@@ -233,7 +233,7 @@ def _endpoints(network: GivenNetwork) -> Endpoints:
     if network.network_namespace:
         raise NotSupported(
             "oci.windows.network.networkNamespace",
-            "the documents of schema 1 have no place for it",
+            "documents of schema 1 have no such field",
             hint="list endpoint ids in endpointList",
         )
     return Endpoints(

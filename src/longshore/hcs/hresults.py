@@ -145,7 +145,7 @@ _OTHERS: dict[int, Meaning] = {
     0x803B0002: Meaning(
         "HCN_E_ENDPOINT_NOT_FOUND",
         "there is no such network endpoint",
-        "see `Get-HnsEndpoint` for those that there are",
+        "list the endpoints with `Get-HnsEndpoint`",
     ),
     0xC03A001A: Meaning(
         "VIRTUAL_DISK_LIMITATION",

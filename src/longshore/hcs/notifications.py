@@ -85,7 +85,9 @@ class Watch:
     def deliver(self, type: int, status: int) -> None:
         """A notification has come; on the loop. One of a type that this kind of handle has not is passed over."""
         if type not in self._types:
-            log.info("a notification of type 0x%X came for a handle of another kind, or is not known", type)
+            log.info(
+                "a notification of type 0x%X is unknown, or belongs to another kind of handle; it is ignored", type
+            )
             return
         for future in self._expected.pop(type, ()):
             if not future.done():

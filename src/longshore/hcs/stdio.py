@@ -109,7 +109,9 @@ class OutputPipe(asyncio.Protocol):
             self._look_again = self._loop.call_later(left, self._look)
             return
         if self._patience > LATE_OUTPUT:
-            log.warning("%s: nothing came for %g s after the end of its process; released", self._name, self._patience)
+            log.warning(
+                "%s: no output for %g s after the end of its process; its pipe is released", self._name, self._patience
+            )
         self.cut()
 
     def cut(self) -> None:

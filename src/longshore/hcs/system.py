@@ -572,7 +572,7 @@ class HcsSystem:
         except TimeLimit:
             self._unwanted_pause = self._may_be_paused = True
             if self._taking_back is None or self._taking_back.done():
-                name = f"taking back the pause of container `{self.id}`"
+                name = f"undoing the pause of container `{self.id}`"
                 self._taking_back = session.spawn(self._take_pause_back(), name)
             raise
         except asyncio.CancelledError:
@@ -607,7 +607,7 @@ class HcsSystem:
         try:
             await self._resume(self._session.limits.terminate)
         except LongshoreError as error:
-            log.warning("container `%s`: its pause could not be taken back: %s", self.id, error)
+            log.warning("container `%s`: its pause could not be undone: %s", self.id, error)
 
     async def resume(self) -> None:
         self._need_vm("resume")

@@ -196,8 +196,8 @@ def _check_targets(config: dict[str, Any], root: RootPlan) -> None:
         path = posixpath.normpath(mount["destination"])
         at = None if _of_the_kernel(path) else view.follow(path)
         if at is not None and _of_the_kernel(at):
-            hint = "mount at that place itself, if it is meant, or change the link"
-            raise InvalidSpec("mounts", f"a link in the root leads {path} to {at!r}", hint=hint)
+            hint = "use that path as the target, or change the link"
+            raise InvalidSpec("mounts", f"a link in the root leads the target {path} to {at!r}", hint=hint)
 
 
 def _of_the_kernel(path: str) -> bool:
@@ -436,13 +436,13 @@ def _check_rlimit(limit: Rlimit) -> None:
     if asked > most:
         raise InvalidSpec(
             f"rlimits[{limit.name}]",
-            f"the hard limit {shown} is above {most}, which the kernel allows at most (fs.nr_open)",
+            f"the hard limit {shown} is above the kernel's maximum of {most} (fs.nr_open)",
             hint=f"ask for at most {most}, or raise it: sysctl -w fs.nr_open=...",
         )
     if hard != resource.RLIM_INFINITY and asked > hard and not _may_raise_limits():
         raise InvalidSpec(
             f"rlimits[{limit.name}]",
-            f"the hard limit {shown} is above {hard}, our own, and CAP_SYS_RESOURCE is missing to raise it",
+            f"the hard limit {shown} is above this program's own ({hard}), and raising that needs CAP_SYS_RESOURCE",
             hint=f"ask for at most {hard}, or start longshore with a higher limit",
         )
 

@@ -159,7 +159,7 @@ def _make_absolute(config: dict[str, Any], reasons: dict[str, str]) -> None:
             field = f"oci.mounts[{index}].destination"
             if not mount["destination"]:
                 raise InvalidSpec(field, "is empty")
-            reasons[field] = f"{mount['destination']!r} is meant from the container's root"
+            reasons[field] = f"{mount['destination']!r} is taken relative to the container's root"
             mount["destination"] = "/" + mount["destination"]
 
 

@@ -98,13 +98,13 @@ def version_for(document: Mapping[str, Any], runtime: Known) -> tuple[str, str]:
     if int(match[1]) != 1:
         raise InvalidSpec(
             "oci.ociVersion",
-            f"{asked!r:.80} is another major version: runtimes know version 1 of the OCI runtime specification",
+            f"{asked!r:.80} is another major version: runtimes support version 1 of the OCI runtime specification",
             hint="convert the document to version 1",
         )
     old = runtime.name.startswith("crun") and runtime.numbers < CRUN_TAKES_ANY
     if not old or int(match[2]) == 0:
         return asked, ""
-    return BASE, f"{BASE}, for the document's {asked}: {runtime} refuses the text of later versions"
+    return BASE, f"{BASE}, in place of the document's {asked}: {runtime} refuses later versions"
 
 
 def ignored(document: Mapping[str, Any], runtime: Known) -> dict[str, str]:
@@ -148,7 +148,7 @@ def _note(found: dict[str, str], path: str, since: _Since, runtime: Known, asked
     if since.wall:
         raise NotSupported(
             path,
-            f"{runtime} ignores it, which is of ociVersion {since.spec} (the document says {asked}); {rest}",
+            f"{runtime} ignores this field of ociVersion {since.spec} (the document says {asked}); {rest}",
             hint=f"use {newer} or later, or another runtime (`longshore doctor` lists them)",
         )
     found[path] = f"ignored by {runtime}: it is of ociVersion {since.spec}, and {rest}"

@@ -72,7 +72,7 @@ async def look(container_id: str, function: Callable[[], T], limit: float) -> T:
         if not scope.expired():
             raise
         reason = f"a file of its root could not be read within {limit:g} s"
-        hint = "look whether a network or user-space file system among its files still answers"
+        hint = "check that the network and user-space file systems in it respond"
         raise ServiceError("looking into the root", container_id, reason, hint=hint) from None
 
 

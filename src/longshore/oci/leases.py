@@ -81,7 +81,7 @@ def end_lease(group: Cgroup, directory: Path, *, root: Path, limit: float = LIMI
         for holder in holders(directory / "lease.lock"):
             _end_holder(holder, at_once=late)
         if late:
-            log.warning("lease %s: a helper of it did not end within %g s, and is killed", directory.name, limit)
+            log.warning("lease %s: one of its helpers did not end within %g s, and is killed", directory.name, limit)
             last_resort, deadline = True, time.monotonic() + KILLED_LIMIT
         time.sleep(pause)  # nobody tells of a lock that becomes free while we have to go on killing
         pause = min(pause * 2, 0.02)

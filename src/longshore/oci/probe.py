@@ -371,7 +371,7 @@ def _add_first(add: Any) -> None:
     machine = os.uname().machine
     own = status.available()
     here = "longshore's own first program" if own else f"there is no first program for this machine ({machine})"
-    add("first", own, here if own else f"{here}: that a command never ran is known only from the runtime's log", None)
+    add("first", own, here if own else f"{here}: only the runtime's log shows that a command never ran", None)
     init = find("catatonit")
     add(
         "init",

@@ -91,8 +91,8 @@ def check_kernels_folders(root: RootPlan) -> None:
         link = root.inside.link(path)
         found = root.inside.stat(path) if link is None else None
         if link is not None or (found is not None and not stat.S_ISDIR(found.st_mode)):
-            what = "is no folder" if link is None else f"is a symbolic link, to {link!r}"
-            raise InvalidSpec("root", f"its {path} {what}", hint=f"make {path} a folder in it, an empty one will do")
+            what = "is not a folder" if link is None else f"is a symbolic link, to {link!r}"
+            raise InvalidSpec("root", f"its {path} {what}", hint=f"make {path} an empty folder in the root")
 
 
 def keep_flags(config: dict[str, Any], root: RootPlan, runtime: str) -> None:

@@ -181,7 +181,7 @@ class Runtime:
             how = f"it ended with status {status}" if status is not None else "it ended"
             reason = f"{how} before the command was executed"
             if last_step:
-                reason += f": {last_step}; its words are in the container's standard error"
+                reason += f": {last_step}; its message is in the container's standard error"
         return self.failure(verb, log, container_id, status=status, reason=reason)
 
     def failed_to_start(self, log: Path) -> bool:

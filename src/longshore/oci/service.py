@@ -481,7 +481,11 @@ class OciService:
         group = Cgroup(self._owner_cgroup(id), root=self._cgroups)
         seconds = leases.LIMIT if limit is None else limit
         if not await in_thread(lambda: leases.end_lease(group, directory, root=self._cgroups, limit=seconds)):
-            raise TimeLimit(f"what lease {id} has", seconds, hint="a process of it may hang in the kernel")
+            raise TimeLimit(
+                f"the processes of lease {id}",
+                seconds,
+                hint="look for a process in state D (`ps`): it hangs in the kernel",
+            )
 
     async def end_stopped_keeper(self, directory: Path) -> None:
         await in_thread(lambda: leases.end_stopped_keeper(directory))

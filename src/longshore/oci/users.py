@@ -76,9 +76,11 @@ def check_ids(user: Mapping[str, Any], field: str) -> None:
     given += [(f"additionalGids[{index}]", number) for index, number in enumerate(user.get("additionalGids") or [])]
     for name, number in given:
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= ID_LIMIT:
-            raise InvalidSpec(f"{field}.{name}", f"{number!r} is no id: ids are from 0 to {ID_LIMIT}")
+            raise InvalidSpec(f"{field}.{name}", f"{number!r} is not an id: ids are from 0 to {ID_LIMIT}")
     if len(given) - 2 > GROUPS_LIMIT:
-        raise InvalidSpec(f"{field}.additionalGids", f"are {len(given) - 2}: the kernel takes {GROUPS_LIMIT}")
+        raise InvalidSpec(
+            f"{field}.additionalGids", f"has {len(given) - 2} groups: the kernel takes at most {GROUPS_LIMIT}"
+        )
 
 
 def _unknown(kind: str, name: str, path: str, data: bytes) -> InvalidSpec:
@@ -141,7 +143,7 @@ def _groups(name: bytes, own: int, inside: Inside) -> list[int]:
         if gid is not None and gid != own and b",%b," % name in b",%b," % fields[3]:
             found[gid] = None
     if len(found) > GROUPS_LIMIT:
-        raise InvalidSpec("user", f"is in {len(found)} groups of the root: the kernel takes {GROUPS_LIMIT}")
+        raise InvalidSpec("user", f"is in {len(found)} groups of the root: the kernel takes at most {GROUPS_LIMIT}")
     return list(found)
 
 
