@@ -1,7 +1,8 @@
-"""The keeper's process: begun so that it is no child of its owner's, watched by pidfd, ended.
+"""Starts, watches and ends the process of a keeper, which must not be a child of its owner.
 
-An owner may kill all its children before it dies, as a worker of Ray's does, and as process supervisors do: so the
-keeper is begun by a process that ends at once, and has another parent then: the machine's init.
+An owner may kill all its children before it dies, as workers of Ray and process supervisors do. So the owner starts a
+process that forks the keeper and exits at once. The keeper's parent is then the machine's init. The engine watches it
+by pidfd.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from . import forks
 from .errors import ServiceError
 from .files import next_step
 
-START_LIMIT = 20.0  # seconds until it is at its place; a few milliseconds where nothing else runs
-END_LIMIT = 1.0  # seconds that it may take to be dead, once killed
+START_LIMIT = 20.0  # seconds until it has written its pid; it takes a few milliseconds on an idle machine
+END_LIMIT = 1.0  # seconds from its SIGKILL to its end
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37  # prctl(2)
 
 _adopting = threading.Lock()
@@ -36,7 +37,7 @@ forks.in_child(_new_lock_in_child)
 
 
 class Keeper:
-    """A keeper that is at its place."""
+    """A keeper that runs and has written its pid."""
 
     def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
@@ -49,7 +50,7 @@ class Keeper:
         _wait_until_readable(self.pidfd, END_LIMIT)
 
     def close(self) -> None:
-        """Close what it is watched by. Idempotent."""
+        """Close the pidfd. Idempotent."""
         if self.pidfd >= 0:
             with suppress(OSError):  # mostly it is no child of ours; but an owner that is its own init has to reap it
                 os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)  # type: ignore[attr-defined,unused-ignore]
@@ -58,10 +59,12 @@ class Keeper:
 
 
 def start(command: Sequence[str], owner_fd: int, note_pipe: Callable[[int], None]) -> Keeper:
-    """Begin a keeper, and return once it is at its place. Blocks. ServiceError, with what it said, if that fails.
+    """Start a keeper, and return when it has written its pid. Blocks.
 
-    `owner_fd` is the lock that it shares with its owner. `note_pipe` gets the end of the pipe that nobody but the owner
-    may have: it is noted before any child can be forked that would not know of it.
+    `owner_fd` is the lock that it shares with its owner. `note_pipe` gets the writing end of the pipe, which only the
+    owner may have: a child that is forked later closes it.
+
+    Raises: ServiceError with the keeper's message if it cannot be started.
     """
     try:
         return _start(command, owner_fd, note_pipe)
@@ -119,8 +122,10 @@ def _start(command: Sequence[str], owner_fd: int, note_pipe: Callable[[int], Non
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> int:
-    """The status of what began the keeper, and ends then; killed if it does not. By pidfd: Popen.wait with a limit
-    sleeps between two looks."""
+    """Return the exit status of the process that forks the keeper; kill it if it does not end in time.
+
+    It waits by pidfd, because Popen.wait with a limit polls.
+    """
     with suppress(ProcessLookupError):  # the program has reaped it itself
         pidfd = os.pidfd_open(process.pid)  # type: ignore[attr-defined,unused-ignore]  # Linux alone has keepers
         try:
@@ -132,7 +137,7 @@ def _wait_for(process: subprocess.Popen[bytes]) -> int:
 
 
 def _read_line(fd: int) -> str:
-    """What was written up to the end of a line, or all that was."""
+    """Return the first line that was written, or all output if there is no whole line."""
     deadline = time.monotonic() + START_LIMIT
     data = b""
     while b"\n" not in data and len(data) < 4096:

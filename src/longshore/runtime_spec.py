@@ -1,8 +1,9 @@
-"""The OCI runtime specification, as far as types go: what a document of another program must be before it is used.
+"""The types of the OCI runtime specification, and the check of documents of other programs against them.
 
-Runtimes differ in what they do with a value of the wrong type: runc refuses the document, crun takes the field for one
-that is absent. So every field that the specification knows is checked here, on both platforms, before anything is made.
-Fields that it does not know pass unharmed. (config.md, config-linux.md, config-windows.md of 1.3, and its Go types.)
+Runtimes differ with a value of the wrong type: runc refuses the document, and crun treats the field as absent. So every
+field of the specification is checked here, on both platforms, before anything is made. Unknown fields pass unchanged.
+
+Sources: config.md, config-linux.md and config-windows.md of version 1.3, and its Go types.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Descriptors 0, 1 and 2 of this program, where it was started without one of them or has closed it.
 
-The kernel gives the lowest free number to what is opened next. A lock, a pipe or an event loop with the number 1
-would get what the program prints, or what a container writes to the stream that it inherits. So the null device
-takes the place of each closed one while an engine is at work, and is closed with the last engine.
+The kernel gives the lowest free number to the next file that is opened. A lock, a pipe or an event loop with number 1
+would get the program's prints, or the output of a container that inherits the stream. So the null device takes the
+number of each closed one while an engine is open, and is closed with the last engine.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Removing a tree that an untrusted program filled, on Unix. wintrees.py has the same name for Windows.
 
-Everything goes by a descriptor of the containing directory and one name, so that no path is too long and no link is
-followed. A directory that is not empty is moved up to the top of the tree before it is entered. So three descriptors
-are enough for any depth; and where something is mounted the kernel refuses the move (EBUSY), so no mount is entered. A
-directory that is replaced by a link meanwhile is opened without following it, and the link is then removed itself.
+Each call takes a descriptor of the containing directory and one name, so that no path is too long and no link is
+followed. A directory that is not empty is moved to the top of the tree before it is entered. So three descriptors are
+enough for any depth. The kernel refuses to move a mount point (EBUSY), so no mount is entered. If a program replaces a
+directory with a link meanwhile, the open does not follow the link, and the link itself is removed.
 """
 
 from __future__ import annotations

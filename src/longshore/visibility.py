@@ -1,9 +1,9 @@
-"""What a program can see of the processes that a store speaks of, and from where they were started.
+"""Whether a program can see the processes that the records of a store name.
 
 A pid names a process in one pid namespace, and a start time is counted in one time namespace, of one boot. A program in
-other namespaces, or without a usable /proc, finds no process under a recorded pid, or a foreign one. It must not
-conclude that the container has ended. So each record and each lease names the boot and the namespaces that its pids
-belong to, and a program compares them with its own before it judges, kills or cleans up.
+other namespaces, or without a usable /proc, finds no process or a wrong one under a recorded pid. It must not conclude
+that the container has ended. So each record and each lease names the boot and the namespaces of its pids. A program
+compares them with its own before it judges, kills or cleans up.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ def _unknown(namespaces: str) -> bool:
 
 
 class Viewpoint(msgspec.Struct, frozen=True):
-    """Where a program looks from. The default is that of a platform without namespaces."""
+    """The boot and the namespaces of a program. The default is for a platform without namespaces."""
 
     boot: str = ""  # of this boot; with `APART` where the boot id is not the kernel's own
-    namespaces: str = ""  # what pids and start times mean here
-    blind: str = ""  # why no process can be judged from here at all; empty if they can
+    namespaces: str = ""  # in which its pids and start times are valid
+    blind: str = ""  # why this program can judge no process at all; empty if it can
     are_gone: Callable[[str], bool] = _unknown  # whether no process is in these namespaces any more: True if certain
 
     def sight(self, boot: str, namespaces: str) -> tuple[Sight, str]:
-        """Whether pids of that boot and those namespaces can be judged from here; the reason where they cannot.
+        """Return whether this program can judge pids of that boot and those namespaces, and the reason if it cannot.
 
-        `gone`: no process of then can be alive.
+        `gone`: none of their processes can be alive.
         """
         if self.blind:
             return "hidden", self.blind

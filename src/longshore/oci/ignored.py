@@ -1,7 +1,7 @@
-"""What a runtime ignores of a document, and what version of the specification it may be told.
+"""The fields of a document that a runtime ignores, and the version of the specification that is written for it.
 
-The specification has a runtime ignore what it does not know. So a later field is dropped by an older runtime in
-silence, and longshore reports it. Runtimes' `features` verb names no fields: the versions are those of their releases.
+The specification requires a runtime to ignore unknown fields. So an older runtime silently drops a later field, and
+longshore reports it. The `features` verb of runtimes names no fields: the versions here are those of their releases.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Where a path of a container leads, before the container is made: through the links of its root, as the kernel goes.
+"""Resolves a path of a container before the container is made, through the links of its root, as the kernel does.
 
-What is in a mount cannot be seen yet. A path that leads into one is not judged: only what is certain is refused.
+The files of a mount cannot be seen yet. So a path that leads into a mount is not judged; only certain failures are
+refused.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Between a stream that the caller gives and the pipe that a process has in its place.
+"""Copies between a stream of the caller and the pipe that a process gets in its place.
 
-A process can open what it has as a stream once more, by /proc/self/fd: read from a pipe that it was given to write
-to, cut a file, make a terminal non-blocking, give any of them another owner. A runtime does the last by itself. So
-nothing of the caller's is given to a process: it gets a pipe of ours, and a thread copies. What is copied goes from
-pipe to pipe without being looked at (splice(2)); the mode of the caller's stream is never changed.
+A process can reopen its streams through /proc/self/fd. It could then read from a pipe that it was given for output,
+truncate a file, make a terminal non-blocking, or change the owner of any of them; crun does the last by itself. So no
+process gets a descriptor of the caller: it gets a pipe of the engine, and a thread copies. splice(2) moves the data
+without a copy in this program. The mode of the caller's stream is never changed.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def is_same(first: int, second: int) -> bool:
 
 
 class Relay:
-    """Copies between our end of a pipe, which it owns, and a stream of the caller's, once it has begun.
+    """Copies between the engine's end of a pipe, which it owns, and a stream of the caller.
 
-    It begins when the process runs, so that a failed start takes nothing from an input. The caller may close its
-    descriptor at once.
+    It begins when the process runs, so that a failed start consumes no input. The caller may close its descriptor at
+    once: the relay has a duplicate.
     """
 
     def __init__(self, name: str, pipe: int, given: int) -> None:

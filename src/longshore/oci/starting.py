@@ -1,12 +1,12 @@
-"""Starting a runtime or a monitor with nothing of what the caller has set for itself.
+"""Starts a runtime or a monitor without the caller's own settings.
 
-A program inherits blocked and ignored signals over execve(2), and so do the containers that a runtime starts. A
-signal that the caller has blocked, to take it by sigwait(3), would not be heard in a container. What is started here
-begins with nothing blocked, nothing ignored, a session of its own, and no descriptor but those that it is given.
+A program inherits blocked and ignored signals over execve(2), and so do the containers that a runtime starts. A signal
+that the caller has blocked, to take it by sigwait(3), would never reach a container's command. A program that is
+started here has no signal blocked or ignored, a session of its own, and only the descriptors that it is given.
 
-It is done by the C library's posix_spawn(3), which sets the signals of the child alone: to unblock them in a thread of
-ours first would have them delivered there. Python's binding of it cannot name the C library's two own signals (32 and
-33), which glibc leaves ignored in the child unless they are named.
+The C library's posix_spawn(3) sets the signals of the child alone. If a thread of this program unblocked them first,
+they would be delivered to that thread. Python's binding cannot name the C library's two own signals (32 and 33), which
+glibc leaves ignored in the child unless they are named.
 """
 
 from __future__ import annotations

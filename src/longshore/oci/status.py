@@ -1,8 +1,8 @@
-"""What became of a command: the word of the first program, over descriptors that no process of a container can have.
+"""Whether the kernel executed a command: reported by the first program, over descriptors that only it can use.
 
-A runtime hands its own process over to the command by execve, when it has told everybody that the container runs. What
-the kernel then refuses shows only as an exit code of 1, as if the command itself had ended so. So the runtime executes
-a small program of ours first (`first/first.c`), which executes the command and reports what execve answered.
+A runtime reports "running" before its own process executes the command by execve. If the kernel then refuses, only an
+exit code of 1 shows it, as if the command had ended with 1. So the runtime executes a small program of longshore first
+(`first/first.c`), which executes the command and reports the answer of execve.
 `docs/decisions/0010-a-first-program-of-our-own.md` has the reasons.
 """
 
@@ -56,7 +56,7 @@ def is_first(args: Sequence[str]) -> bool:
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What the first program said. Without `begun` it never ran; with an `error` the command never did."""
+    """The report of the first program. Without `begun` it never ran; with an `error` the command never ran."""
 
     begun: bool = False
     error: int | None = None
@@ -70,7 +70,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def parse(record: bytes) -> Outcome:
-    """The outcome in a record. What is none says nothing but that the first program ran."""
+    """Return the outcome in a record. A malformed record shows only that the first program ran."""
     if not record:
         return Outcome()
     match = _RECORD.fullmatch(record)

@@ -1,4 +1,4 @@
-"""Where this program looks from: its pid and time namespaces, its boot, and whether its /proc shows them.
+"""The viewpoint of this program: its pid and time namespaces, its boot, and whether its /proc shows their processes.
 
 namespaces(7), time_namespaces(7), proc(5). The numbers of the first namespaces are fixed: include/linux/proc_ns.h.
 """
@@ -22,7 +22,7 @@ FIRST = f"{FIRST_PID_NAMESPACE} {FIRST_TIME_NAMESPACE}"
 
 
 def viewpoint() -> Viewpoint:
-    """Where this program looks from. A few system calls."""
+    """Return the viewpoint of this program. Costs a few system calls."""
     blind = _problem_of_proc()
     namespaces = _namespaces()
     if not blind and not namespaces:

@@ -1,4 +1,4 @@
-/* The first program of a container's process: it executes the command, and reports what execve(2) answered.
+/* The first program of a container's process: it executes the command, and reports the answer of execve(2).
  *
  *   first FLAGS COMMAND [ARGUMENT...]
  *
@@ -10,10 +10,10 @@
  *       there is something at the command's path), or "fERRNO\n" if no process could be made for the command
  *   i   stay as an init: run the command as a child, in the foreground of the terminal; pass on signals; reap
  *
- * No descriptor of these reaches the command, and no process of the container can take them from this program: it
- * cannot be traced (the engine makes its file unreadable, so the kernel forbids it from the first instruction on).
+ * None of these descriptors reaches the command. The engine makes the file of this program unreadable, so the kernel
+ * lets no process without CAP_DAC_OVERRIDE trace it or open its descriptors, from the first instruction on.
  *
- * It uses no C library, so that it is small, starts fast, and needs nothing of the container's root but /proc.
+ * It uses no C library, so that it is small, starts fast, and needs only /proc from the container's root.
  */
 #include <asm/unistd.h>
 #include <errno.h>
