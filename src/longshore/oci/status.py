@@ -1,4 +1,4 @@
-"""Whether the kernel executed a command: reported by the first program, over descriptors that only it can use.
+"""Whether the kernel executed a command: reported by the first program, over descriptors that no command inherits.
 
 A runtime reports "running" before its own process executes the command by execve. If the kernel then refuses, only an
 exit code of 1 shows it, as if the command had ended with 1. So the runtime executes a small program of longshore first
