@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,23 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str, type[LongshoreError]]] =
     "dangling": (lambda at: (at / "command").symlink_to("nowhere"), "/tools/command", CommandNotFound),
     "below-a-file": (lambda at: script(at / "command", "#!/bin/sh\n"), "/tools/command/x", CommandNotFound),
 }
+
+
+@pytest.fixture
+def full_run(state: Path) -> Iterator[Callable[[], Path]]:
+    """Fills the file system of `run`, which is this test's own; the file that fills it."""
+    run = state / "run"
+    run.mkdir(0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "small", str(run)], check=True)
+
+    def fill() -> Path:
+        with (run / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(b"\0" * 4096)
+        return run / "filler"
+
+    yield fill
+    subprocess.run(["umount", str(run)], check=True)
 
 
 @pytest.fixture
@@ -301,6 +318,26 @@ def test_messages_of_others_are_read_in_bounded_turns(tmp_path: Path, monkeypatc
         os.write(theirs, b"r\n")
         assert channel.received(os.getpid()) == Outcome()
         assert channel.received(os.getpid()) == Outcome(begun=True)
+
+
+@real
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+async def test_a_record_has_room_on_a_full_file_system(
+    state: Path, full_run: Callable[[], Path], tmp_path: Path, runtime: str
+) -> None:
+    script(tmp_path / "odd", "#!/bin/sh\r\n")
+    async with Engine(state=state, runtime=runtime) as engine:
+        good = await engine.create("good", root="host", args=["sh", "-c", "exit 7"])
+        odd = await engine.create("odd", root="host", args=["/odd"], mounts=[f"{tmp_path}/odd:/odd"], init=True)
+        filler = full_run()
+        await good.start()
+        with pytest.raises(CommandNotExecutable):
+            await odd.start()
+        filler.unlink()
+        assert (await good.wait()).code == 7
+        assert (await odd.wait()).cause == "never_started"
+        for box in (good, odd):
+            await box.delete()
 
 
 def test_a_record_says_what_the_kernel_answered() -> None:

@@ -47,6 +47,7 @@ _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 1, 2, 0x10
 _EXECUTABLE_BY_ALL_READABLE_BY_NONE = 0o111
 _NEEDS = "close execve exit_group faccessat fcntl openat prctl write"
 _NEEDS_AS_INIT = "clone getpid ioctl kill pipe2 read rt_sigaction rt_sigprocmask rt_sigreturn setpgid wait4"
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 _FILE_LIMIT = 4096  # bytes that a container's processes must be allowed to write to a file
 
 
@@ -104,11 +105,16 @@ def refusal(container_id: str, command: str, outcome: Outcome) -> LongshoreError
 
 @cache
 def _image() -> bytes | None:
-    """The first program for this processor; None if there is none, or if this machine executes nothing from memory."""
+    """The first program for this processor; None if there is none, or if this machine executes nothing from memory.
+
+    Raises OSError for a shortage, which may be over the next time.
+    """
     try:
         data = Path(__file__).with_name("first").joinpath(f"first-{os.uname().machine}").read_bytes()
         os.close(_in_memory(data))
-    except OSError:
+    except OSError as error:
+        if error.errno in _SHORTAGES:
+            raise
         return None
     return data
 
@@ -222,8 +228,15 @@ class Channel:
         return os.open(path, os.O_PATH | os.O_CLOEXEC)
 
     def _file(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return os.open(self._directory / RECORD_NAME, flags, 0o600)
+        """The file of the record, filled with zeros: the record replaces them, also when the file system is full."""
+        fd = os.open(self._directory / RECORD_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, bytes(RECORD_SIZE))
+            os.lseek(fd, 0, os.SEEK_SET)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def _pair(self) -> int:
         begin = open_begin(self._directory)
@@ -330,4 +343,4 @@ def read_record(directory: Path) -> Outcome | None:
     except OSError:
         return None
     with open(fd, "rb") as file:
-        return parse(file.read(RECORD_SIZE + 1))
+        return parse(file.read(RECORD_SIZE + 1).rstrip(b"\0"))
