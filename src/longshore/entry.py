@@ -369,12 +369,15 @@ class Entry:
         """Put an exec's exit record in place; False if somebody was first. The caller holds the lock."""
         return self._link_exit(f"{self.run}/execs/{name}/exit.json", exit)
 
-    def remove_process(self, name: str) -> None:
-        """Forget an exec; its name is free. Its record goes first: without one, nobody tells its end again."""
+    def remove_process(self, name: str) -> bool:
+        """Forget an exec; its name is free. Its record goes first: without one, nobody tells its end again.
+
+        False if some of its files are left in the trash.
+        """
         directory = self.process_directory(name)
         with suppress(OSError):
             os.unlink(f"{directory}/record.json")
-        remove_though_open(directory, self.store.run_trash)
+        return remove_though_open(directory, self.store.run_trash)
 
     # the end
 

@@ -94,7 +94,7 @@ async def _reserve(core: Core, entry: Entry, uid: str, name: str, lease: str) ->
             await tell_recorded_process(core, entry, uid, name)
             if entry.read_process_exit(name) is None:
                 break
-            entry.remove_process(name)
+            _forget(core, entry, name)
     raise ProcessExists(entry.id, name)
 
 
@@ -106,7 +106,12 @@ async def _undo(core: Core, entry: Entry, name: str, compute: ComputeProcess | N
                 await compute.wait()
         await compute.close()
     with suppress(StoreError):
-        entry.remove_process(name)
+        _forget(core, entry, name)
+
+
+def _forget(core: Core, entry: Entry, name: str) -> None:
+    if not entry.remove_process(name):
+        core.trash_left = True
 
 
 async def _limit(process: Process, seconds: float) -> None:
@@ -172,7 +177,7 @@ async def _record(core: Core, entry: Entry, uid: str, name: str, exit: Exit) -> 
                     entry.write_process(record)
             exit = found.exit
         if not record.named:
-            entry.remove_process(name)
+            _forget(core, entry, name)
     except ContainerNotFound:
         pass  # deleted: its execs have ended with it, and nobody asks for them any more
     return exit
@@ -202,7 +207,7 @@ async def close_processes(core: Core, entry: Entry, uid: str, lease: str) -> Non
             continue
         found = entry.read_process_exit(name)
         if record is None:
-            entry.remove_process(name)
+            _forget(core, entry, name)
         elif found is None:
             await _record(core, entry, uid, name, Exit(code=None, cause=Cause.KILLED, at=now(), pid=record.pid))
         elif not record.exit_told:

@@ -26,18 +26,20 @@ _placed: set[int] = set()
 
 
 def fill() -> list[int]:
-    """Open the null device in place of each closed one; which those were. Other programs do not inherit it."""
+    """Open the null device in place of each closed one, and return these. Other programs do not inherit them.
+
+    A number that another thread takes meanwhile is in use, and is not returned.
+    """
     lacking = [fd for fd in STANDARD if _is_closed(fd)]
-    spare: list[int] = []
+    opened: list[int] = []
     try:
         for _ in lacking:
-            fd = os.open(os.devnull, os.O_RDWR)
-            if fd not in lacking:  # another thread was quicker: the number is in use
-                spare.append(fd)
+            opened.append(os.open(os.devnull, os.O_RDWR))  # noqa: PERF401  # one that fails loses no others
     finally:
-        for fd in spare:
-            os.close(fd)
-    return lacking
+        for fd in opened:
+            if fd not in lacking:
+                os.close(fd)
+    return [fd for fd in opened if fd in lacking]
 
 
 def _is_closed(fd: int) -> bool:

@@ -36,10 +36,11 @@ def remove_some(path: str | os.PathLike[str], most: int | None) -> bool:
         raise store_error(f"remove {os.fspath(path)}", error) from error
 
 
-def remove_though_open(path: str | os.PathLike[str], trash: str | os.PathLike[str]) -> None:
+def remove_though_open(path: str | os.PathLike[str], trash: str | os.PathLike[str]) -> bool:
     """As `remove_tree`, for what somebody may have files open in, or make some: it goes to `trash` in one step.
 
-    Where what is open cannot be moved (Windows), it goes piece by piece, into a new directory there.
+    Where what is open cannot be moved (Windows), it goes piece by piece, into a new directory there. False if some of
+    it is left in the trash.
     """
     place = f"{os.fspath(trash)}/{os.urandom(8).hex()}"
     try:
@@ -51,13 +52,14 @@ def remove_though_open(path: str | os.PathLike[str], trash: str | os.PathLike[st
     except FileNotFoundError as error:
         if os.path.lexists(path):
             raise store_error(f"remove {os.fspath(path)}", error) from error
-        return
+        return True
     except OSError as error:
         raise store_error(f"remove {os.fspath(path)}", error) from error
     for _ in range(2):  # what a disk refuses once it may do the next time
         with suppress(StoreError):  # else the rest goes when the trash is next emptied
             remove_tree(place)
-            return
+            return True
+    return False
 
 
 def move_out(path: str | os.PathLike[str], trash: str | os.PathLike[str], *, last: str = "") -> None:

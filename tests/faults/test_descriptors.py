@@ -9,11 +9,12 @@ import resource
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from longshore import descriptors
+from longshore import DEVNULL, descriptors
 from longshore.engine import Engine
 from longshore.errors import ContainerNotFound, LongshoreError
 
@@ -39,7 +40,24 @@ async def _exec(engine: Engine) -> None:
     assert (await box.run(["echo", "hi"])).stdout == b"hi\n"
 
 
-OPERATIONS: dict[str, Callable[[Engine], Awaitable[None]]] = {"run": _run, "launch": _launch, "exec": _exec}
+@cache
+def _given() -> int:
+    """A stream of this program's own, which is there before descriptors become scarce."""
+    return os.open(__file__, os.O_RDONLY)
+
+
+async def _copy(engine: Engine) -> None:
+    box = await engine.get("neighbour")
+    job = await box.exec(["cat"], stdin=_given(), stdout=DEVNULL, stderr=DEVNULL)
+    assert (await job.wait()).code == 0
+
+
+OPERATIONS: dict[str, Callable[[Engine], Awaitable[None]]] = {
+    "run": _run,
+    "launch": _launch,
+    "exec": _exec,
+    "exec with a given stream": _copy,
+}
 
 
 @contextmanager
@@ -89,10 +107,11 @@ async def test_descriptors_run_out_at_any_step(
         neighbour = await engine.launch("neighbour", root="host", args=["sleep", "infinity"], owner="remove")
         await _run(engine)  # what is opened once, and stays
         await _exec(engine)
+        await _copy(engine)
         async for _ in engine.events(since=0, follow=False):
             pass
         before = mine()
-        for free in range(0, MOST, 2):
+        for free in range(MOST):
             with only(free):
                 try:
                     await OPERATIONS[operation](engine)

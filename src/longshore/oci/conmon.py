@@ -18,7 +18,7 @@ from ..compute import Place
 from ..decoding import decode_json
 from ..errors import LongshoreError, ServiceError
 from ..tasks import in_thread
-from .launch import ENVIRONMENT, MountStep, out_of_the_way, spawn
+from .launch import ENVIRONMENT, MountStep, pipe_to_child, spawn
 from .runtime import Runtime, explain, last_error
 from .status import PASSED
 
@@ -84,8 +84,7 @@ async def create(
     Whatever was begun then has to be undone by the caller (`abandon`): the monitor may still be at work.
     """
     limit = runtime.limits.create
-    read, write = os.pipe()
-    write = out_of_the_way(write)
+    read, write = pipe_to_child()
     try:
         environment = {**ENVIRONMENT, "_OCI_SYNCPIPE": str(write)}
         pass_fds = [write, alive] if place.lock_fd is None else [write, alive, place.lock_fd]

@@ -18,7 +18,7 @@ from ..tasks import in_thread, shielded
 from ..watching import wait_for_file
 from . import processes
 from .cgroup import Cgroup
-from .launch import UMASK, Child, MountStep, out_of_the_way
+from .launch import UMASK, Child, MountStep, pipe_to_child
 from .runtime import Runtime
 from .status import PASSED, Channel, refusal
 from .stdio import Wiring
@@ -56,8 +56,7 @@ class PidFile:
         self._ours = self._theirs = -1
         self.argument = str(path)
         if runtime.name.startswith("crun"):
-            self._ours, theirs = os.pipe()
-            self._theirs = out_of_the_way(theirs)
+            self._ours, self._theirs = pipe_to_child()
             os.set_blocking(self._ours, False)
             self.argument = f"/proc/self/fd/{self._theirs}"
 

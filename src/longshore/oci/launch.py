@@ -350,6 +350,16 @@ def out_of_the_way(fd: int) -> int:
         os.close(fd)
 
 
+def pipe_to_child() -> tuple[int, int]:
+    """A pipe: our end to read, and the end of a program, which is told its number."""
+    read, write = os.pipe()
+    try:
+        return read, out_of_the_way(write)
+    except BaseException:
+        os.close(read)
+        raise
+
+
 async def spawn(
     argv: Sequence[str],
     *,

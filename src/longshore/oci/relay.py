@@ -76,9 +76,14 @@ class Relay:
         self.overrun = False
         self._end: int | None = None  # of what it moves, in bytes, once the process has ended
         self._pipe = pipe
+        self._mode = os.fstat(given).st_mode
+        os.set_blocking(pipe, False)
         self._stream = fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, 3)
-        self._mode = os.fstat(self._stream).st_mode
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError:
+            os.close(self._stream)
+            raise
         self._guard = threading.Lock()
         self._over = False  # what is in the pipe is all there is
         self._is_cut = False
@@ -86,7 +91,6 @@ class Relay:
         self._held = bytearray()  # what was so taken
         self._pipe_ended = False
         self._task: asyncio.Future[None] | None = None
-        os.set_blocking(pipe, False)
 
     # in the loop
 
