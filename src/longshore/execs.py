@@ -197,7 +197,7 @@ async def tell_recorded_process(core: Core, entry: Entry, uid: str, name: str) -
 
 
 async def close_processes(core: Core, entry: Entry, uid: str, lease: str) -> None:
-    """Record the ends of the execs of an owner that died: they were killed; what nobody saw is not known.
+    """Record the ends of the execs of an owner that died: they were killed. An exit that no program saw has no code.
 
     Raises StoreError or OSError where one cannot be recorded now.
     """

@@ -44,7 +44,7 @@ class Keeper:
         self.pidfd = pidfd
 
     def kill(self) -> None:
-        """End it, and wait until it is dead. Whoever its parent is reaps it."""
+        """Kill it, and wait until it is dead. Its parent reaps it."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)  # type: ignore[attr-defined,unused-ignore]  # Linux
         _wait_until_readable(self.pidfd, END_LIMIT)

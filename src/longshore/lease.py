@@ -282,7 +282,7 @@ def closed(store: Store, lease: str, id: str) -> None:
 
 
 def drop(store: Store, lease: str) -> bool:
-    """Remove a lease, if all that it had is closed. False if it is left for the next who opens the store."""
+    """Remove a lease if everything in it is closed. False if it is left to the next program that opens the store."""
     try:
         os.rmdir(store.leases / lease / "owned")
     except FileNotFoundError:

@@ -49,7 +49,7 @@ class Fields:
 
 
 class OneOf:
-    """One of a few words, of which a runtime takes an unknown one for none."""
+    """One of a few words. A runtime treats an unknown one as absent."""
 
     def __init__(self, words: tuple[str, ...]) -> None:
         self.words = words

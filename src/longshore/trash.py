@@ -16,9 +16,9 @@ LEFT = ".left"  # after a uid, the name of a file beside it: why it cannot be re
 
 
 async def empty_trash(core: Core, *, again: bool = False) -> None:
-    """Finish the deletions that no living program is at: those of the dead, and those that failed on the way.
+    """Finish deletions that a program left when it died, and those that failed.
 
-    What cannot be removed is reported once and noted, and then left alone, unless `again` says to try once more.
+    A failure is reported and noted once, and only tried again with `again`.
     """
     core.trash_left = False
     store = core.store

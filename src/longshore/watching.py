@@ -49,7 +49,7 @@ class DirectoryWatch:
             directory.stat()
 
     def _subscribe(self, directory: Path) -> bool:
-        """Whether changes will be told."""
+        """Whether changes will be reported."""
         try:
             self._unsubscribe = subscribe(directory, self._told)
         except OSError as error:

@@ -193,5 +193,5 @@ def lock_at_last(fd: int) -> None:
 
 
 def make_private(path: PathLike, *, closed: bool = True) -> None:
-    """Make a directory with its parents. Who may use it is inherited."""
+    """Make a directory with its parents. Its permissions are inherited."""
     os.makedirs(path, mode=0o700, exist_ok=True)

@@ -106,7 +106,7 @@ def told(error: Exception) -> int:
 
 
 def _show_trace(error: BaseException) -> None:
-    """Where an error comes from; the words of others in it are escaped, as everywhere."""
+    """Return where an error comes from, with the control characters of names and messages escaped."""
     import traceback
 
     for line in "".join(traceback.format_exception(error)).splitlines():

@@ -187,7 +187,7 @@ STOPPED = (ALREADY_STOPPED, PROCESS_ALREADY_STOPPED, ELEMENT_NOT_FOUND, PROC_NOT
 """What was to end has ended. The original counted PROC_NOT_FOUND, taken for "process not found", and so it stayed."""
 
 ENDED = (*STOPPED, SYSTEM_NOT_FOUND)
-"""What a system is told to end with has no object any more: it stopped, or is gone altogether (hcsshim counts both)."""
+"""Codes of a call to end a system that has stopped, or no longer exists (hcsshim counts both)."""
 
 GONE = (SYSTEM_NOT_FOUND, ELEMENT_NOT_FOUND)
 """There is no such system or process (any more)."""

@@ -47,7 +47,7 @@ class Type(IntEnum):
 
 OF_SYSTEMS = frozenset(type for type in Type if type is not Type.PROCESS_EXITED)
 OF_PROCESSES = frozenset({Type.PROCESS_EXITED, Type.SERVICE_DISCONNECT})
-"""What is told of each kind of handle. What the service says of the other kind is not about this one."""
+"""The notifications of each kind of handle. Notifications of the other kind are ignored."""
 
 _ENDS = {Type.SYSTEM_EXITED, Type.PROCESS_EXITED, Type.SERVICE_DISCONNECT}
 
@@ -69,7 +69,7 @@ class End(NamedTuple):
 
 
 class Watch:
-    """What is told of one handle: the types of its kind, and no other. Lives on one event loop."""
+    """The notifications of one handle: only the types of its kind. Lives on one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, types: Collection[int]) -> None:
         self.loop = loop

@@ -178,7 +178,7 @@ def _ask(vmcompute: Vmcompute, found: Findings) -> tuple[bool, str, str | None]:
 
 
 def _lacking(vmcompute: Vmcompute | None, names: Iterable[str]) -> str:
-    """Which of some exports the DLL lacks, in words; empty if none."""
+    """Return a sentence that names the exports that the DLL lacks; empty if it has all."""
     absent = [name for name in names if vmcompute is not None and not vmcompute.has(name)]
     return f"vmcompute.dll lacks {', '.join(absent)}" if absent else ""
 

@@ -339,7 +339,7 @@ def _launch_slot() -> asyncio.Semaphore:
 
 
 def out_of_the_way(fd: int) -> int:
-    """A copy of a descriptor that a program is told the number of, above all that `spawn` gives a place; or itself."""
+    """Return a duplicate of a descriptor above the numbers that `spawn` assigns; or the descriptor itself."""
     import fcntl  # not on Windows, where this module is imported, too
 
     if fd >= FREE_NUMBER:

@@ -299,7 +299,7 @@ def holes(name: str, version: str) -> list[str]:
 
 
 def _has_fix(have: tuple[int, ...], mended: Sequence[str]) -> bool:
-    """Whether a version has what was mended in these: one of a later line, or of the same line and not before."""
+    """Whether a version has the fix of these versions: one of a later line, or not before it in the same line."""
     lines = [_numbers(each) for each in mended]
     return have >= lines[-1] or any(have[:2] == line[:2] and have >= line for line in lines)
 

@@ -103,7 +103,7 @@ class Relay:
             self._task.result()
 
     def fill(self) -> None:
-        """It reads in any case: as a PipeReader that is told to."""
+        """Do nothing: a relay always reads. A PipeReader reads on after this call."""
 
     def fill_to_the_end(self) -> None:
         """Take all that is to come, also while the caller's stream has no room: for when nobody is left who could write

@@ -120,7 +120,7 @@ def _image() -> bytes | None:
 
 
 def _in_memory(data: bytes) -> int:
-    """A descriptor to execute a program by, which nobody can change, and only the kernel can read."""
+    """Return a descriptor of a program in memory, which no process can change, and only the kernel can read."""
     try:
         fd = os.memfd_create("longshore-first", _MFD_CLOEXEC | _MFD_ALLOW_SEALING | _MFD_EXEC)
     except OSError as error:
