@@ -331,7 +331,7 @@ def test_paths_of_a_bundle_are_meant_from_its_folder(longshore: Longshore, tmp_p
     assert Spec.from_oci(alone).oci == alone  # what has no folder is left as it is, and refused when it is made
 
 
-@pytest.mark.parametrize(("data", "said"), [(b"{", "not JSON"), (b"[]", "no object"), (None, "cannot read")])
+@pytest.mark.parametrize(("data", "said"), [(b"{", "not JSON"), (b"[]", "not a JSON object"), (None, "cannot read")])
 def test_a_file_that_is_no_document_is_refused(tmp_path: Path, data: bytes | None, said: str) -> None:
     if data is not None:
         (tmp_path / "config.json").write_bytes(data)

@@ -262,7 +262,7 @@ def test_a_huge_file_is_read_to_its_limit_and_stalls_no_thread(tmp_path: Path, l
 
 @pytest.mark.parametrize("user", [{"uid": 1 << 32}, {"uid": (1 << 32) - 1}, {"gid": -1}, {"additionalGids": [0, -1]}])
 def test_a_document_with_an_id_that_none_can_have_is_refused(user: dict[str, Any]) -> None:
-    with pytest.raises(InvalidSpec, match="is no id"):
+    with pytest.raises(InvalidSpec, match="is not an id"):
         check_ids({"uid": 0, "gid": 0, **user}, "oci.user")
 
 
