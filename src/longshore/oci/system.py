@@ -8,7 +8,7 @@ import os
 import signal
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -33,9 +33,6 @@ from .runtime import Runtime
 from .status import FLAGS, PATH, open_begin, refusal, wait_record, why_not
 from .stdio import check_stdio
 from .watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, StrangerProcess, ended
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("longshore.oci")
 
