@@ -52,11 +52,18 @@ async def _copy(engine: Engine) -> None:
     assert (await job.wait()).code == 0
 
 
+async def _terminal(engine: Engine) -> None:
+    box = await engine.get("neighbour")
+    job = await box.exec(["true"], terminal=True)
+    assert (await job.wait()).code == 0
+
+
 OPERATIONS: dict[str, Callable[[Engine], Awaitable[None]]] = {
     "run": _run,
     "launch": _launch,
     "exec": _exec,
     "exec with a given stream": _copy,
+    "exec with a terminal": _terminal,
 }
 
 
@@ -108,6 +115,7 @@ async def test_descriptors_run_out_at_any_step(
         await _run(engine)  # what is opened once, and stays
         await _exec(engine)
         await _copy(engine)
+        await _terminal(engine)
         async for _ in engine.events(since=0, follow=False):
             pass
         before = mine()

@@ -357,6 +357,8 @@ class Wiring:
         master, slave = os.openpty()
         self._ours["stdout"] = master
         self._theirs.append(slave)
+        for name in ("stdin", "control"):
+            self._ours[name] = os.dup(master)
         if size is not None:
             set_terminal_size(slave, size)
         self.child = [slave, slave, slave]
@@ -417,12 +419,11 @@ class Wiring:
             self.readers.append(relay)
         self._opened = True
         if self.terminal:
-            master = self._ours.pop("stdout")
-            self.control = os.dup(master)
-            reader = PipeReader(master, terminal=True, other_side=self._theirs.pop())
+            self.control = self._ours.pop("control")
+            reader = PipeReader(self._ours.pop("stdout"), terminal=True, other_side=self._theirs.pop())
             self.readers.append(reader)
             streams.stdout = reader.reader
-            streams.stdin = await open_writer(os.dup(master))
+            streams.stdin = await open_writer(self._ours.pop("stdin"))
             return streams
         for name in ("stdout", "stderr"):
             if name in self._ours:

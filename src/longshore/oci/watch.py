@@ -293,6 +293,8 @@ class DirectProcess(OciProcess):
         """Whether the command ran, where its start was not waited for to the end; else `failure` is set."""
         if self.channel is not None:
             outcome = self.channel.received(self._pid)
+            self.channel.close()
+            self.channel = None
             if not outcome.ran:
                 self.failure = refusal(self.container_id, self._command, outcome)
         return self.failure is None
@@ -335,6 +337,15 @@ class DirectProcess(OciProcess):
         rest = self.runtime.rest_of_terminal(self.log) if self._wiring.terminal else b""
         for reader in self._wiring.readers:
             reader.process_ended(rest)
+        self._release_terminal()
+
+    def _release_terminal(self) -> None:
+        """Close the engine's sides of a terminal that has no process any more, but for what is still to be read."""
+        if self._wiring.control is not None:
+            os.close(self._wiring.control)
+            self._wiring.control = None
+            if self.streams.stdin is not None and not self.streams.stdin.is_closing():
+                self.streams.stdin.transport.abort()  # the kernel reports no end here, as it does for a pipe
 
     async def _outlived_by_runtime(self) -> Exit | None:
         """The exit of a process whose runtime does not end with it; None if the runtime did, or can tell it.
@@ -397,9 +408,11 @@ class DirectProcess(OciProcess):
         return Exit(code=None, cause=Cause.MONITOR_LOST, at=at, pid=self._pid, started_at=self.started_at)
 
     async def resize(self, rows: int, columns: int) -> None:
-        if self._wiring.control is None:
+        if not self._wiring.terminal:
             await super().resize(rows, columns)
             return
+        if self._wiring.control is None:
+            raise InvalidState("resize the terminal of", self.container_id, "stopped")
         set_terminal_size(self._wiring.control, (rows, columns))
         if not processes.resize_terminal(self._pid, self._start, rows, columns):
             # a runtime in the foreground copies our terminal's size to the container's on this signal (runc's tty.go)
@@ -417,9 +430,7 @@ class DirectProcess(OciProcess):
             reader.close()
         if not await self._wiring.relays_ended() and not self.child.ended:
             self._wiring.cut_relays()  # else the runtime waits for the caller's stream as long as this program lives
-        if self._wiring.control is not None:
-            os.close(self._wiring.control)
-            self._wiring.control = None
+        self._release_terminal()
 
 
 class KeptProcess(OciProcess):
