@@ -12,12 +12,10 @@ from pathlib import Path
 import pytest
 
 from longshore import archive
-from longshore.compute import Place, now
+from longshore.compute import now
 from longshore.errors import InvalidSpec, StoreError
 from longshore.oci import diff
-from longshore.oci.checkpoint import _pack as pack_scratch
 from longshore.spec import Spec
-from longshore.trees import remove_tree
 
 from ..needs import needs
 
@@ -160,21 +158,6 @@ def test_a_sparse_file_of_a_container_fills_no_disk(tmp_path: Path, limit: int) 
         diff.pack(tmp_path / "scratch", tmp_path / "scratch.tar", limit=limit)
     assert error.value.errno == errno.ENOSPC
     assert (tmp_path / "scratch.tar").stat().st_size < 1 << 20
-
-
-def test_folders_nested_too_deeply_end_a_checkpoint_in_a_typed_error(tmp_path: Path) -> None:
-    place = Place(run=tmp_path / "run", data=tmp_path / "data")
-    (place.data / "scratch").mkdir(parents=True)
-    deep = str(place.data / "scratch")
-    for _ in range(1500):
-        deep += "/d"
-        os.mkdir(deep)
-    (tmp_path / "images").mkdir()
-    try:
-        with pytest.raises(StoreError, match="nested too deeply"):
-            pack_scratch(place, tmp_path / "images")
-    finally:
-        remove_tree(place.data)
 
 
 def test_an_attribute_that_shows_what_is_hidden_is_not_taken(tmp_path: Path) -> None:
