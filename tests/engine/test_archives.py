@@ -13,7 +13,7 @@ import pytest
 
 from longshore import archive
 from longshore.compute import now
-from longshore.errors import InvalidSpec, StoreError
+from longshore.errors import InvalidSpec
 from longshore.oci import diff
 from longshore.spec import Spec
 
