@@ -9,7 +9,7 @@ from .core import Core, log
 from .entry import remove_in_bits
 from .errors import StoreError
 from .events import News
-from .files import Held, read_whole, try_hold, write_new
+from .files import MOVES_WHAT_IS_OPEN, Held, read_whole, try_hold, write_new
 from .records import Damaged, Record, decode
 
 LEFT = ".left"  # after a uid, the name of a file beside it: why it cannot be removed
@@ -18,7 +18,7 @@ LEFT = ".left"  # after a uid, the name of a file beside it: why it cannot be re
 async def empty_trash(core: Core, *, again: bool = False) -> None:
     """Finish deletions that a program left when it died, and those that failed.
 
-    A failure is reported and noted once, and only tried again with `again`.
+    A failure is reported and noted once, and only tried again with `again`. On Windows it is tried each time.
     """
     core.trash_left = False
     store = core.store
@@ -45,6 +45,10 @@ async def empty_trash(core: Core, *, again: bool = False) -> None:
             finally:
                 claim.release()
         except (OSError, StoreError) as error:
+            if not MOVES_WHAT_IS_OPEN:  # Windows: another program may have a file of it open, and close it
+                log.warning("emptying the trash: %s", error)
+                core.trash_left = True
+                continue
             log.warning("emptying the trash: %s; only `longshore restore` tries again", error)
             if not _note_left(core, uid, error):
                 core.trash_left = True

@@ -708,6 +708,7 @@ def test_lines_hold_each_byte_once_and_end_where_the_program_ended_them(written:
         writer = LogWriter(path, LIMIT)
         for stream, data in written:
             writer.write(stream, data)
+        writer.close()
         found = asyncio.run(items(path, lines=True))
     for name in ("stdout", "stderr"):
         whole = b"".join(data for stream, data in written if stream == name)
