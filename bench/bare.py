@@ -163,6 +163,13 @@ class Bundle:
                 os.chown(file.path, file.info.st_uid, file.info.st_gid)
 
 
+def _leave_out_first(path: Path) -> None:
+    """Have the runtime execute the command itself: a person's document has no first program."""
+    config = json.loads(path.read_bytes())
+    config["process"]["args"] = config["process"]["args"][2:]
+    path.write_bytes(msgspec.json.encode(config))
+
+
 class Bare:
     """One runtime, driven by hand. `close` removes everything."""
 
@@ -204,6 +211,8 @@ class Bare:
         files.mkdir(parents=True)
         place = Place(run=files, data=files)
         made = prepare(place, id, spec, cgroup_path=f"/{self.group}/{id}")
+        if made.first:
+            _leave_out_first(made.path / "config.json")
         bundle = Bundle(made.path, made.steps)
         bundle.clear()
         return id, bundle

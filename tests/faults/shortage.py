@@ -103,7 +103,7 @@ async def read_only(engine: Engine, state: Path) -> None:
 
 
 async def short_of(what: str, engine: Engine, state: Path, group: Path) -> None:
-    for free in (0, 1, 2, 3, 4, 6, 8, 12, 16):
+    for free in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24):
         if what == "processes" and free > 5:
             break
         for operation in OPERATIONS:
