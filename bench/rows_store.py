@@ -27,7 +27,7 @@ async def _fill(engine: Engine, state: Path, number: int) -> Callable[[], None]:
     for count in range(1, number):
         for half in halves:
             path = half / f"record-{count}"
-            shutil.copytree(half / "record-0", path, ignore=shutil.ignore_patterns("bundle", "scratch*"))
+            shutil.copytree(half / "record-0", path, ignore=shutil.ignore_patterns("bundle", "scratch*", "began"))
             made.append(path)
         record_path = path / "record.json"
         record = json.loads(record_path.read_bytes())
