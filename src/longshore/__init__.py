@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from .errors import ContainerNotFound as ContainerNotFound
     from .errors import DescriptorLimit as DescriptorLimit
     from .errors import EngineClosed as EngineClosed
+    from .errors import ImageNotFound as ImageNotFound
+    from .errors import InvalidImage as InvalidImage
     from .errors import InvalidSpec as InvalidSpec
     from .errors import InvalidState as InvalidState
     from .errors import LongshoreError as LongshoreError
@@ -49,8 +51,12 @@ if TYPE_CHECKING:
     from .errors import NotSupported as NotSupported
     from .errors import NotVisible as NotVisible
     from .errors import OutputLimit as OutputLimit
+    from .errors import PlatformNotFound as PlatformNotFound
     from .errors import ProcessExists as ProcessExists
     from .errors import ProcessNotFound as ProcessNotFound
+    from .errors import RegistryAuthError as RegistryAuthError
+    from .errors import RegistryError as RegistryError
+    from .errors import RegistryUnreachable as RegistryUnreachable
     from .errors import ServiceError as ServiceError
     from .errors import StoreError as StoreError
     from .errors import TimeLimit as TimeLimit
@@ -82,8 +88,9 @@ _NAMES = {
     "container": "Attachment Completed Container ContainerInfo Process",
     "engine": "Engine Restored",
     "errors": "CheckpointExists CheckpointNotFound CommandFailed CommandNotExecutable CommandNotFound ContainerExists"
-    " ContainerNotFound DescriptorLimit EngineClosed InvalidSpec InvalidState LongshoreError MonitorLost NotSupported"
-    " NotVisible OutputLimit ProcessExists ProcessNotFound ServiceError StoreError TimeLimit",
+    " ContainerNotFound DescriptorLimit EngineClosed ImageNotFound InvalidImage InvalidSpec InvalidState LongshoreError"
+    " MonitorLost NotSupported NotVisible OutputLimit PlatformNotFound ProcessExists ProcessNotFound RegistryAuthError"
+    " RegistryError RegistryUnreachable ServiceError StoreError TimeLimit",
     "events": "Event Gap",
     "limits": "HcsLimits Limits",
     "logs": "LogGap LogRecord",
@@ -125,6 +132,8 @@ __all__ = [
     "Gap",
     "HcsLimits",
     "HyperV",
+    "ImageNotFound",
+    "InvalidImage",
     "InvalidSpec",
     "InvalidState",
     "Layers",
@@ -139,11 +148,15 @@ __all__ = [
     "NotVisible",
     "OutputLimit",
     "Plan",
+    "PlatformNotFound",
     "Process",
     "ProcessExists",
     "ProcessInfo",
     "ProcessNotFound",
     "ProcessSpec",
+    "RegistryAuthError",
+    "RegistryError",
+    "RegistryUnreachable",
     "Resources",
     "Restored",
     "Rlimit",

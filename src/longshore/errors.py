@@ -197,6 +197,68 @@ class ServiceError(LongshoreError):
         self.code = code
 
 
+class ImageNotFound(LongshoreError, LookupError):
+    """No such image: `place` is where it was looked for, a registry or None for this machine."""
+
+    def __init__(self, name: str, *, place: str | None = None, reason: str = "", hint: str | None = None) -> None:
+        where = f"at the registry {place}" if place else "on this machine"
+        super().__init__(f"there is no image `{name}` {where}" + (f": {reason}" if reason else ""), hint=hint)
+        self.name = name
+        self.place = place
+
+
+class PlatformNotFound(LongshoreError, LookupError):
+    """The image exists, but not for the platform that was asked for. `available` lists those that it is for."""
+
+    def __init__(self, name: str, wanted: str, available: list[str], *, hint: str | None = None) -> None:
+        shown = ", ".join(available[:12]) + (", ..." if len(available) > 12 else "")
+        super().__init__(
+            f"image `{name}` is not there for {wanted}: it is for {shown or 'no platform that it names'}",
+            hint=hint or "choose another tag, or name one of these platforms with `platform`",
+        )
+        self.name = name
+        self.wanted = wanted
+        self.available = available
+
+
+class InvalidImage(LongshoreError, ValueError):
+    """A part of an image is not what it has to be: wrong bytes for its digest, or a document against its format."""
+
+    def __init__(self, what: str, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{what} is not valid: {problem}", hint=hint)
+        self.what = what
+        self.problem = problem
+
+
+class RegistryError(LongshoreError):
+    """A registry refused or failed. `status` is its HTTP status, if there was an answer, and `code` its own code."""
+
+    def __init__(
+        self,
+        operation: str,
+        registry: str,
+        reason: str,
+        *,
+        status: int | None = None,
+        code: str = "",
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(f"cannot {operation}: {reason}", hint=hint)
+        self.operation = operation
+        self.registry = registry
+        self.reason = reason
+        self.status = status
+        self.code = code
+
+
+class RegistryUnreachable(RegistryError):
+    """There was no usable answer from the registry: no address, no connection, no trust, or silence."""
+
+
+class RegistryAuthError(RegistryError):
+    """The registry wants credentials, or refuses those that were given."""
+
+
 class StoreError(LongshoreError):
     """The state directory cannot be used: not writable, full, damaged, or written by a later version."""
 
