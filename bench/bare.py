@@ -31,10 +31,10 @@ from pathlib import Path
 
 import msgspec
 
-from longshore.compute import Place
+from longshore.compute.protocols import Place
 from longshore.oci.bundle import prepare
-from longshore.oci.layers import Step
-from longshore.oci.translate import process as process_document
+from longshore.oci.config.translate import process as process_document
+from longshore.oci.rootfs.layers import Step
 from longshore.spec import ProcessSpec, Spec
 
 CLONE_FS = 0x200

@@ -18,7 +18,7 @@ import peers
 from bare import Bare
 from measure import Subject
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 from longshore.errors import NotSupported
 from longshore.oci.probe import must_hide_unified
 

@@ -16,8 +16,8 @@ from context import Bench, Sample, awaited, blocking
 from measure import Aim, Row, RowMaker, Subject
 from rows_processes import SLEEP
 
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
 from longshore.host import has_init
 from longshore.spec import Spec
 

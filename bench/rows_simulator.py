@@ -18,10 +18,10 @@ from bare import MILLI
 from context import Bench
 from measure import Aim, Row, RowMaker, Subject
 
-from longshore.compute import PIPE, Place, Stdio
-from longshore.engine import Engine
-from longshore.hcs.notifications import OF_PROCESSES, Notifications, Type, Watch
-from longshore.log_format import LogRecord
+from longshore.compute.protocols import PIPE, Place, Stdio
+from longshore.engine.engine import Engine
+from longshore.hcs.system.notifications import OF_PROCESSES, Notifications, Type, Watch
+from longshore.logs.format import LogRecord
 from longshore.simulator import Process, Simulator
 from longshore.simulator.machine import Temperament
 from longshore.spec import ProcessSpec, Spec

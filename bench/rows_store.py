@@ -13,7 +13,7 @@ from context import Bench, Sample, awaited, blocking, peer
 from measure import Aim, Row, RowMaker, Subject
 from rows_processes import SLEEP
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 
 NUMBERS = (1, 100, 1000)
 
@@ -97,7 +97,7 @@ async def cli_start(bench: Bench) -> AsyncIterator[Row]:
         Subject("import msgspec", code("import msgspec")),
         Subject("import asyncio", code("import asyncio")),
         Subject("import longshore", code("import longshore")),
-        Subject("import longshore's Engine", code("from longshore.engine import Engine")),
+        Subject("import longshore's Engine", code("from longshore.engine.engine import Engine")),
         Subject("longshore --help", blocking(bench.cli, runtime, "--help")),
         Subject("longshore version", blocking(bench.cli, runtime, "version")),
         Subject("longshore ps", blocking(bench.cli, runtime, "ps")),

@@ -1,9 +1,9 @@
-"""Make `src/longshore/sync.py`, the blocking twin, from the asyncio classes: one source for every signature.
+"""Make `src/longshore/sync/__init__.py`, the blocking twin, from the asyncio classes: one source for every signature.
 
     python scripts/make_sync.py            write it
     python scripts/make_sync.py --check    say whether it is up to date, by the exit code
 
-What a blocking class needs and its asyncio twin does not have is in `blocking.py`, by hand.
+What a blocking class needs and its asyncio twin does not have is in `sync/streams.py`, by hand.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "longshore"
-TARGET = PACKAGE / "sync.py"
+TARGET = PACKAGE / "sync" / "__init__.py"
+
+FOLDERS = ("engine", "store", "logs", "compute", "spec")
+"""Where the names of the asyncio API are defined, the engine's first."""
 
 CLASSES = ("Process", "Attachment", "Container", "Engine")
 """The asyncio classes that get a twin, in the order in which they are written down."""
@@ -65,7 +68,7 @@ An engine has a thread with an event loop of its own; so it works from any threa
 as its docstring says of "cancelled", and then KeyboardInterrupt is raised. Streams are binary files. An engine
 left open is closed at the end of the program; in a forked child it raises EngineClosed.
 
-Made by scripts/make_sync.py: do not edit. What is made by hand is in blocking.py.
+Made by scripts/make_sync.py: do not edit. What is made by hand is in streams.py.
 """
 '''
 
@@ -75,9 +78,11 @@ class Sources:
 
     def __init__(self) -> None:
         self.trees: dict[str, ast.Module] = {}
-        for path in sorted(PACKAGE.glob("*.py")):
-            if path.stem not in ("__init__", "sync", "blocking", "loop_thread"):
-                self.trees[path.stem] = ast.parse(path.read_text(encoding="utf-8"))
+        paths = [path for folder in FOLDERS for path in sorted((PACKAGE / folder).glob("*.py"))]
+        for path in [*paths, PACKAGE / "errors.py"]:
+            parts = path.relative_to(PACKAGE).with_suffix("").parts
+            module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            self.trees[module] = ast.parse(path.read_text(encoding="utf-8"))
 
     def find_class(self, name: str) -> tuple[str, ast.ClassDef]:
         """The module and the definition of a class."""
@@ -110,8 +115,8 @@ class Sources:
             for node in tree.body:
                 if not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) != "__all__":
                     continue
-                if module != "engine" and name in ast.literal_eval(node.value):
-                    return f"from .{module} import {name}"
+                if module != "engine.engine" and name in ast.literal_eval(node.value):
+                    return f"from ..{module} import {name}"
         for module, tree in self.trees.items():
             for node in tree.body:
                 targets: list[str] = []
@@ -122,7 +127,7 @@ class Sources:
                 elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                     targets = [node.target.id]
                 if name in targets:
-                    return f"from .{module} import {name}"
+                    return f"from ..{module} import {name}"
         for tree in self.trees.values():
             for found in ast.walk(tree):
                 if isinstance(found, ast.ImportFrom) and found.level == 0 and any(a.name == name for a in found.names):
@@ -171,6 +176,7 @@ class Maker:
         self.sources = Sources()
         self.typing: set[str] = {"LoopThread"}
         self.running: set[str] = {"EngineTwin", "Twin"}
+        self.modules: dict[str, str] = {}
 
     # signatures
 
@@ -292,14 +298,16 @@ class Maker:
         members = list(self.sources.members(definition))
         functions = [node for node in members if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
         closes_stdin = any(node.name == "close_stdin" for node in functions)
-        base = "EngineTwin" if name == "Engine" else f"Twin[_{module}.{name}]"
-        self.running.add(f"_{module}")
+        alias = module.rpartition(".")[2]
+        base = "EngineTwin" if name == "Engine" else f"Twin[_{alias}.{name}]"
+        self.modules[f"_{alias}"] = module
+        self.running.add(f"_{alias}")
         parts = []
         for node in functions:
             if node.name == "__init__":
                 assert isinstance(node, ast.FunctionDef)
                 if name == "Engine":
-                    made = f"super().__init__(_{module}.Engine({self.passed(node.args)}))"
+                    made = f"super().__init__(_{alias}.Engine({self.passed(node.args)}))"
                     parts.append(f"def __init__({self.parameters(node.args)}) -> None:\n    {made}\n")
                 else:
                     parts += [
@@ -372,9 +380,10 @@ class Maker:
             found = set()
             for each in sorted(group):
                 if each in by_hand:
-                    found.add(f"from .blocking import {each}")
+                    found.add(f"from .streams import {each}")
                 elif private(each):
-                    found.add(f"from . import {each[1:]} as {each}")
+                    package, _, leaf = self.modules[each].rpartition(".")
+                    found.add(f"from ..{package} import {leaf} as {each}")
                 elif (line := self.sources.where(each)) is not None:
                     found.add(line)
                 else:
@@ -439,7 +448,7 @@ def main() -> int:
         if up_to_date():
             return 0
         print(
-            "src/longshore/sync.py is not what the asyncio classes say: run python scripts/make_sync.py",
+            "src/longshore/sync/__init__.py is not what the asyncio classes say: run python scripts/make_sync.py",
             file=sys.stderr,
         )
         return 1

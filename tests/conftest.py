@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 
 from .leftovers import leftovers, store_id
 

@@ -214,7 +214,7 @@ def test_the_engine_and_the_simulator_need_nothing_that_only_unix_has() -> None:
     """As on Windows: what its Python lacks is hidden; asyncio itself is loaded before, and so is the one module that
     Unix has in the place of `winfiles`."""
     done = in_a_fresh_interpreter(
-        "import asyncio, asyncio.unix_events, subprocess, tempfile, shutil, sys, longshore.unixfiles\n"
+        "import asyncio, asyncio.unix_events, subprocess, tempfile, shutil, sys, longshore.fs.unix\n"
         "for name in ('fcntl', 'termios', 'pwd', 'grp', 'resource', 'pty', 'tty', 'syslog'):\n"
         "    sys.modules[name] = None\n"
         "import longshore.sync, longshore.simulator, longshore.hcs\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .engine import Completed
+    from .engine.engine import Completed
 
 
 def _visible(text: str) -> str:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from .errors import NotSupported
 
 if TYPE_CHECKING:
-    from .compute import ComputeService
-    from .limits import Limits
-    from .store import Store
-    from .visibility import Viewpoint
+    from .compute.limits import Limits
+    from .compute.protocols import ComputeService
+    from .compute.visibility import Viewpoint
+    from .store.state_directory import Store
 
 
 def service(store: Store, runtime: str | None, limits: Limits) -> ComputeService:
@@ -43,7 +43,7 @@ def places() -> tuple[str, str]:
 
 def viewpoint() -> Viewpoint:
     """Where this program looks from: which boot, and which processes its pids name."""
-    from .visibility import Viewpoint
+    from .compute.visibility import Viewpoint
 
     if sys.platform == "linux":
         from .oci.viewpoint import viewpoint
@@ -87,7 +87,7 @@ def kernel() -> tuple[str, str]:
 
 def has_init() -> bool:
     """Whether there is a small init, which `run` then uses as pid 1: our own for this processor, or catatonit."""
-    from .files import find_program
+    from .fs.files import find_program
 
-    own = Path(__file__).with_name("oci") / "first" / f"first-{kernel()[1]}"
+    own = Path(__file__).with_name("oci") / "runtimes" / "first" / f"first-{kernel()[1]}"
     return own.exists() or find_program("catatonit") is not None

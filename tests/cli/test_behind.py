@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import longshore
-from longshore.cli import attach, start
-from longshore.cli.parser import Arguments
-from longshore.engine import Engine
+from longshore.cli.arguments.parser import Arguments
+from longshore.cli.verbs import attach, start
+from longshore.engine.engine import Engine
 from longshore.errors import NotSupported
 from longshore.simulator import Machine, Simulator
 

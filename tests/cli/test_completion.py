@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.cli.complete import candidates
+from longshore.cli.verbs.completion_words import candidates
 
 from .command import ARGV, Longshore
 

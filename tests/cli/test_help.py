@@ -9,9 +9,9 @@ from typing import get_args
 import pytest
 
 from longshore.cli import ALIASES, VERBS, load
-from longshore.cli.help import GROUPS, overview, verb_help
-from longshore.cli.parser import HelpWanted, parse, parse_global
-from longshore.events import EventType
+from longshore.cli.arguments.parser import HelpWanted, parse, parse_global
+from longshore.cli.verbs.help import GROUPS, overview, verb_help
+from longshore.store.journal import EventType
 
 from .command import ARGV, Longshore
 

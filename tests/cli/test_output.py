@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from longshore.cli.output import command_text, escaped, size_text, table
-from longshore.cli.terminal import KeyWatch, parse_keys
+from longshore.cli.terminal.output import command_text, escaped, size_text, table
+from longshore.cli.terminal.terminal import KeyWatch, parse_keys
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from longshore.cli import ALIASES, VERBS, load
-from longshore.cli.elsewhere import OPTIONS
-from longshore.cli.parser import Arguments, HelpWanted, UsageError, close_match, parse, parse_global
+from longshore.cli.arguments.other_tools import OPTIONS
+from longshore.cli.arguments.parser import Arguments, HelpWanted, UsageError, close_match, parse, parse_global
 
 
 def read(line: str | list[str]) -> Arguments:
@@ -157,7 +157,7 @@ def test_every_verb_can_be_loaded_and_asked_for_help(verb: str) -> None:
 
 
 def test_no_option_has_two_meanings_in_a_verb() -> None:
-    from longshore.cli.parser import GLOBAL
+    from longshore.cli.arguments.parser import GLOBAL
 
     for verb in VERBS:
         names = [name for option in (*load(verb).options, *GLOBAL) for name in option.names]

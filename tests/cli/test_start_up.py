@@ -25,14 +25,19 @@ def loaded(state: Path, *words: str) -> set[str]:
 )
 def test_what_needs_no_engine_loads_none(state: Path, words: list[str]) -> None:
     found = loaded(state, *words)
-    assert not found & (HEAVY | {"asyncio", "msgspec", "logging", "longshore.engine"})
+    assert not found & (HEAVY | {"asyncio", "msgspec", "logging", "longshore.engine.engine"})
 
 
 @pytest.mark.parametrize("words", [["ps"], ["exec", "missing", "true"], ["inspect", "missing"], ["logs", "missing"]])
 def test_a_verb_loads_nothing_that_is_slow_and_of_no_use_to_it(state: Path, words: list[str]) -> None:
     found = loaded(state, *words)
-    assert "longshore.engine" in found
+    assert "longshore.engine.engine" in found
     assert not found & HEAVY
     verbs = {name for name in found if name.startswith("longshore.cli.")}
-    assert f"longshore.cli.{words[0]}" in verbs
-    assert not verbs & {"longshore.cli.help", "longshore.cli.complete", "longshore.cli.explain", "longshore.cli.stats"}
+    assert f"longshore.cli.verbs.{words[0]}" in verbs
+    assert not verbs & {
+        "longshore.cli.verbs.help",
+        "longshore.cli.verbs.completion_words",
+        "longshore.cli.verbs.explain",
+        "longshore.cli.verbs.stats",
+    }

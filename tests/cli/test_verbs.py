@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from longshore.cli import main, running
-from longshore.engine import Engine
+from longshore.cli import main
+from longshore.cli.running import run_verb
+from longshore.engine.engine import Engine
 from longshore.errors import ServiceError
 from longshore.simulator import Simulator
 
@@ -27,7 +28,7 @@ def longshore(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> Run:
     """Run a command line in this process; its exit code and what it wrote."""
-    monkeypatch.setattr(running, "make_engine", lambda args: Engine(simulator, state=tmp_path))
+    monkeypatch.setattr(run_verb, "make_engine", lambda args: Engine(simulator, state=tmp_path))
 
     def run(*words: str) -> tuple[int, str, str]:
         code = main(list(words))

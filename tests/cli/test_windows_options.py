@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from longshore.cli import load, settings, windows
-from longshore.cli.parser import Arguments, UsageError, parse, parse_global
-from longshore.compute import Place
+from longshore.cli import load
+from longshore.cli.arguments import options, windows_options
+from longshore.cli.arguments.parser import Arguments, UsageError, parse, parse_global
+from longshore.compute.protocols import Place
 from longshore.errors import InvalidSpec
 from longshore.hcs.service import HcsService
 from longshore.spec import Endpoints, HyperV, Spec, WindowsOptions
@@ -20,7 +21,7 @@ from longshore.spec import Endpoints, HyperV, Spec, WindowsOptions
 
 @pytest.fixture(autouse=True)
 def as_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "HERE", True)
+    monkeypatch.setattr(windows_options, "HERE", True)
 
 
 def arguments(*words: str) -> Arguments:
@@ -29,7 +30,7 @@ def arguments(*words: str) -> Arguments:
 
 
 def spec(*words: str) -> Spec:
-    return settings.spec(arguments("--layer", "/base", *words))
+    return options.spec(arguments("--layer", "/base", *words))
 
 
 def test_each_option_is_the_field_of_its_name(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_servicing_needs_no_command_and_a_command_line_is_one() -> None:
 def test_isolation_of_a_document_is_taken_back_in_words(tmp_path: Path) -> None:
     document = tmp_path / "config.json"
     document.write_text(json.dumps({"process": {"args": ["cmd"], "cwd": "/"}, "windows": {"hyperv": {}}}))
-    made = settings.spec(arguments("--spec", str(document), "--isolation", "process"))
+    made = options.spec(arguments("--spec", str(document), "--isolation", "process"))
     assert made.windows is not None
     assert not made.windows.isolated
 
@@ -82,10 +83,10 @@ def test_the_chain_that_docker_has_written_down_is_followed(tmp_path: Path) -> N
     for folder in (top, bare):
         folder.mkdir()
     (top / "layerchain.json").write_text(json.dumps(["/layers/middle", "/layers/base"]))
-    made = settings.spec(arguments("--layer-chain", str(top), "--", "cmd"))
+    made = options.spec(arguments("--layer-chain", str(top), "--", "cmd"))
     assert made.layers is not None
     assert made.layers.parents == [str(top), "/layers/middle", "/layers/base"]
-    made = settings.spec(arguments("--layer-chain", str(bare), "--", "cmd"))
+    made = options.spec(arguments("--layer-chain", str(bare), "--", "cmd"))
     assert made.layers is not None
     assert made.layers.parents == [str(bare)]
 
@@ -112,18 +113,18 @@ def test_values_out_of_range_are_refused_by_their_field() -> None:
 
 def test_a_layer_chain_that_is_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder") as caught:
-        settings.spec(arguments("--layer-chain", str(tmp_path / "gone"), "--", "cmd"))
+        options.spec(arguments("--layer-chain", str(tmp_path / "gone"), "--", "cmd"))
     assert "docker image inspect" in (caught.value.hint or "")
     (tmp_path / "layerchain.json").write_text("{}")
     with pytest.raises(UsageError, match="cannot read"):
-        settings.spec(arguments("--layer-chain", str(tmp_path), "--", "cmd"))
+        options.spec(arguments("--layer-chain", str(tmp_path), "--", "cmd"))
 
 
 @pytest.mark.parametrize(
     "words", [["--isolation", "hyperv"], ["--servicing"], ["--endpoint", "e1"], ["--cpu-count", "0"]]
 )
 def test_elsewhere_they_are_refused_not_ignored(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
-    monkeypatch.setattr(windows, "HERE", False)
+    monkeypatch.setattr(windows_options, "HERE", False)
     with pytest.raises(UsageError, match=f"{words[0]}: only containers of Windows"):
         spec(*words, "--", "cmd")
 
@@ -178,7 +179,7 @@ def test_the_document_shows_both_isolations_and_a_container_that_stays() -> None
 
 
 async def test_endpoints_are_changed_by_name(tmp_path: Path) -> None:
-    from longshore.engine import Engine
+    from longshore.engine.engine import Engine
     from tests.hcs.world import world
 
     async with world(tmp_path) as it, Engine(it.service, state=tmp_path / "state") as engine:

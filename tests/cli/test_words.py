@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from longshore.cli import settings
-from longshore.cli.parser import Arguments, UsageError, parse
-from longshore.cli.run import VERB
+from longshore.cli.arguments import options
+from longshore.cli.arguments.parser import Arguments, UsageError, parse
+from longshore.cli.verbs.run import VERB
 from longshore.errors import InvalidSpec
 from longshore.spec import Mount, Rlimit, Security, Spec, parse_signal, parse_size
-from longshore.spec_parts import UNLIMITED
+from longshore.spec.parts import UNLIMITED
 
 from .command import Longshore
 
 
 def spec(*words: str) -> Spec:
     """The spec that the words of a `run` mean."""
-    return settings.spec(parse(VERB, [*words, "host", "--", "true"], Arguments(help=False)))
+    return options.spec(parse(VERB, [*words, "host", "--", "true"], Arguments(help=False)))
 
 
 # mounts
@@ -102,7 +102,7 @@ def test_a_long_mount_option_is_never_read_as_a_short_one() -> None:
 
 def env(tmp_path: Path, data: bytes) -> dict[str, str]:
     (tmp_path / "env").write_bytes(data)
-    return settings.environment(parse(VERB, ["--env-file", f"{tmp_path}/env", "host", "true"], Arguments(help=False)))
+    return options.environment(parse(VERB, ["--env-file", f"{tmp_path}/env", "host", "true"], Arguments(help=False)))
 
 
 @pytest.mark.parametrize(
@@ -252,13 +252,13 @@ def test_a_size_that_is_none_is_refused(text: str) -> None:
     [("10", 10), ("1.5", 1.5), ("90s", 90), ("1m30s", 90), ("2h", 7200), ("500ms", 0.5), ("1d", 86400)],
 )
 def test_a_length_of_time_may_have_parts(text: str, value: float) -> None:
-    assert settings.seconds(text) == value
+    assert options.seconds(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1", "-1s", "1x", "1m30", "inf", "nan", "١", "1_0", "1 s", "1e400"])
 def test_a_length_of_time_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"length of time|negative"):
-        settings.seconds(text)
+        options.seconds(text)
 
 
 @pytest.mark.parametrize("text", ["١", "1_0", " 1", "1.0", "0x1", "²", ""])

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from longshore.hcs.vmcompute import Guid, NotificationCallback, ProcessInformation
+from longshore.hcs.dll.vmcompute import Guid, NotificationCallback, ProcessInformation
 from tests.hcs.scripted import TYPES
 
 from . import asked

@@ -16,17 +16,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from longshore import Engine, execs
-from longshore.compute import PIPE, Exit, ProcessInfo, Stats, Stdio
-from longshore.container import Container
+from longshore import Engine
+from longshore.compute.limits import HcsLimits
+from longshore.compute.protocols import PIPE, Exit, ProcessInfo, Stats, Stdio
+from longshore.engine import exec
+from longshore.engine.container import Container
+from longshore.engine.process import Process
 from longshore.errors import ContainerNotFound, LongshoreError, ServiceError
-from longshore.events import Event as EngineEvent
-from longshore.hcs.pipes import Pipes
+from longshore.hcs.dll.vmcompute import Vmcompute
 from longshore.hcs.service import HcsService
-from longshore.hcs.vmcompute import Vmcompute
-from longshore.limits import HcsLimits
-from longshore.process import Process
+from longshore.hcs.streams.pipes import Pipes
 from longshore.spec import Spec
+from longshore.store.journal import Event as EngineEvent
 
 from . import asked, rules
 from .observed import Observed, Outcome, Reentered
@@ -322,7 +323,7 @@ class _Player:
     async def addprocess(self, container: Container, step: Operation) -> int:
         spec = asked.process_spec(step.process or {})
         async with self.engine._core.operation():
-            process = await execs.exec_(
+            process = await exec.exec_(
                 self.engine._core,
                 container._entry,
                 container._uid,

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from longshore.errors import InvalidSpec, NotSupported, ServiceError
-from longshore.hcs import documents, translate
-from longshore.hcs.hresults import HcsError, normal
+from longshore.hcs.dll.hresults import HcsError, normal
+from longshore.hcs.schema1 import documents, translate
 
 from . import asked, rules
 from .vectors import Call, Operation, Vector, directory, guid_of, load_all, number

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longshore.errors import LongshoreError, ServiceError
-from longshore.hcs.hresults import HcsError, normal
-from longshore.hcs.layers import LayerFunctions
-from longshore.hcs.vmcompute import Vmcompute
+from longshore.hcs.dll.hresults import HcsError, normal
+from longshore.hcs.dll.vmcompute import Vmcompute
+from longshore.hcs.system.layers import LayerFunctions
 
 from .compare import invariants, left_behind
 from .runner import Double, play

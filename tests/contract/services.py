@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longshore.compute import ComputeService, Features, Place
-from longshore.files import open_lock, try_lock
+from longshore.compute.protocols import ComputeService, Features, Place
+from longshore.fs.files import open_lock, try_lock
+from longshore.fs.trees import remove_though_open
 from longshore.simulator import Machine, Process, Simulator, Temperament
 from longshore.spec import HyperV, Spec, WindowsOptions
-from longshore.trees import remove_though_open
 
 OWNER = "longshore"
 
@@ -240,8 +240,8 @@ def scripted(name: str, base: Path) -> Station:
 
 def on_dll(name: str, base: Path) -> Station:
     """HCS by the real binding, on the double in C; its processes are programs of this Windows (double/inmate.c)."""
-    from longshore.hcs.pipes import WindowsPipes
     from longshore.hcs.service import HcsService
+    from longshore.hcs.streams.pipes import WindowsPipes
     from tests.hcs.wine_double import BUILT, Client, Machine
 
     base.joinpath("run").mkdir(parents=True, exist_ok=True)

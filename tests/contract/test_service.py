@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from longshore.compute import (
+from longshore.compute.protocols import (
     DEVNULL,
     LOG,
     PIPE,

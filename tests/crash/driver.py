@@ -18,12 +18,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
-from longshore.compute import DEVNULL, PIPE
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.compute.protocols import DEVNULL, PIPE
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
 from longshore.errors import ContainerNotFound, InvalidState, LongshoreError, ProcessNotFound, TimeLimit
-from longshore.events import Event
-from longshore.records import Owner
+from longshore.store.journal import Event
+from longshore.store.records import Owner
 
 from .notes import Notes
 from .programs import KINDS, Program

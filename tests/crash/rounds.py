@@ -15,11 +15,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 from longshore.errors import LongshoreError
-from longshore.events import Event
-from longshore.lease import is_alive
-from longshore.store import Store
+from longshore.store.journal import Event
+from longshore.store.leases import is_alive
+from longshore.store.state_directory import Store
 
 from ..leftovers import leftovers, processes
 from .books import Wrong, check_the_books

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore.engine import Engine
+from longshore.compute.limits import Limits
+from longshore.engine.engine import Engine
 from longshore.errors import ContainerNotFound
-from longshore.limits import Limits
-from longshore.store import Store
+from longshore.store.state_directory import Store
 
 from ..conftest import wait_for_nothing_left
 from .victims import kill

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 import longshore
-from longshore import lease as leases
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 from longshore.errors import ServiceError
-from longshore.keeper import start
-from longshore.oci.processes import has_ended
+from longshore.oci.processes.proc import has_ended
 from longshore.oci.service import OciService
+from longshore.store import leases
+from longshore.store.keeper import start
 
 from ..conftest import wait_for_nothing_left
 from .victims import kill

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import longshore.oci
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 
 from ..conftest import wait_for_nothing_left
 from .victims import kill

@@ -12,15 +12,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from longshore.compute import Cause
-from longshore.engine import Engine
-from longshore.events import Event
-from longshore.logs import LogRecord
-from longshore.oci.cgroup import mode
+from longshore.compute.protocols import Cause
+from longshore.engine.engine import Engine
+from longshore.fs.watching import DirectoryWatch
+from longshore.logs.reader import LogRecord
+from longshore.oci.cgroups.cgroup import mode
+from longshore.oci.runtimes.watch import ProcessToken
 from longshore.oci.system import SystemToken
-from longshore.oci.watch import ProcessToken
-from longshore.store import Store
-from longshore.watching import DirectoryWatch
+from longshore.store.journal import Event
+from longshore.store.state_directory import Store
 
 from ..conftest import wait_for_nothing_left
 from ..needs import needs

@@ -13,8 +13,8 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
-from longshore.container import Attachment
-from longshore.engine import Engine
+from longshore.engine.container import Attachment
+from longshore.engine.engine import Engine
 from longshore.errors import DescriptorLimit, LongshoreError
 
 from .measure import descriptors

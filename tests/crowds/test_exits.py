@@ -6,8 +6,8 @@ import asyncio
 import time
 from pathlib import Path
 
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
 
 from .measure import descriptors, memory, tell
 from .sizes import EXITS

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute import PIPE, Cause
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.compute.protocols import PIPE, Cause
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
 from longshore.spec import Spec
 
 from .measure import MILLI, milliseconds, tell

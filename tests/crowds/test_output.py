@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute import PIPE
-from longshore.container import Container
-from longshore.engine import Engine
-from longshore.logs import LogGap, LogRecord
+from longshore.compute.protocols import PIPE
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
+from longshore.logs.reader import LogGap, LogRecord
 
 from .measure import MILLI, memory, tell
 from .sizes import RUNTIMES, WRITING

@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 
 from .measure import tell
 from .sizes import PROGRAMS, ROUNDS

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 from longshore.simulator import Machine
 
 from ..descriptors import open_files
@@ -78,4 +78,4 @@ def threads_take_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(0)
         return function()
 
-    monkeypatch.setattr("longshore.entry.in_thread", at_once)
+    monkeypatch.setattr("longshore.store.container_dir.in_thread", at_once)

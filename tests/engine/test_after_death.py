@@ -11,16 +11,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from longshore.compute import Cause, Exit, now
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.compute.protocols import Cause, Exit, now
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, StoreError
-from longshore.events import Event, Gap, Position
-from longshore.files import try_hold
-from longshore.logs import LogRecord
-from longshore.records import Change, ExitRecord
+from longshore.fs.files import try_hold
+from longshore.logs.reader import LogRecord
 from longshore.simulator import Machine
-from longshore.store import Store
+from longshore.store.journal import Event, Gap, Position
+from longshore.store.records import Change, ExitRecord
+from longshore.store.state_directory import Store
 
 from .world import FOREVER, PROGRAMS, Listener, World, history, hung, only_oci, runs, said, types
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore import archive
-from longshore.compute import now
+from longshore.compute.protocols import now
+from longshore.engine import archive
 from longshore.errors import InvalidSpec
-from longshore.oci import diff
+from longshore.oci.rootfs import upper_archive
 from longshore.spec import Spec
 
 from ..needs import needs
@@ -136,9 +136,9 @@ def test_a_scratch_layer_comes_back_with_all_that_it_has(tmp_path: Path) -> None
     os.setxattr(folder / "etc", "trusted.overlay.opaque", b"y")
     os.chown(folder / "etc" / "file", 65534, 65534)
     (folder / "etc" / "file").chmod(0o4755)
-    diff.pack(folder, tmp_path / "scratch.tar", limit=1 << 20)
+    upper_archive.pack(folder, tmp_path / "scratch.tar", limit=1 << 20)
     back = tmp_path / "back"
-    diff.unpack(tmp_path / "scratch.tar", back, limit=1 << 20)
+    upper_archive.unpack(tmp_path / "scratch.tar", back, limit=1 << 20)
     found = os.stat(back / "etc" / "file")
     assert (found.st_uid, stat.S_IMODE(found.st_mode), found.st_nlink) == (65534, 0o4755, 2)
     assert found.st_mtime == os.stat(folder / "etc" / "file").st_mtime
@@ -155,7 +155,7 @@ def test_a_sparse_file_of_a_container_fills_no_disk(tmp_path: Path, limit: int) 
     with open(tmp_path / "scratch" / "sparse", "wb") as file:
         file.truncate(1 << 43)  # 8 TiB, of which the disk has none
     with pytest.raises(OSError, match="does not fit") as error:
-        diff.pack(tmp_path / "scratch", tmp_path / "scratch.tar", limit=limit)
+        upper_archive.pack(tmp_path / "scratch", tmp_path / "scratch.tar", limit=limit)
     assert error.value.errno == errno.ENOSPC
     assert (tmp_path / "scratch.tar").stat().st_size < 1 << 20
 
@@ -163,7 +163,7 @@ def test_a_sparse_file_of_a_container_fills_no_disk(tmp_path: Path, limit: int) 
 def test_an_attribute_that_shows_what_is_hidden_is_not_taken(tmp_path: Path) -> None:
     top, folder = named(".", tarfile.DIRTYPE), named("./usr", tarfile.DIRTYPE)
     folder.pax_headers = {"SCHILY.xattr.trusted.overlay.redirect": "/etc"}
-    diff.unpack(members(tmp_path / "it.tar", (top, b""), (folder, b"")), tmp_path / "back", limit=1 << 20)
+    upper_archive.unpack(members(tmp_path / "it.tar", (top, b""), (folder, b"")), tmp_path / "back", limit=1 << 20)
     assert os.listxattr(tmp_path / "back" / "usr") == []
 
 
@@ -194,6 +194,6 @@ def test_nothing_of_a_scratch_layer_leaves_its_folder(tmp_path: Path, member: ta
     data = b"data" if member.isreg() else b""
     path = members(tmp_path / "it.tar", (top, b""), (link, b""), (member, data))
     with pytest.raises(InvalidSpec, match=why):
-        diff.unpack(path, tmp_path / "back", limit=1 << 20)
+        upper_archive.unpack(path, tmp_path / "back", limit=1 << 20)
     assert list((tmp_path / "outside").iterdir()) == []
     assert not (tmp_path / "escape").exists()

@@ -16,9 +16,10 @@ from typing import Any, get_type_hints
 import pytest
 
 import longshore
-from longshore.compute import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Cause
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.compute.protocols import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Cause
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
+from longshore.engine.process import Completed
 from longshore.errors import (
     CommandFailed,
     CommandNotFound,
@@ -30,7 +31,6 @@ from longshore.errors import (
     ProcessNotFound,
     TimeLimit,
 )
-from longshore.process import Completed
 from longshore.spec import Layers, Mount, ProcessSpec, Resources, Spec, SpecFields, WindowsOptions
 
 from .world import FOREVER, World, hung, only_oci

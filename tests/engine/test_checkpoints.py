@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 from longshore.errors import CheckpointNotFound, InvalidSpec, NotSupported
 from longshore.simulator import Simulator
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import longshore
-from longshore.compute import Cause
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.compute.protocols import Cause
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
 from longshore.errors import EngineClosed, LongshoreError
 from longshore.simulator import Simulator
 

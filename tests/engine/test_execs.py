@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from longshore.compute import DEVNULL, PIPE, STDOUT, Cause
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.compute.protocols import DEVNULL, PIPE, STDOUT, Cause
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
 from longshore.errors import (
     CommandNotExecutable,
     CommandNotFound,

@@ -12,8 +12,8 @@ import asyncio
 
 import pytest
 
-from longshore.compute import PIPE
-from longshore.engine import Engine
+from longshore.compute.protocols import PIPE
+from longshore.engine.engine import Engine
 from longshore.errors import InvalidState, LongshoreError, ProcessExists
 
 from .world import FOREVER, Listener, World, history, runs, said, types

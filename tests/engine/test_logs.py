@@ -20,9 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longshore import log_format, log_trail, watching
-from longshore.files import replace_open
-from longshore.logs import LogGap, LogReader, LogRecord, LogWriter, Stream, mark_first
+from longshore.fs import watching
+from longshore.fs.files import replace_open
+from longshore.logs import format, rotation
+from longshore.logs.reader import LogGap, LogReader, LogRecord, LogWriter, Stream, mark_first
 
 from ..descriptors import open_files, remove_as_after_a_program
 from ..needs import needs
@@ -144,9 +145,9 @@ def test_every_byte_of_both_streams_comes_back_as_it_was_written(pieces: list[tu
 @settings(max_examples=100, deadline=None)
 def test_a_coarse_clock_that_gives_one_time_to_many_reads_mixes_nothing(lines: list[tuple[bytes, int, int]]) -> None:
     block = b"".join(line(at, b"y" * size, stream) for stream, at, size in lines)
-    found = [record for run in log_format.runs(block) if run for record in run.records()]
+    found = [record for run in format.runs(block) if run for record in run.records()]
     assert [(record.at, record.nanoseconds, record.stream.encode(), record.data) for record in found] == [
-        (log_format.moment(STAMP % at), log_format.fraction(STAMP % at), stream, b"y" * size + b"\n")
+        (format.moment(STAMP % at), format.fraction(STAMP % at), stream, b"y" * size + b"\n")
         for stream, at, size in lines
     ]
 
@@ -220,15 +221,15 @@ def test_tail_agrees_with_reading_all_and_taking_the_last_lines(
     wanted = set(order[max(0, len(order) - lines) :])
     expected = [b"%d" % n + (b"\n" if shape[n][1] == b"F" else b"") for n in range(len(shape)) if owner[n] in wanted]
 
-    before = log_trail.BLOCK
+    before = rotation.BLOCK
     with tempfile.TemporaryDirectory(prefix="longshore-test-log-") as directory:
         path = Path(directory) / "log"
         path.write_bytes(content)
         try:
-            log_trail.BLOCK = block  # so that a short log has many
+            rotation.BLOCK = block  # so that a short log has many
             found = asyncio.run(items(path, tail=lines))
         finally:
-            log_trail.BLOCK = before
+            rotation.BLOCK = before
     assert texts(found) == expected
 
 
@@ -238,7 +239,7 @@ async def test_tail_does_not_read_a_long_log(log: Path, monkeypatch: pytest.Monk
         file.writelines(block for _ in range(40))
         file.write(line(1, b"error", b"stderr"))
     read = 0
-    real = log_trail.read_at
+    real = rotation.read_at
 
     def counting(fd: int, size: int, offset: int) -> bytes:
         nonlocal read
@@ -246,7 +247,7 @@ async def test_tail_does_not_read_a_long_log(log: Path, monkeypatch: pytest.Monk
         read += len(data)
         return data
 
-    monkeypatch.setattr(log_trail, "read_at", counting)
+    monkeypatch.setattr(rotation, "read_at", counting)
     assert len(await items(log, tail=100)) >= 100
     assert read < log.stat().st_size / 3
 
@@ -398,7 +399,7 @@ def test_a_follower_gets_all_in_order_or_a_gap_just_where_something_is_missing(
 ) -> None:
     async def follow(path: Path) -> None:
         path.write_bytes(line(0, b"0"))
-        trail = log_trail.Trail(path, mark_first(path), follow=True)
+        trail = rotation.Trail(path, mark_first(path), follow=True)
         written, seen = 1, 0
         told = False
 
@@ -409,7 +410,7 @@ def test_a_follower_gets_all_in_order_or_a_gap_just_where_something_is_missing(
                 assert not told
                 told = True
             elif block is not None:
-                for run in log_format.runs(block):
+                for run in format.runs(block):
                     assert run is not None
                     for record in run.records():
                         assert (int(record.data) != seen) == told
@@ -437,13 +438,13 @@ def test_a_follower_gets_all_in_order_or_a_gap_just_where_something_is_missing(
         trail.close()
         assert seen == written
 
-    before = log_trail.HELD
+    before = rotation.HELD
     with tempfile.TemporaryDirectory(prefix="longshore-test-log-") as directory:
         try:
-            log_trail.HELD = held
+            rotation.HELD = held
             asyncio.run(follow(Path(directory) / "log"))
         finally:
-            log_trail.HELD = before
+            rotation.HELD = before
 
 
 @needs("counted renames")
@@ -726,19 +727,19 @@ async def test_a_line_without_an_end_is_bounded(log: Path) -> None:
     found = [item for item in await items(log, lines=True) if isinstance(item, LogRecord)]
     assert sum(len(item.data) for item in found) == 5_000_001
     assert len(found) == 5
-    assert max(len(item.data) for item in found) <= log_format.MAX_LINE
+    assert max(len(item.data) for item in found) <= format.MAX_LINE
 
 
 async def test_a_gap_cuts_a_line_and_stands_between_its_parts(log: Path) -> None:
     log.write_bytes(piece(1, b"before") + b"rubbish\n" + line(2, b"after"))
-    assert await lines_of(log) == [("stdout", b"before"), log_format.DAMAGE, ("stdout", b"after\n")]
+    assert await lines_of(log) == [("stdout", b"before"), format.DAMAGE, ("stdout", b"after\n")]
 
 
 async def test_a_line_counts_for_since_by_its_end(log: Path) -> None:
     log.write_bytes(line(1000, b"early") + piece(1000, b"begun ") + line(3000, b"and ended"))
-    since = log_format.moment(STAMP % 2000)
+    since = format.moment(STAMP % 2000)
     assert await lines_of(log, since=since) == [("stdout", b"begun and ended\n")]
-    assert await lines_of(log, since=log_format.moment(STAMP % 4000)) == []
+    assert await lines_of(log, since=format.moment(STAMP % 4000)) == []
 
 
 async def test_the_tail_is_of_whole_lines(log: Path) -> None:

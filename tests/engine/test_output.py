@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from longshore.compute import PIPE
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.compute.protocols import PIPE
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
 from longshore.errors import ContainerNotFound, InvalidState, NotSupported
-from longshore.logs import LogGap, LogRecord
+from longshore.logs.reader import LogGap, LogRecord
 
 from ..needs import needs
 from .world import FOREVER, World, hung, only_hcs, only_oci, said

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from longshore.errors import StoreError
-from longshore.store import Store
+from longshore.store.state_directory import Store
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="Windows' folders inherit who may use them"),

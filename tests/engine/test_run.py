@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from longshore.compute import STDOUT, Cause
-from longshore.engine import Engine
+from longshore.compute.protocols import STDOUT, Cause
+from longshore.engine.engine import Engine
 from longshore.errors import (
     CommandFailed,
     CommandNotExecutable,

@@ -21,8 +21,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidState
 from longshore.simulator import Machine, Temperament
 

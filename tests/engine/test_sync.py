@@ -29,8 +29,11 @@ from typing import Any, BinaryIO, TypeVar, cast
 import pytest
 
 import longshore
-from longshore import Event, Gap, LogGap, LogRecord, container, engine, loop_thread, sync
+from longshore import Event, Gap, LogGap, LogRecord, sync
+from longshore.compute.protocols import now
+from longshore.engine import container, engine
 from longshore.simulator import Process, Simulator, Temperament
+from longshore.sync import loop_thread
 
 from ..descriptors import open_files
 from ..needs import needs
@@ -444,7 +447,7 @@ def test_an_iterator_interrupted_in_its_wait_can_be_gone_on_with(blocking: sync.
 def test_stats_are_measured_when_they_are_asked_for(box: sync.Container) -> None:
     with box.watch_stats(interval=0.01) as stats:
         next(stats)
-        asked = longshore.compute.now()
+        asked = now()
         assert next(stats).at >= asked
     assert list(stats) == []
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from longshore.errors import StoreError
-from longshore.trees import remove_some, remove_tree
+from longshore.fs.trees import remove_some, remove_tree
 
 from .world import World
 
@@ -48,7 +48,7 @@ def test_removal_needs_few_descriptors_at_any_depth(tmp_path: Path) -> None:
     make_chain(tmp_path / "tree", 300)
     program = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))\n"
-        "from longshore.trees import remove_tree; remove_tree(sys.argv[1])"
+        "from longshore.fs.trees import remove_tree; remove_tree(sys.argv[1])"
     )
     subprocess.run([sys.executable, "-c", program, tmp_path / "tree"], check=True, timeout=60)
     assert os.listdir(tmp_path) == []
@@ -79,7 +79,7 @@ def test_odd_names_and_kinds_are_removed(tmp_path: Path) -> None:
 def test_tree_without_permissions_is_removed_by_its_owner(tmp_path: Path) -> None:
     """As a user, who has to open up each directory first; root without capabilities has to as well."""
     program = (
-        "import os, sys\nfrom longshore.trees import remove_tree\n"
+        "import os, sys\nfrom longshore.fs.trees import remove_tree\n"
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         "os.makedirs('t/a/b/c'); open('t/a/b/file', 'w').close(); os.mkdir('t/a/b/empty', 0)\n"
         "os.chmod('t/a/b/c', 0); os.chmod('t/a/b', 0o500); os.chmod('t/a', 0); remove_tree('t')"

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from longshore.compute import Cause
-from longshore.engine import Engine
+from longshore.compute.protocols import Cause
+from longshore.engine.engine import Engine
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, LongshoreError
-from longshore.files import try_hold
+from longshore.fs.files import try_hold
 
 from .world import FOREVER, Listener, World, history, hung, types
 

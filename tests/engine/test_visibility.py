@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from longshore import store
-from longshore.compute import Cause
+from longshore.compute.protocols import Cause
+from longshore.compute.visibility import APART, Viewpoint
 from longshore.errors import NotVisible
-from longshore.events import Event
-from longshore.visibility import APART, Viewpoint
+from longshore.store import state_directory
+from longshore.store.journal import Event
 
 from .world import FOREVER, World
 
@@ -22,7 +22,7 @@ OTHERS = {
 
 
 def look_from(monkeypatch: pytest.MonkeyPatch, viewpoint: Viewpoint) -> None:
-    monkeypatch.setattr(store, "viewpoint", lambda: viewpoint)
+    monkeypatch.setattr(state_directory, "viewpoint", lambda: viewpoint)
 
 
 @pytest.mark.parametrize("where", OTHERS)

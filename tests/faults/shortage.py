@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 from longshore.errors import ContainerNotFound, LongshoreError
 
 MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from longshore.compute import Exit
-from longshore.container import Container, ContainerInfo
-from longshore.engine import Engine
+from longshore.compute.limits import Limits
+from longshore.compute.protocols import Exit
+from longshore.engine.container import Container, ContainerInfo
+from longshore.engine.engine import Engine
 from longshore.errors import ContainerNotFound, LongshoreError
-from longshore.limits import Limits
 from longshore.simulator import Machine
 
 from ..engine.world import FOREVER, PROGRAMS, World, leftovers

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from longshore import DEVNULL, descriptors
-from longshore.engine import Engine
+from longshore import DEVNULL
+from longshore.engine import descriptor_budget
+from longshore.engine.engine import Engine
 from longshore.errors import ContainerNotFound, LongshoreError
 
 from ..descriptors import open_files
@@ -107,7 +108,7 @@ async def test_descriptors_run_out_at_any_step(
     state: Path, monkeypatch: pytest.MonkeyPatch, operation: str, runtime: str
 ) -> None:
     # what keeps a program from coming so far is tested elsewhere; here it does not know how many it has
-    monkeypatch.setattr(descriptors, "descriptors", lambda: None)
+    monkeypatch.setattr(descriptor_budget, "descriptors", lambda: None)
     succeeded = failed = 0
     without_hint: list[str] = []
     async with asyncio.timeout(100), Engine(state=state, runtime=runtime) as engine:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore import files
-from longshore.engine import Engine
+from longshore.compute.limits import Limits
+from longshore.engine.engine import Engine
 from longshore.errors import ContainerNotFound, StoreError
-from longshore.limits import Limits
+from longshore.fs import files
 from longshore.simulator import Machine, Simulator
 
 from ..engine.world import FOREVER

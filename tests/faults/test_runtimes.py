@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from longshore.engine import Engine
+from longshore.compute.limits import Limits
+from longshore.engine.engine import Engine
 from longshore.errors import ContainerNotFound, InvalidState, LongshoreError
-from longshore.limits import Limits
 from longshore.oci.service import OciService
 
 pytestmark = pytest.mark.real

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from longshore.hcs.notifications import NOTIFICATIONS
+from longshore.hcs.system.notifications import NOTIFICATIONS
 
 
 def pytest_unconfigure() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from longshore.hcs.vmcompute import PROTOTYPES, Vmcompute
+from longshore.hcs.dll.vmcompute import PROTOTYPES, Vmcompute
 from tests.conformance.vectors import PENDING, Rule, number
 
 from .postmen import Mailbox

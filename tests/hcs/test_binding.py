@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from longshore.errors import InvalidSpec, NotSupported
-from longshore.hcs import vmcompute
-from longshore.hcs.hresults import PENDING, STOPPED, HcsError, failed, meaning, normal, same
+from longshore.hcs.dll import vmcompute
+from longshore.hcs.dll.hresults import PENDING, STOPPED, HcsError, failed, meaning, normal, same
 from longshore.hcs.service import HcsService
 from tests.conformance.vectors import Service
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from longshore.hcs.hresults import HcsError
-from longshore.hcs.layers import LayerFunctions, Scratch, make, take_away
-from longshore.hcs.vmcompute import NotificationCallback, Vmcompute
+from longshore.hcs.dll.hresults import HcsError
+from longshore.hcs.dll.vmcompute import NotificationCallback, Vmcompute
+from longshore.hcs.system.layers import LayerFunctions, Scratch, make, take_away
 
 CREATED, EXITED, PROCESS_EXITED, UNKNOWN = 0x2, 0x1, 0x10000, 0xB
 LAYER_FUNCTIONS = [

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-from longshore.hcs import calls
+from longshore.hcs.dll import calls
 
 from .test_notifications import run
 from .world import world

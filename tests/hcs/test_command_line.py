@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longshore.errors import InvalidSpec
-from longshore.hcs import command_line
+from longshore.hcs.schema1 import command_line
 
 from .argv import command_line_to_argv
 

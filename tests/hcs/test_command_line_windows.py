@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from longshore.hcs import command_line
+from longshore.hcs.schema1 import command_line
 
 from .argv import command_line_to_argv
 from .test_command_line import ARGUMENTS, KNOWN, PROGRAM

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from longshore.compute import Feature, Features
-from longshore.hcs import manager, privileges, probe
+from longshore.compute.protocols import Feature, Features
+from longshore.hcs import probe
+from longshore.hcs.dll import privileges, service_manager
 from longshore.hcs.service import HcsService
 
 from .world import script, world
@@ -69,7 +70,7 @@ async def test_who_may_not_use_the_service_is_told_which_groups_may(tmp_path: Pa
 async def test_a_service_that_is_stopped_is_told_how_to_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hr: int
 ) -> None:
-    monkeypatch.setattr(manager, "ask", lambda: "stopped")
+    monkeypatch.setattr(service_manager, "ask", lambda: "stopped")
     features = await ask(tmp_path, rules=script(HcsEnumerateComputeSystems=[{"hr": hr}]))
     assert found(features, "service") == (False, "vmcompute is stopped", probe.START)
     assert found(features, "run")[2] == probe.START
@@ -79,7 +80,7 @@ async def test_a_service_that_is_stopped_is_told_how_to_start(
 async def test_a_windows_without_the_feature_is_told_how_to_enable_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hr: int
 ) -> None:
-    monkeypatch.setattr(manager, "ask", lambda: "not installed")
+    monkeypatch.setattr(service_manager, "ask", lambda: "not installed")
     features = await ask(tmp_path, rules=script(HcsEnumerateComputeSystems=[{"hr": hr}]))
     assert found(features, "service") == (False, "vmcompute is not installed", probe.FEATURE)
     assert "-FeatureName Containers" in found(features, "run")[2]
@@ -158,7 +159,7 @@ class Advapi:
 @pytest.mark.parametrize(("state", "word"), [(4, "running"), (1, "stopped"), (9, "in state 9")])
 def test_the_manager_is_asked_and_its_handles_are_closed(state: int, word: str) -> None:
     advapi = Advapi(state=state)
-    assert manager.ask(lambda name, use_last_error: advapi) == word
+    assert service_manager.ask(lambda name, use_last_error: advapi) == word
     assert advapi.open == 0
 
 
@@ -168,5 +169,5 @@ def test_a_service_that_is_not_installed_is_told_from_one_that_may_not_be_asked(
     advapi = Advapi(service=0)
     for code, words in ((1060, "not installed"), (5, "unknown: access is denied")):
         monkeypatch.setattr(ctypes, "get_last_error", lambda code=code: code, raising=False)
-        assert manager.ask(lambda name, use_last_error: advapi) == words
+        assert service_manager.ask(lambda name, use_last_error: advapi) == words
     assert advapi.open == 0

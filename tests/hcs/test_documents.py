@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longshore.hcs import documents, translate
+from longshore.hcs.schema1 import documents, translate
 from longshore.spec import Spec, WindowsOptions
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))

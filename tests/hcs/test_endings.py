@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from longshore.compute import Cause, Exit, Stdio
+from longshore.compute.limits import HcsLimits
+from longshore.compute.protocols import Cause, Exit, Stdio
 from longshore.errors import (
     LongshoreError,
     TimeLimit,
 )
-from longshore.hcs import calls
-from longshore.hcs.hresults import HcsError
-from longshore.hcs.process import HcsProcess
-from longshore.limits import HcsLimits
+from longshore.hcs.dll import calls
+from longshore.hcs.dll.hresults import HcsError
+from longshore.hcs.system.process import HcsProcess
 from longshore.spec import ProcessSpec
 
 from .scripted import TYPES

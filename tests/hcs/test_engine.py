@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from longshore import Engine, Event
-from longshore.compute import PIPE, Cause
+from longshore.compute.protocols import PIPE, Cause
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidSpec, InvalidState, NotSupported, ProcessExists
-from longshore.hcs.hresults import HcsError
+from longshore.hcs.dll.hresults import HcsError
 from longshore.hcs.service import HcsService
 
 from .world import World, script, windows, world

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from longshore import Engine
-from longshore.compute import PIPE, Cause, Stdio
+from longshore.compute.limits import HcsLimits, Limits
+from longshore.compute.protocols import PIPE, Cause, Stdio
 from longshore.errors import (
     InvalidSpec,
     InvalidState,
@@ -20,9 +21,9 @@ from longshore.errors import (
     ServiceError,
     TimeLimit,
 )
-from longshore.hcs import documents, stdio, translate
-from longshore.hcs.hresults import HcsError
-from longshore.limits import HcsLimits, Limits
+from longshore.hcs.dll.hresults import HcsError
+from longshore.hcs.schema1 import documents, translate
+from longshore.hcs.streams import stdio
 from longshore.spec import HyperV, Layers, Mount, ProcessSpec, Spec, WindowsOptions
 
 from .scripted import TYPES

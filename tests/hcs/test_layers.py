@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from longshore import Engine
-from longshore.compute import NotUndone, SystemGone
+from longshore.compute.protocols import NotUndone, SystemGone
 from longshore.errors import CommandNotExecutable, InvalidSpec, ServiceError
-from longshore.hcs.hresults import HcsError
-from longshore.hcs.layers import LayerFunctions, mount
+from longshore.hcs.dll.hresults import HcsError
+from longshore.hcs.system.layers import LayerFunctions, mount
 from longshore.spec import HyperV, Layers, Spec, WindowsOptions
 
 from .scripted import Hcs

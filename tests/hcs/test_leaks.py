@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from longshore.compute import PIPE, Stdio
-from longshore.hcs.notifications import NOTIFICATIONS
-from longshore.hcs.process import HcsProcess
-from longshore.hcs.system import HcsSystem
+from longshore.compute.protocols import PIPE, Stdio
+from longshore.hcs.system.notifications import NOTIFICATIONS
+from longshore.hcs.system.process import HcsProcess
+from longshore.hcs.system.system import HcsSystem
 from longshore.spec import ProcessSpec
 
 from .world import World, script, world

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute import Cause
+from longshore.compute.protocols import Cause
 from longshore.errors import ContainerNotFound, InvalidState, LongshoreError
-from longshore.hcs.hresults import HcsError
+from longshore.hcs.dll.hresults import HcsError
 
 from .test_engine import engine, told
 from .world import world

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute import PIPE, Cause, State, Stdio
+from longshore.compute.limits import HcsLimits
+from longshore.compute.protocols import PIPE, Cause, State, Stdio
 from longshore.errors import EngineClosed, TimeLimit
-from longshore.hcs.hresults import HcsError
-from longshore.limits import HcsLimits
+from longshore.hcs.dll.hresults import HcsError
 from longshore.spec import ProcessSpec
 
 from .scripted import TYPES

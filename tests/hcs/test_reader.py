@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from longshore.hcs.reader import PromptReader
+from longshore.hcs.streams.reader import PromptReader
 
 
 async def turn() -> None:

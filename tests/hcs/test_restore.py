@@ -18,13 +18,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from longshore.compute import Cause, State, SystemGone
+from longshore.compute.protocols import Cause, State, SystemGone
 from longshore.errors import InvalidState
-from longshore.hcs import measure
-from longshore.hcs.documents import ContainerProperties, ProcessListItem
-from longshore.hcs.hresults import HcsError
-from longshore.hcs.process import HcsProcess, ProcessToken
-from longshore.hcs.system import HcsSystem
+from longshore.hcs.dll.hresults import HcsError
+from longshore.hcs.schema1.documents import ContainerProperties, ProcessListItem
+from longshore.hcs.system import properties
+from longshore.hcs.system.process import HcsProcess, ProcessToken
+from longshore.hcs.system.system import HcsSystem
 from longshore.spec import ProcessSpec
 
 from .test_engine import engine
@@ -129,13 +129,13 @@ def test_a_process_is_known_by_the_time_between_its_being_asked_for_and_being_th
     token = ProcessToken(7, asked, None if returned is None else asked + timedelta(seconds=returned))
     item = ProcessListItem(process_id=7, create_timestamp=asked + timedelta(seconds=created))
     found = ContainerProperties(process_list=[ProcessListItem(process_id=4), item])
-    assert measure.is_listed(found, token, hyperv=hyperv) is is_it
+    assert properties.is_listed(found, token, hyperv=hyperv) is is_it
 
 
 async def test_a_process_that_the_service_took_long_to_make_is_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "SAME_CLOCK", timedelta(seconds=0.2))
+    monkeypatch.setattr(properties, "SAME_CLOCK", timedelta(seconds=0.2))
     async with world(tmp_path, script(HcsCreateProcess=[{"delay_ms": 500}]), crew=True) as it:
         system, init = await it.launch(*FOREVER)
         it.die(it.service)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from longshore.hcs.hresults import HcsError
+from longshore.hcs.dll.hresults import HcsError
 
 from .world import ALL, script, windows, world
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from longshore.compute import Cause, State, Stdio
+from longshore.compute.limits import HcsLimits
+from longshore.compute.protocols import Cause, State, Stdio
 from longshore.errors import (
     InvalidSpec,
     InvalidState,
@@ -20,8 +21,7 @@ from longshore.errors import (
     ProcessNotFound,
     TimeLimit,
 )
-from longshore.hcs.hresults import HcsError
-from longshore.limits import HcsLimits
+from longshore.hcs.dll.hresults import HcsError
 from longshore.spec import ProcessSpec, Resources
 
 from .scripted import TYPES

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from longshore.compute import NotUndone, Stdio
+from longshore.compute.limits import HcsLimits
+from longshore.compute.protocols import NotUndone, Stdio
 from longshore.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -19,9 +20,8 @@ from longshore.errors import (
     ServiceError,
     TimeLimit,
 )
-from longshore.hcs.hresults import HcsError
-from longshore.hcs.vmcompute import PROTOTYPES
-from longshore.limits import HcsLimits
+from longshore.hcs.dll.hresults import HcsError
+from longshore.hcs.dll.vmcompute import PROTOTYPES
 from longshore.spec import ProcessSpec
 
 from .scripted import TYPES

@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from longshore.compute import DEVNULL, INHERIT, STDOUT, Cause, Exit, Stdio
+from longshore.compute.limits import HcsLimits
+from longshore.compute.protocols import DEVNULL, INHERIT, STDOUT, Cause, Exit, Stdio
 from longshore.errors import (
     InvalidSpec,
 )
-from longshore.hcs import stdio
-from longshore.hcs.hresults import HcsError
-from longshore.hcs.process import HcsProcess
-from longshore.limits import HcsLimits
+from longshore.hcs.dll.hresults import HcsError
+from longshore.hcs.streams import stdio
+from longshore.hcs.system.process import HcsProcess
 from longshore.spec import ProcessSpec
 
 from .scripted import TYPES

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longshore.errors import InvalidSpec, NotSupported, ServiceError
-from longshore.hcs import documents, translate
-from longshore.hcs.given import ignored
+from longshore.hcs.schema1 import documents, translate
+from longshore.hcs.schema1.foreign_document import ignored
 from longshore.spec import (
     Endpoints,
     HyperV,

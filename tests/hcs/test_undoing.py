@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute import NotUndone
+from longshore.compute.limits import HcsLimits
+from longshore.compute.protocols import NotUndone
 from longshore.errors import TimeLimit
-from longshore.hcs.hresults import HcsError
-from longshore.limits import HcsLimits
+from longshore.hcs.dll.hresults import HcsError
 from longshore.spec import Layers
 
 from .test_engine import engine

@@ -20,8 +20,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from longshore.hcs.pipes import WindowsPipes
-from longshore.hcs.vmcompute import PROTOTYPES, Vmcompute
+from longshore.hcs.dll.vmcompute import PROTOTYPES, Vmcompute
+from longshore.hcs.streams.pipes import WindowsPipes
 from tests.conformance.vectors import Call, Open, Rule, Service, ServiceAction, Stdin, Vector, number
 
 from .scripted import NOT_IN_2017, type_number

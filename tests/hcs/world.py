@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from longshore.compute import PIPE, Place, Stdio
-from longshore.hcs.process import HcsProcess
+from longshore.compute.limits import HcsLimits
+from longshore.compute.protocols import PIPE, Place, Stdio
 from longshore.hcs.service import HcsService
-from longshore.hcs.system import HcsSystem
-from longshore.limits import HcsLimits
+from longshore.hcs.system.process import HcsProcess
+from longshore.hcs.system.system import HcsSystem
 from longshore.spec import HyperV, Spec, WindowsOptions
 from tests.conformance.vectors import Rule, Service
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 from longshore.errors import InvalidSpec, LongshoreError
 from longshore.oci.probe import holes
 from longshore.spec import Layers, Mount

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute import Cause
-from longshore.engine import Engine
-from longshore.events import Event
+from longshore.compute.protocols import Cause
+from longshore.engine.engine import Engine
 from longshore.oci.viewpoint import LOOK_AGAIN
+from longshore.store.journal import Event
 
 from ..cli.command import ARGV, Longshore
 

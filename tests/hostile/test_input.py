@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from longshore import cli
-from longshore.compute import Place
-from longshore.engine import Engine
+from longshore.compute.protocols import Place
+from longshore.engine.engine import Engine
 from longshore.errors import InvalidSpec, LongshoreError
 from longshore.simulator import Simulator
 from longshore.spec import Mount, ProcessSpec, Spec, parse_signal, parse_size

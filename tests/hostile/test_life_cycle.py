@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, LongshoreError
-from longshore.events import Event
+from longshore.store.journal import Event
 
 from ..leftovers import cgroups, processes
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 from longshore.spec import Layers, Mount, Security
 
 pytestmark = pytest.mark.real

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
 from longshore.spec import Mount, Security
 
 pytestmark = [

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from longshore.compute import PIPE
-from longshore.engine import Engine
+from longshore.compute.protocols import PIPE
+from longshore.engine.engine import Engine
 from longshore.errors import InvalidSpec, LongshoreError
 from longshore.simulator import Simulator
 from longshore.spec import Endpoints, HyperV, Layers, Mount, ProcessSpec, Security, Spec, WindowsOptions

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 from longshore.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -28,9 +28,9 @@ from longshore.errors import (
     ServiceError,
     StoreError,
 )
-from longshore.events import Event
-from longshore.records import Owner
 from longshore.spec import Mount, Rlimit, Spec
+from longshore.store.journal import Event
+from longshore.store.records import Owner
 
 from ..leftovers import leftovers
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from longshore.compute import Place
+from longshore.compute.protocols import Place
 from longshore.errors import CommandNotExecutable, CommandNotFound, InvalidSpec, NotSupported, StoreError
-from longshore.oci import status
 from longshore.oci.bundle import Bundle, plan_bundle, prepare
+from longshore.oci.runtimes import status
 from longshore.spec import HyperV, Layers, Mount, Rlimit, Security, Spec, WindowsOptions
 
 from .roots import make_root
@@ -239,7 +239,7 @@ def test_the_filter_lets_32_bit_programs_in_only_where_they_could_run(
 
 
 def test_a_profile_that_was_named_is_taken_as_it_is(place: Place, root: Path) -> None:
-    from longshore.oci import seccomp
+    from longshore.oci.config import seccomp
 
     security = Security(seccomp=seccomp.SHIPPED)
     linux = config(place, root=f"rootfs:{root}", mounts=[Mount(source="/usr", target="/usr")], security=security)[

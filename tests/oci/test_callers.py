@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 from longshore.errors import StoreError
-from longshore.logs import LogRecord
-from longshore.oci.direct import PidFile
-from longshore.oci.launch import spawn
-from longshore.oci.runtime import Runtime
+from longshore.logs.reader import LogRecord
+from longshore.oci.processes.launch import spawn
+from longshore.oci.runtimes.foreground import PidFile
+from longshore.oci.runtimes.runtime import Runtime
 
 from ..conftest import wait_for_nothing_left
 

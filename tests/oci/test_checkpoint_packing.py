@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute import Place
+from longshore.compute.protocols import Place
 from longshore.errors import StoreError
+from longshore.fs.trees import remove_tree
 from longshore.oci.checkpoint import _pack as pack_scratch
-from longshore.trees import remove_tree
 
 
 def test_folders_nested_too_deeply_end_a_checkpoint_in_a_typed_error(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from longshore.compute import PIPE, Cause
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.compute.protocols import PIPE, Cause
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
 from longshore.errors import CheckpointExists, CheckpointNotFound, InvalidState, NotSupported
 
 pytestmark = pytest.mark.real

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 
 pytestmark = pytest.mark.real
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from longshore import sync
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 from longshore.errors import CommandFailed, TimeLimit
 
 from ..pace import LONGER

@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as generated
 from hypothesis import strategies as st
 
-from longshore.compute import PIPE, Place
-from longshore.engine import Engine
+from longshore.compute.protocols import PIPE, Place
+from longshore.engine.engine import Engine
 from longshore.errors import InvalidSpec, LongshoreError, NotSupported, ServiceError
 from longshore.oci.bundle import plan_bundle
-from longshore.oci.ignored import BASE, Known, ignored, version_for
-from longshore.runtime_spec import (
+from longshore.oci.config.ignored import BASE, Known, ignored, version_for
+from longshore.spec import ProcessSpec, Spec
+from longshore.spec.runtime_spec import (
     CONFIG,
     Fields,
     ListOf,
@@ -30,7 +31,6 @@ from longshore.runtime_spec import (
     check_process,
     unknown_fields,
 )
-from longshore.spec import ProcessSpec, Spec
 
 real = pytest.mark.real
 

@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from longshore.compute import PIPE, Cause
-from longshore.engine import Engine
+from longshore.compute.protocols import PIPE, Cause
+from longshore.engine.engine import Engine
 from longshore.errors import CommandNotFound, InvalidSpec
-from longshore.oci import processes, watch
+from longshore.oci.processes import proc
+from longshore.oci.runtimes import watch
 from longshore.spec import Spec
 
 from ..conftest import crun_is_modern
@@ -66,7 +67,7 @@ def monitor_of(state: Path, id: str) -> int:
     return int((state / "run" / "containers" / id / "monitor.pid").read_text())
 
 
-of_linux_5_17 = pytest.mark.skipif(not processes._linux_is(5, 17), reason="an older kernel does not tell such a code")
+of_linux_5_17 = pytest.mark.skipif(not proc._linux_is(5, 17), reason="an older kernel does not tell such a code")
 UNTIL_TOLD = "until [ -e /tmp/end ]; do sleep 0.01; done; "
 
 

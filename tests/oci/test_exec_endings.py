@@ -7,10 +7,11 @@ import time
 
 import pytest
 
-from longshore.compute import DEVNULL
-from longshore.engine import Engine
-from longshore.oci import direct, processes
-from longshore.oci.watch import ProcessToken
+from longshore.compute.protocols import DEVNULL
+from longshore.engine.engine import Engine
+from longshore.oci.processes import proc
+from longshore.oci.runtimes import foreground
+from longshore.oci.runtimes.watch import ProcessToken
 
 from ..conftest import crun_is_modern
 
@@ -43,11 +44,11 @@ async def test_a_grandchild_that_writes_on_does_not_hold_the_wait_for_what_was_g
     box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
 
     def look_late(pid: int, *, wrapped: bool = False) -> ProcessToken:
-        while processes.start_time(pid) is not None and processes.alive(pid, processes.start_time(pid)):
+        while proc.start_time(pid) is not None and proc.alive(pid, proc.start_time(pid)):
             time.sleep(0.001)
         return ProcessToken(pid, None, wrapped)
 
-    monkeypatch.setattr(direct, "identify", look_late)
+    monkeypatch.setattr(foreground, "identify", look_late)
     process = await box.exec(["sh", "-c", "yes & exit 3"])  # nobody reads it
     async with asyncio.timeout(30):
         assert (await process.wait()).code == 3

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute import DEVNULL, PIPE
-from longshore.engine import Engine
-from longshore.events import Event
-from longshore.oci import processes
-from longshore.oci.cgroup import EXEC, Cgroup, mode
+from longshore.compute.protocols import DEVNULL, PIPE
+from longshore.engine.engine import Engine
+from longshore.oci.cgroups.cgroup import EXEC, Cgroup, mode
+from longshore.oci.processes import proc
+from longshore.store.journal import Event
 
 from ..conftest import crun_is_modern
 
@@ -155,7 +155,7 @@ class DiesThawed(Shared):
 def be_killed_while_killing(pid: int, group: Cgroup) -> None:
     child = os.fork()
     if child == 0:
-        processes.kill_tree(pid, processes.start_time(pid), group)
+        proc.kill_tree(pid, proc.start_time(pid), group)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute import Place
+from longshore.compute.protocols import Place
 from longshore.errors import InvalidSpec
-from longshore.oci import hostview
-from longshore.oci.hidden import Hidden, MountPoint, mount_points, stores
-from longshore.oci.layers import Overlay
-from longshore.oci.roots import plan_root
+from longshore.oci.rootfs import host_view
+from longshore.oci.rootfs.layers import Overlay
+from longshore.oci.rootfs.roots import plan_root
+from longshore.oci.rootfs.store_masking import Hidden, MountPoint, mount_points, stores
 from longshore.spec import Spec
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="longshore needs root for now")
@@ -111,19 +111,19 @@ def test_a_folder_that_holds_the_store_is_masked_in_a_document_of_somebody_elses
 
 
 def test_a_skeleton_is_made_once_and_whole(tmp_path: Path) -> None:
-    skeleton = hostview.skeleton(tmp_path / "views")
-    hostview.make_skeleton(skeleton, [])
+    skeleton = host_view.skeleton(tmp_path / "views")
+    host_view.make_skeleton(skeleton, [])
     inode = skeleton.path.stat().st_ino
-    hostview.make_skeleton(skeleton, [])
+    host_view.make_skeleton(skeleton, [])
     assert skeleton.path.stat().st_ino == inode
-    assert {path.name for path in skeleton.path.parent.iterdir()} == {skeleton.path.name, hostview.ASIDE}
+    assert {path.name for path in skeleton.path.parent.iterdir()} == {skeleton.path.name, host_view.ASIDE}
 
 
 def test_a_skeleton_does_not_depend_on_the_callers_umask(tmp_path: Path) -> None:
-    skeleton = hostview.skeleton(tmp_path / "views")
+    skeleton = host_view.skeleton(tmp_path / "views")
     before = os.umask(0o077)
     try:
-        hostview.make_skeleton(skeleton, [])
+        host_view.make_skeleton(skeleton, [])
     finally:
         os.umask(before)
     for path in Path(skeleton.root).rglob("*"):
@@ -133,15 +133,15 @@ def test_a_skeleton_does_not_depend_on_the_callers_umask(tmp_path: Path) -> None
 
 def test_password_hashes_in_passwd_itself_are_left_out() -> None:
     text = b"root:$6$secret:0:0:root:/root:/bin/sh\n+@netgroup\nweb:x:1:1::/:\n"
-    assert hostview._without_passwords(text) == b"root:x:0:0:root:/root:/bin/sh\n+@netgroup\nweb:x:1:1::/:\n"
+    assert host_view._without_passwords(text) == b"root:x:0:0:root:/root:/bin/sh\n+@netgroup\nweb:x:1:1::/:\n"
 
 
 def test_old_skeletons_go_and_those_in_use_or_lately_used_stay(tmp_path: Path) -> None:
     views = tmp_path / "views"
     (views / "old").mkdir(parents=True)
     (views / "lately").mkdir()
-    long_ago = time.time() - 2 * hostview.AGE_LIMIT
+    long_ago = time.time() - 2 * host_view.AGE_LIMIT
     os.utime(views / "old", (long_ago, long_ago))
-    skeleton = hostview.skeleton(views)
-    hostview.make_skeleton(skeleton, [])
-    assert {path.name for path in views.iterdir()} == {"lately", hostview.ASIDE, skeleton.path.name}
+    skeleton = host_view.skeleton(views)
+    host_view.make_skeleton(skeleton, [])
+    assert {path.name for path in views.iterdir()} == {"lately", host_view.ASIDE, skeleton.path.name}

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute import DEVNULL, PIPE, Cause
-from longshore.engine import Engine
+from longshore.compute.protocols import DEVNULL, PIPE, Cause
+from longshore.engine.engine import Engine
 from longshore.errors import (
     ContainerExists,
     ContainerNotFound,
@@ -22,9 +22,9 @@ from longshore.errors import (
     ProcessExists,
     TimeLimit,
 )
-from longshore.events import Event
-from longshore.logs import LogRecord
-from longshore.oci.watch import DirectProcess, ended
+from longshore.logs.reader import LogRecord
+from longshore.oci.runtimes.watch import DirectProcess, ended
+from longshore.store.journal import Event
 
 from ..conftest import crun_is_modern
 from ..leftovers import leftovers

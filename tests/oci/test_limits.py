@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from longshore import Engine, InvalidSpec, Limits, ServiceError
-from longshore.limits import HcsLimits
+from longshore.compute.limits import HcsLimits
 from longshore.oci.probe import find
 
 from ..leftovers import leftovers

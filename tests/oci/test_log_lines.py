@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from longshore.engine import Engine
-from longshore.logs import LogRecord
+from longshore.engine.engine import Engine
+from longshore.logs.reader import LogRecord
 
 pytestmark = pytest.mark.real
 

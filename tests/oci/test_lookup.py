@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 from longshore.errors import CommandNotExecutable, CommandNotFound, InvalidSpec
-from longshore.oci.inroot import Folder, Stack
-from longshore.oci.lookup import View
+from longshore.oci.config.container_paths import View
+from longshore.oci.rootfs.resolve_in_root import Folder, Stack
 
 from .roots import USR, make_root
 

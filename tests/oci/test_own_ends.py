@@ -8,11 +8,11 @@ import time
 import pytest
 
 from longshore import LogRecord
-from longshore.compute import PIPE
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.compute.protocols import PIPE
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
 from longshore.errors import InvalidState
-from longshore.oci.processes import ARGUMENTS_LIMIT
+from longshore.oci.processes.proc import ARGUMENTS_LIMIT
 
 pytestmark = pytest.mark.real
 

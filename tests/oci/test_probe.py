@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 
 from ..cli.command import ARGV, Longshore
 

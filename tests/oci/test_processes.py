@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from longshore.engine import Engine
-from longshore.oci import processes
+from longshore.engine.engine import Engine
+from longshore.oci.processes import proc
 
 
 @contextmanager
@@ -41,16 +41,16 @@ def thread() -> Iterator[int]:
 def test_a_pid_that_became_the_number_of_a_thread_is_nobodys() -> None:
     """Pids and thread ids are one row of numbers: in a crowd, that of a dead init is soon a thread's."""
     with thread() as number:
-        assert processes.open_pidfd(number, 1) is None
+        assert proc.open_pidfd(number, 1) is None
 
 
 def test_a_pid_with_another_start_time_is_another_process() -> None:
     own = os.getpid()
-    start = processes.start_time(own)
+    start = proc.start_time(own)
     assert start is not None
-    assert processes.open_pidfd(own, start + 1) is None
-    assert not processes.alive(own, start + 1)
-    assert processes.alive(own, start)
+    assert proc.open_pidfd(own, start + 1) is None
+    assert not proc.alive(own, start + 1)
+    assert proc.alive(own, start)
 
 
 async def test_a_container_whose_old_pid_is_now_a_threads_can_be_deleted(state: Path) -> None:
@@ -66,7 +66,7 @@ async def test_a_container_whose_old_pid_is_now_a_threads_can_be_deleted(state: 
         assert await engine.list() == []
 
 
-of_linux_5_17 = pytest.mark.skipif(not processes._linux_is(5, 17), reason="the kernel shows only the first thread's")
+of_linux_5_17 = pytest.mark.skipif(not proc._linux_is(5, 17), reason="the kernel shows only the first thread's")
 FIRST_THREAD_ENDS_BEFORE_THE_OTHER = """
 import ctypes, os, sys, threading
 
@@ -83,7 +83,7 @@ ctypes.CDLL(None).pthread_exit(None)
 def zombie(*argv: str) -> Iterator[tuple[int, int | None]]:
     """Pid and start time of a program that has ended, and is not reaped; on the way out it is."""
     program = subprocess.Popen(argv)
-    start = processes.start_time(program.pid)
+    start = proc.start_time(program.pid)
     os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)
     try:
         yield program.pid, start
@@ -95,36 +95,36 @@ def zombie(*argv: str) -> Iterator[tuple[int, int | None]]:
 @pytest.mark.parametrize("end", ["exit 0", "exit 7", "exit 137", "kill -KILL $$", "kill -SEGV $$"])
 def test_the_status_of_what_nobody_has_reaped_is_the_one_that_its_parent_will_get(end: str) -> None:
     with zombie("sh", "-c", f"ulimit -c 0; {end}") as (pid, start):
-        told = processes.status_of_zombie(pid, start)
+        told = proc.status_of_zombie(pid, start)
         assert told is not None
         assert os.waitpid(pid, 0) == (pid, told)
-        assert processes.status_of_zombie(pid, start) is None  # it was reaped
+        assert proc.status_of_zombie(pid, start) is None  # it was reaped
 
 
 @of_linux_5_17
 def test_the_status_of_another_process_with_that_pid_is_not_told() -> None:
     with zombie("false") as (pid, start):
         assert start is not None
-        assert processes.status_of_zombie(pid, start + 1) is None
-        assert processes.status_of_zombie(pid, None) is None
+        assert proc.status_of_zombie(pid, start + 1) is None
+        assert proc.status_of_zombie(pid, None) is None
 
 
 def test_what_runs_has_no_status() -> None:
-    assert processes.status_of_zombie(os.getpid(), processes.start_time(os.getpid())) is None
+    assert proc.status_of_zombie(os.getpid(), proc.start_time(os.getpid())) is None
 
 
 @of_linux_5_17
 def test_a_program_whose_first_thread_has_ended_has_no_status_before_the_last_has() -> None:
     program = subprocess.Popen([sys.executable, "-c", FIRST_THREAD_ENDS_BEFORE_THE_OTHER], stdin=subprocess.PIPE)
     assert program.stdin is not None
-    start = processes.start_time(program.pid)
-    fields = processes._stat(program.pid)
+    start = proc.start_time(program.pid)
+    fields = proc._stat(program.pid)
     while fields is not None and fields[0] != b"Z":  # of the end of a thread nobody is told
-        fields = processes._stat(program.pid)
-    assert processes.status_of_zombie(program.pid, start) is None
+        fields = proc._stat(program.pid)
+    assert proc.status_of_zombie(program.pid, start) is None
     program.stdin.close()
     os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)
-    assert processes.status_of_zombie(program.pid, start) == 7 << 8
+    assert proc.status_of_zombie(program.pid, start) == 7 << 8
     assert program.wait() == 7
 
 
@@ -136,9 +136,9 @@ def test_who_may_not_see_a_status_does_not_take_it_for_a_success() -> None:
         if looking == 0:
             try:
                 os.setresuid(65534, 65534, 65534)
-                fields = processes._stat(pid)
+                fields = proc._stat(pid)
                 shown = fields is not None and fields[0] == b"Z" and fields[49] == b"0"
-                os._exit(int(not (shown and processes.status_of_zombie(pid, start) is None)))
+                os._exit(int(not (shown and proc.status_of_zombie(pid, start) is None)))
             finally:
                 os._exit(2)
         assert os.waitpid(looking, 0)[1] == 0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute import PIPE
-from longshore.engine import Engine
+from longshore.compute.protocols import PIPE
+from longshore.engine.engine import Engine
 from longshore.spec import Layers, Mount, Security, Spec
 
 from .roots import USR, make_root

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from longshore.errors import InvalidSpec
-from longshore.oci import seccomp
-from longshore.oci.translate import USUAL_CAPABILITIES
+from longshore.oci.config import seccomp
+from longshore.oci.config.translate import USUAL_CAPABILITIES
 
 from .other_engines import DOCKER, PODMAN
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 from longshore.errors import StoreError
 from longshore.oci import probe
-from longshore.store import Store
+from longshore.store.state_directory import Store
 
 from ..cli.command import Longshore
 

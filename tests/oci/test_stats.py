@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from longshore.compute import PIPE, Cause
-from longshore.engine import Engine
+from longshore.compute.protocols import PIPE, Cause
+from longshore.engine.engine import Engine
 
 pytestmark = [pytest.mark.real, pytest.mark.modern]
 

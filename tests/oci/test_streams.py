@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute import DEVNULL, LOG, STDOUT
-from longshore.container import Container
-from longshore.engine import Engine
+from longshore.compute.protocols import DEVNULL, LOG, STDOUT
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
 from longshore.errors import InvalidSpec, TimeLimit
 from longshore.spec import Security
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longshore.errors import InvalidSpec, NotSupported
-from longshore.oci import translate
-from longshore.oci.users import NOBODY, Account
+from longshore.oci.config import translate
+from longshore.oci.rootfs.users import NOBODY, Account
 from longshore.spec import ProcessSpec, Resources, Security
 
 ROOT = Account(uid=0, gid=0, home="/root", name="root")

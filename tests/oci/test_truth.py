@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from longshore import PIPE, STDOUT
-from longshore.compute import Cause
-from longshore.engine import Engine
+from longshore.compute.protocols import Cause
+from longshore.engine.engine import Engine
 from longshore.errors import CommandNotExecutable, CommandNotFound, LongshoreError, ServiceError
-from longshore.oci import seccomp, status
-from longshore.oci.status import Channel, Outcome, parse, why_not
+from longshore.oci.config import seccomp
+from longshore.oci.runtimes import status
+from longshore.oci.runtimes.status import Channel, Outcome, parse, why_not
 from longshore.spec import Security
 
 from .roots import make_root

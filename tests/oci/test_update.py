@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore.container import Container
-from longshore.engine import Engine
-from longshore.oci import translate
-from longshore.oci.cgroup import Cgroup, mode
+from longshore.engine.container import Container
+from longshore.engine.engine import Engine
+from longshore.oci.cgroups.cgroup import Cgroup, mode
+from longshore.oci.config import translate
 
 pytestmark = [pytest.mark.real, pytest.mark.modern]
 SLEEP = ["sleep", "1000"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import longshore
-from longshore.engine import Engine
+from longshore.engine.engine import Engine
 
 from ..conftest import wait_for_nothing_left
 

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longshore.errors import InvalidSpec, ServiceError
-from longshore.oci.inroot import READ_LIMIT, Folder, Stack, look
-from longshore.oci.users import ID_LIMIT, check_ids, look_up
+from longshore.oci.rootfs.resolve_in_root import READ_LIMIT, Folder, Stack, look
+from longshore.oci.rootfs.users import ID_LIMIT, check_ids, look_up
 
 from ..opened import Opened
 from .roots import make_root

@@ -90,8 +90,8 @@ def machine() -> Iterator[MadeMachine]:
 @pytest_asyncio.fixture
 async def service(tmp_path: Path) -> AsyncIterator[Callable[[Any], Any]]:
     """Makes an HcsService on a machine; it is closed before the machine is looked at."""
-    from longshore.hcs.pipes import WindowsPipes
     from longshore.hcs.service import HcsService
+    from longshore.hcs.streams.pipes import WindowsPipes
 
     made: list[HcsService] = []
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.cli import terminal
+from longshore.cli.terminal import terminal
 
 from ..hcs.wine_double import BUILT
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from longshore import Engine
 from longshore.errors import LongshoreError
-from longshore.hcs.vmcompute import NotificationCallback
+from longshore.hcs.dll.vmcompute import NotificationCallback
 
 from .conftest import spec
 

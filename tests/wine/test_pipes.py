@@ -14,8 +14,8 @@ import pytest
 import pytest_asyncio
 
 from longshore import Engine
-from longshore.hcs.pipes import WindowsPipes
-from longshore.hcs.stdio import InputProtocol
+from longshore.hcs.streams.pipes import WindowsPipes
+from longshore.hcs.streams.stdio import InputProtocol
 
 from ..hcs.wine_double import BUILT
 from .conftest import LAYERS

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .parser import Verb
+    from .arguments.parser import Verb
 
 ENGINE_FAILED = 125
 """The exit code that tells: it was longshore that failed, not the command."""
@@ -51,15 +51,16 @@ VERBS: dict[str, tuple[str, str]] = {
     "help": ("help", "show help about longshore or a verb"),
 }
 ALIASES = {"unpause": "resume", "ls": "ps", "list": "ps", "delete": "rm"}
-HIDDEN = {"__complete": "complete"}
+HIDDEN = {"__complete": "completion_words"}
 
 
 def load(name: str) -> Verb:
     """The verb of this name. KeyError if there is none."""
     name = ALIASES.get(name, name)
     module = HIDDEN.get(name) or VERBS[name][0]
-    __import__(f"{__name__}.{module}")
-    verb: Verb = sys.modules[f"{__name__}.{module}"].VERB
+    module = f"{__name__}.verbs.{module}"
+    __import__(module)
+    verb: Verb = sys.modules[module].VERB
     return verb
 
 
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is not None:
             raise
-        from .output import Unwritable, complain
+        from .terminal.output import Unwritable, complain
 
         complain(str(Unwritable(1, error)))
         code = ENGINE_FAILED
@@ -107,7 +108,7 @@ def _open_closed_streams() -> None:
         try:
             os.fstat(fd)
         except OSError:
-            from ..standard import fill
+            from ..fs.standard_descriptors import fill
 
             fill()
         if getattr(sys, name) is None:
@@ -115,7 +116,7 @@ def _open_closed_streams() -> None:
 
 
 def _main(words: list[str]) -> int:
-    from .parser import HelpWanted, UsageError, parse, parse_global
+    from .arguments.parser import HelpWanted, UsageError, parse, parse_global
 
     try:
         common, rest = parse_global(words)
@@ -125,7 +126,7 @@ def _main(words: list[str]) -> int:
             return _overview(asked=common.help or not words)
         name = rest[0]
         if name not in VERBS and name not in ALIASES and name not in HIDDEN:
-            from .parser import close_match
+            from .arguments.parser import close_match
 
             known = [*VERBS, *ALIASES]
             raise UsageError(f"there is no verb `{name}`", hint=close_match(name, known) or "see `longshore --help`")
@@ -137,22 +138,22 @@ def _main(words: list[str]) -> int:
         if verb.before is not None and (code := verb.before(args)) is not None:
             return code
     except HelpWanted as wanted:
-        from .help import verb_help
+        from .verbs.help import verb_help
 
         print(verb_help(wanted.verb), end="")
         return 0
     except UsageError as error:
-        from .output import complain
+        from .terminal.output import complain
 
         complain(str(error), hint=error.hint)
         return ENGINE_FAILED
-    from .running import run_with_engine
+    from .running.run_verb import run_with_engine
 
     return run_with_engine(verb, args)
 
 
 def _overview(*, asked: bool) -> int:
-    from .help import overview
+    from .verbs.help import overview
 
     print(overview(), end="", file=sys.stdout if asked else sys.stderr)
     return 0 if asked else ENGINE_FAILED

@@ -14,13 +14,14 @@ from typing import Any
 
 import msgspec
 
-from ..compute import Feature, Features
+from ..compute.protocols import Feature, Features
 from ..errors import LongshoreError, NotSupported
-from . import documents, manager, privileges
-from .hresults import ACCESS_DENIED, HcsError, same
-from .process import NO_SIGNALS, USE_KILL
-from .system import NEW_LIMITS, NO_INPUT, NO_UPDATE
-from .vmcompute import PROTOTYPES, Vmcompute
+from .dll import privileges, service_manager
+from .dll.hresults import ACCESS_DENIED, HcsError, same
+from .dll.vmcompute import PROTOTYPES, Vmcompute
+from .schema1 import documents
+from .system.process import NO_SIGNALS, USE_KILL
+from .system.system import NEW_LIMITS, NO_INPUT, NO_UPDATE
 
 OLDEST_BUILD = 14393  # Windows Server 2016, the first with containers
 OPTIONAL = {
@@ -139,7 +140,7 @@ def probe(load: Vmcompute | NotSupported, exists: Callable[[str], bool] = os.pat
 
 def _add_state(found: Findings, failure: LongshoreError) -> str:
     """The state of the service that does not answer, as Windows' service manager has it."""
-    state = manager.ask()
+    state = service_manager.ask()
     hint = {"not installed": FEATURE, "stopped": START}.get(state, failure.hint)
     found.add("service", False, f"vmcompute is {state}" if not state.startswith("unknown") else state, hint)
     return state

@@ -11,22 +11,24 @@ from pathlib import Path
 
 import msgspec
 
-from ..compute import Features, Lease, NotUndone, Place, Plan, State, Stdio, SystemGone
-from ..decoding import decode_json
+from ..aio.tasks import shielded
+from ..compute.limits import USUAL, HcsLimits
+from ..compute.protocols import Features, Lease, NotUndone, Place, Plan, State, Stdio, SystemGone
 from ..errors import InvalidSpec, LongshoreError, NotSupported, TimeLimit
-from ..limits import USUAL, HcsLimits
 from ..spec import Spec
-from ..tasks import shielded
-from . import documents, given, layers, measure, probe, translate
-from .asking import ask_state, look_whether_paused
-from .hresults import ENDED, GONE, NO_COMMAND, HcsError, same
-from .notes import LeaseNotes, Made
-from .notifications import Type, completed
-from .pipes import Pipes, WindowsPipes
-from .process import HcsProcess, ProcessToken
-from .session import Session
-from .system import HcsSystem, SystemToken
-from .vmcompute import System, Vmcompute, load
+from ..typed_json import decode_json
+from . import probe
+from .dll.hresults import ENDED, GONE, NO_COMMAND, HcsError, same
+from .dll.vmcompute import System, Vmcompute, load
+from .schema1 import documents, foreign_document, translate
+from .streams.pipes import Pipes, WindowsPipes
+from .system import layers, properties
+from .system.lease_records import LeaseNotes, Made
+from .system.notifications import Type, completed
+from .system.process import HcsProcess, ProcessToken
+from .system.query_state import ask_state, look_whether_paused
+from .system.session import Session
+from .system.system import HcsSystem, SystemToken
 
 log = logging.getLogger("longshore.hcs")
 
@@ -106,7 +108,7 @@ class HcsService:
         container = translate.container_config(id, spec, host)
         process = translate.init_process(spec)
         reasons = {"EndpointList": "a Windows container has the network endpoints that it is given"}
-        reasons |= given.ignored(spec.oci)
+        reasons |= foreign_document.ignored(spec.oci)
         if translate.makes_scratch(spec, container):
             reasons["VolumePath"] = f"a scratch layer is made at {self._scratch(container, place)} and mounted"
         return Plan(
@@ -123,7 +125,7 @@ class HcsService:
         session = self.session
         try:
             config = await session.threads.call(translate.container_config, id, spec, self._host())
-            if dropped := given.ignored(spec.oci):
+            if dropped := foreign_document.ignored(spec.oci):
                 log.warning("container `%s`: Windows ignores %s of its OCI document", id, ", ".join(dropped))
         except HcsError as error:
             raise error.about(f"create ({error.operation})", id) from error
@@ -310,7 +312,7 @@ class HcsService:
         query = documents.encode(documents.ComputeSystemQuery(owners=[owner]))
         listing = session.threads.call(session.vmcompute.enumerate_compute_systems, query)
         text = await session.answer("listing the systems", None, listing)
-        return sorted(system.id for system in measure.listed(text) if system.owner in ("", owner))
+        return sorted(system.id for system in properties.listed(text) if system.owner in ("", owner))
 
     # ending what others left
 

@@ -10,21 +10,22 @@ from typing import Any
 
 import msgspec
 
-from ..compute import Place
+from ..compute.protocols import Place
 from ..errors import InvalidSpec, NotSupported
-from ..files import store_error
+from ..fs.files import store_error
 from ..spec import Rlimit, Spec
-from ..spec_parts import UNLIMITED
+from ..spec.parts import UNLIMITED
 from . import documents as oci
-from . import seccomp, status, translate
-from .executable import check_sizes
-from .ignored import ANY_RUNTIME, Known
-from .inroot import Inside
-from .layers import MS_NOSUID, Step
-from .lookup import View, destinations
-from .mounts import defaults, user_mounts
-from .roots import KERNELS_FOLDERS, RootPlan, keep_flags, plan_root
-from .users import Account
+from .config import seccomp, translate
+from .config.container_paths import View, destinations
+from .config.ignored import ANY_RUNTIME, Known
+from .rootfs.executable import check_sizes
+from .rootfs.layers import MS_NOSUID, Step
+from .rootfs.mounts import defaults, user_mounts
+from .rootfs.resolve_in_root import Inside
+from .rootfs.roots import KERNELS_FOLDERS, RootPlan, keep_flags, plan_root
+from .rootfs.users import Account
+from .runtimes import status
 
 log = logging.getLogger("longshore.oci")
 
@@ -328,10 +329,10 @@ def _as_dict(config: oci.Config) -> dict[str, Any]:
 
 
 def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan, runtime: Known) -> Draft:
-    from . import given  # seldom needed, and a dozen classes
+    from .config import foreign_document  # seldom needed, and a dozen classes
 
     asked = user_mounts(spec.mounts, root.hidden, nosuid=bool(root.flags & MS_NOSUID))
-    config, reasons, ignored = given.build(spec, root, asked, cgroup_path, runtime)
+    config, reasons, ignored = foreign_document.build(spec, root, asked, cgroup_path, runtime)
     process = config["process"]
     args, env = process["args"], process.get("env") or []
     check_sizes(args, env, stack_limit=_stack_limit(spec))

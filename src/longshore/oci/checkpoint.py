@@ -18,17 +18,17 @@ from typing import Any
 
 import msgspec
 
-from ..compute import Place
-from ..decoding import decode_json
+from ..aio.tasks import in_thread, uninterrupted
+from ..compute.protocols import Place
 from ..errors import LongshoreError, ServiceError
-from ..files import store_error, write_new
-from ..tasks import in_thread, uninterrupted
-from ..trees import remove_tree
+from ..fs.files import store_error, write_new
+from ..fs.trees import remove_tree
+from ..typed_json import decode_json
 from .bundle import Bundle
-from .cgroup import Cgroup
-from .layers import remove_work
+from .cgroups.cgroup import Cgroup
 from .probe import PREFERENCE
-from .runtime import Runtime
+from .rootfs.layers import remove_work
+from .runtimes.runtime import Runtime
 from .system import OciSystem
 
 CHECKPOINT_LIMIT = 300.0  # seconds that CRIU may take to write a container to the disk
@@ -87,11 +87,11 @@ async def write(system: OciSystem, directory: Path, lock_fd: int, *, connections
 
 
 def _pack(place: Place, directory: Path) -> None:
-    from . import diff  # it loads tarfile
+    from .rootfs import upper_archive  # it loads tarfile
 
     try:
         for folder in _scratch(place):
-            diff.pack(folder, directory / f"{folder.name}.tar", limit=SCRATCH_LIMIT)
+            upper_archive.pack(folder, directory / f"{folder.name}.tar", limit=SCRATCH_LIMIT)
     except RecursionError:
         error = OSError(errno.ENAMETOOLONG, "folders that the container made are nested too deeply")
         raise store_error(f"write the checkpoint {directory}", error) from None
@@ -192,11 +192,11 @@ def set_aside(place: Place) -> None:
 
 def unpack(directory: Path, place: Place) -> None:
     """Have the root as it was when the checkpoint was made. Blocks."""
-    from . import diff
+    from .rootfs import upper_archive
 
     try:
         for path in sorted(directory.glob("scratch*.tar")):
-            diff.unpack(path, place.data / path.name.removesuffix(".tar"), limit=SCRATCH_LIMIT)
+            upper_archive.unpack(path, place.data / path.name.removesuffix(".tar"), limit=SCRATCH_LIMIT)
     except OSError as error:
         raise store_error(f"unpack {directory}", error) from error
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import msgspec
 
-from ..files import try_hold
-from . import processes
-from .cgroup import Cgroup
+from ..fs.files import try_hold
+from .cgroups.cgroup import Cgroup
+from .processes import proc
 
-log = logging.getLogger("longshore.lease")
+log = logging.getLogger("longshore.store")
 
 LIMIT = 30.0  # seconds
 KEEPER_LIMIT = 5.0  # seconds that a keeper which was killed may take to be dead
@@ -96,7 +96,7 @@ def end_lease(group: Cgroup, directory: Path, *, root: Path, limit: float = LIMI
 def end_stopped_keeper(directory: Path) -> None:
     """Kill what stands still of a lease's keeper, and wait until that is dead: its lock is free then. Blocks."""
     for pid in list(holders(directory / "owner.lock")):
-        pidfd = processes.open_pidfd(pid, None)
+        pidfd = proc.open_pidfd(pid, None)
         if pidfd is None:
             continue
         try:  # whoever has this pid now: the signal meets the one that was opened, if that is still alive
@@ -115,7 +115,7 @@ def _is_stopped_keeper(pid: int, directory: Path) -> bool:
     """Whether a process that has the lock is the keeper, or longshore at work for it, and is stopped (proc(5))."""
     with suppress(OSError):
         if directory.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return processes.is_stopped(pid)
+            return proc.is_stopped(pid)
     return False
 
 
@@ -131,13 +131,13 @@ def _kill_exec(entry: Path, root: Path) -> None:
     with suppress(OSError, ValueError, IndexError):
         pidfile, within, *rest = entry.read_text().splitlines()
         pid = int(Path(pidfile).read_text())
-        start = processes.start_time(pid)
+        start = proc.start_time(pid)
         if start is None or (rest and rest[0] and int(rest[0]) != start):
             return
-        if processes.is_in(pid, within):
+        if proc.is_in(pid, within):
             group = Cgroup(within, root=root)
             own = group.of_exec(pid)
-            processes.kill_tree(pid, start, group)
+            proc.kill_tree(pid, start, group)
             if own is not None:
                 own.remove()
 
@@ -169,7 +169,7 @@ def _is_file(link: str, name: str, wanted: os.stat_result) -> bool:
 def _end_holder(holder: int, *, at_once: bool) -> None:
     """End a helper: with what it has started and not told, if it is an exec's runtime; itself `at_once`, or if it is
     stopped, since it would never come to its end. What it leaves half done is undone with its container."""
-    if at_once or processes.is_stopped(holder):
+    if at_once or proc.is_stopped(holder):
         with suppress(ProcessLookupError):
             os.kill(holder, signal.SIGKILL)
     else:

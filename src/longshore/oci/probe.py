@@ -16,19 +16,20 @@ from typing import Any
 
 import msgspec
 
-from ..compute import Feature, Features
-from ..decoding import decode_json
+from ..aio.tasks import in_thread
+from ..compute.protocols import Feature, Features
 from ..errors import LongshoreError, NotSupported, ServiceError
-from ..files import find_program, read_whole, write_new
-from ..store import boot_id
-from ..tasks import in_thread
-from ..trees import remove_tree
-from . import seccomp, status
-from .cgroup import ROOT, Cgroup, hierarchies, mode
-from .hostview import make_folder
-from .launch import UPPER_HINT, enter_private_mounts, mount
-from .processes import status_known
-from .runtime import Runtime, last_error
+from ..fs.files import find_program, read_whole, write_new
+from ..fs.trees import remove_tree
+from ..store.state_directory import boot_id
+from ..typed_json import decode_json
+from .cgroups.cgroup import ROOT, Cgroup, hierarchies, mode
+from .config import seccomp
+from .processes.launch import UPPER_HINT, enter_private_mounts, mount
+from .processes.proc import status_known
+from .rootfs.host_view import make_folder
+from .runtimes import status
+from .runtimes.runtime import Runtime, last_error
 
 PREFERENCE = ("crun", "runc")
 TRY_LIMIT = 20.0  # seconds that a runtime may take for an empty container

@@ -10,25 +10,39 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..compute import DEVNULL, LOG, ComputeSystem, Features, Lease, Place, Plan, State, Stdio, SystemGone, SystemHidden
-from ..decoding import decode_json
+from ..aio.tasks import in_thread, shielded, uninterrupted
+from ..compute.limits import USUAL, Limits
+from ..compute.protocols import (
+    DEVNULL,
+    LOG,
+    ComputeSystem,
+    Features,
+    Lease,
+    Place,
+    Plan,
+    State,
+    Stdio,
+    SystemGone,
+    SystemHidden,
+)
 from ..errors import NotSupported, ServiceError, TimeLimit
-from ..files import make_private, try_hold
-from ..limits import USUAL, Limits
+from ..fs.files import make_private, try_hold
 from ..spec import Spec
-from ..tasks import in_thread, shielded, uninterrupted
-from . import checkpoint, conmon, leases, probe, processes
+from ..typed_json import decode_json
+from . import checkpoint, leases, probe
 from .bundle import Bundle, draft_bundle, last_step, make_bundle, plan_bundle
-from .cgroup import ROOT, Cgroup
-from .direct import check_pid, read_pid, run_direct
-from .inroot import look
-from .launch import Helpers
-from .layers import remove_work
-from .runtime import Runtime
-from .status import Channel, is_first
-from .stdio import check_stdio
+from .cgroups.cgroup import ROOT, Cgroup
+from .processes import proc
+from .processes.launch import Helpers
+from .processes.stdio import check_stdio
+from .rootfs.layers import remove_work
+from .rootfs.resolve_in_root import look
+from .runtimes import conmon
+from .runtimes.foreground import check_pid, read_pid, run_direct
+from .runtimes.runtime import Runtime
+from .runtimes.status import Channel, is_first
+from .runtimes.watch import KeptProcess, OciProcess, StrangerProcess, identify
 from .system import LEAF, OciSystem, SystemToken, delete_state, group_of_monitor
-from .watch import KeptProcess, OciProcess, StrangerProcess, identify
 
 log = logging.getLogger("longshore.oci")
 
@@ -372,8 +386,8 @@ class OciService:
         except ValueError:
             raise SystemGone from None
         try:
-            processes.alive(known.init.pid, known.init.start)
-        except processes.Hidden as error:
+            proc.alive(known.init.pid, known.init.start)
+        except proc.Hidden as error:
             raise SystemHidden(error.strerror) from None
         runtime = self._known(known.runtime)
         group = Cgroup(f"{known.cgroup}/{LEAF}", root=self._cgroups)
@@ -409,9 +423,9 @@ class OciService:
         except ValueError:
             return State.STOPPED
         try:
-            if not processes.alive(known.init.pid, known.init.start):
+            if not proc.alive(known.init.pid, known.init.start):
                 return State.STOPPED
-        except processes.Hidden as error:
+        except proc.Hidden as error:
             raise SystemHidden(error.strerror) from None
         paused = Cgroup(f"{known.cgroup}/{LEAF}", root=self._cgroups).paused()
         return State.PAUSED if paused else State.RUNNING

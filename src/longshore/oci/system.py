@@ -12,27 +12,30 @@ from typing import Any
 
 import msgspec
 
-from ..compute import Cause, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd, now
-from ..decoding import decode_json
+from ..aio.fork_safety import is_lost
+from ..aio.tasks import in_thread, shielded
+from ..compute.limits import Limits
+from ..compute.protocols import Cause, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd, now
 from ..errors import InvalidState, ServiceError
-from ..forks import is_lost
-from ..limits import Limits
 from ..spec import ProcessSpec, Resources
-from ..tasks import in_thread, shielded
-from . import conmon, counters, processes, translate
+from ..typed_json import decode_json
 from .bundle import last_step
-from .cgroup import Cgroup
-from .direct import run_direct, within
-from .executable import check_sizes
-from .ignored import ignored_of_exec
-from .inroot import Folder, look
-from .launch import UMASK
-from .layers import remove_work
-from .lookup import View
-from .runtime import Runtime
-from .status import FLAGS, PATH, open_begin, refusal, wait_record, why_not
-from .stdio import check_stdio
-from .watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, StrangerProcess, ended
+from .cgroups import counters
+from .cgroups.cgroup import Cgroup
+from .config import translate
+from .config.container_paths import View
+from .config.ignored import ignored_of_exec
+from .processes import proc
+from .processes.launch import UMASK
+from .processes.stdio import check_stdio
+from .rootfs.executable import check_sizes
+from .rootfs.layers import remove_work
+from .rootfs.resolve_in_root import Folder, look
+from .runtimes import conmon
+from .runtimes.foreground import run_direct, within
+from .runtimes.runtime import Runtime
+from .runtimes.status import FLAGS, PATH, open_begin, refusal, wait_record, why_not
+from .runtimes.watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, StrangerProcess, ended
 
 log = logging.getLogger("longshore.oci")
 
@@ -126,7 +129,7 @@ class OciSystem:
         try:
             await self.connect_stdin()
             with suppress(OSError):  # without it a start that hangs does so for its whole limit
-                pidfd = processes.open_pidfd(init.pid, init.identity.start)
+                pidfd = proc.open_pidfd(init.pid, init.identity.start)
             init.started_at = now()  # before: it may end before the runtime has
             begin = open_begin(self.place.run)
             try:
@@ -306,11 +309,11 @@ class OciSystem:
         if self.init is None:
             return False
         await self.init.begun()
-        return processes.can_receive(self.init.pid, number)
+        return proc.can_receive(self.init.pid, number)
 
     def is_ending(self) -> bool:
         """Whether init is dead, dying or killed. While the kernel ends what it leaves behind nobody can join it."""
-        return self.init is None or processes.is_ending(self.init.pid, self.init.identity.start)
+        return self.init is None or proc.is_ending(self.init.pid, self.init.identity.start)
 
     async def urge(self) -> None:
         """There is no further word: the next one is to kill."""
@@ -386,7 +389,7 @@ class OciSystem:
     async def _delete_kept(self) -> None:
         monitor = None
         if self.monitor is not None:
-            monitor = processes.open_pidfd(self.monitor.pid, self.monitor.start)
+            monitor = proc.open_pidfd(self.monitor.pid, self.monitor.start)
         try:
             await delete_state(self.runtime, self.id, self._log("delete"))
             if monitor is not None:
@@ -416,7 +419,7 @@ class OciSystem:
 
     def _thaw(self) -> None:
         try:
-            with self.cgroup.freezing_alone(processes.KILL_PATIENCE):
+            with self.cgroup.freezing_alone(proc.KILL_PATIENCE):
                 self.cgroup.thaw()
         except TimeoutError:  # a program that is stopped amid freezing it must not keep it alive
             self.cgroup.thaw()
@@ -429,7 +432,7 @@ class OciSystem:
 
     async def processes(self) -> list[ProcessInfo]:
         def look() -> list[ProcessInfo]:  # at thousands of processes, whose command lines a container chooses
-            found = (processes.info(pid) for pid in self.cgroup.pids())
+            found = (proc.info(pid) for pid in self.cgroup.pids())
             return [info for info in found if info is not None]
 
         return await in_thread(look)

@@ -10,8 +10,8 @@ import re
 import time
 from contextlib import suppress
 
-from ..visibility import APART, Viewpoint
-from .processes import is_dead
+from ..compute.visibility import APART, Viewpoint
+from .processes.proc import is_dead
 
 FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO
 FIRST_TIME_NAMESPACE = "time:[4026531834]"  # PROC_TIME_INIT_INO

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..compute import (
+from ..compute.limits import Limits
+from ..compute.protocols import (
     DEVNULL,
     LOG,
     PIPE,
@@ -22,7 +23,6 @@ from ..compute import (
     now,
 )
 from ..errors import EngineClosed, InvalidState, LongshoreError, NotSupported, ProcessNotFound
-from ..limits import Limits
 from ..spec import ProcessSpec, Resources, Spec
 from .machine import Machine
 from .process import KILL, TERM, WINCH, Process

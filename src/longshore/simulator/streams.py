@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..files import open_file, replace_open
+from ..fs.files import open_file, replace_open
 
 PIPE_SIZE = 1 << 16  # bytes that an input holds, and that a reader holds before the program has to wait
 LOG_CHUNK = 8192  # conmon reads so much at a time; each piece gets one time stamp

@@ -1,0 +1,1 @@
+"""asyncio tools that know no containers: tasks, threads, fork safety."""

@@ -1,0 +1,1 @@
+"""Command lines as data: the parser, options, and specs made of them."""

@@ -1,0 +1,1 @@
+"""Runs a verb with an engine, and continues in the background."""

@@ -1,0 +1,1 @@
+"""The terminal, streams, output and signals of this program."""

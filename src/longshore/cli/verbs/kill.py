@@ -1,0 +1,50 @@
+"""`longshore kill`: containers end at once, or get a signal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..arguments.parser import Arguments, Option, Verb
+from ..terminal.output import write
+
+if TYPE_CHECKING:
+    from ...engine.engine import Engine
+
+
+async def run(engine: Engine, args: Arguments) -> int:
+    from ...errors import InvalidState
+    from ...spec import parse_signal
+    from ..running.run_verb import for_each
+
+    number = parse_signal(args.signal)
+
+    async def kill(id: str) -> None:
+        container = await engine.get(id)
+        info = await container.info()
+        if info.state not in ("running", "paused", "hidden"):
+            # as docker: whoever names it expects that it runs. Programs, who want it ended, have `Container.kill`
+            raise InvalidState("kill", id, info.state, hint=f"`longshore rm {id}` removes it")
+        await container.signal(number)
+        write(f"{id}\n")
+
+    return await for_each(args.containers, kill)
+
+
+VERB = Verb(
+    "kill",
+    "Kill containers, or send their commands another signal. Does not wait for their end.",
+    arguments=["CONTAINER..."],
+    options=[
+        Option("-s", "--signal", kind="value", metavar="SIGNAL", default="KILL", complete="signal",
+               help="name or number (default: KILL)"),
+    ],
+    run=run,
+    text="""\
+As with docker, it is an error (exit code 125) if the container does not run: it is
+stopped already, or was never started. `stop` takes that for done; so does Python's
+`Container.kill()`.""",
+    examples=[
+        ("longshore kill web", "at once"),
+        ("longshore kill -s HUP web", "have it read its configuration again"),
+    ],
+)  # fmt: skip

@@ -1,0 +1,166 @@
+"""`longshore run`: a command in a container of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..arguments import options
+from ..arguments.parser import Arguments, Option, UsageError, Verb
+from ..running import background
+from ..terminal.output import note, write
+
+if TYPE_CHECKING:
+    from ...engine.container import Container, Process
+    from ...engine.engine import Engine
+    from ...spec import Spec
+
+RUNNING = (
+    Option("-d", "--detach", help="let it run on by itself, print its id; its output goes to its log"),
+    Option("--rm", help="remove it when it ends: what `run` does in any case, unless -d is given"),
+    Option("--timeout", kind="value", metavar="TIME", convert=options.seconds,
+           help="kill it after this time (30, 90s, 5m); the exit code is then 124"),
+    Option("--detach-keys", kind="value", metavar="KEYS", default="ctrl-p,ctrl-q",
+           help="with -it: leave, and let it run on (default: ctrl-p,ctrl-q)"),
+    Option("--sig-proxy", default=True, help="pass signals on to the command (default: yes; --sig-proxy=false)"),
+    background.OPTION,
+)  # fmt: skip
+
+
+def before(args: Arguments) -> int | None:
+    """With --detach, where there is no monitor: another of this program stays with the container."""
+    return background.leave(args) if args.detach and background.wanted(args) else None
+
+
+async def run(engine: Engine, args: Arguments) -> int:
+    from ...aio.tasks import shielded
+    from ..terminal import attach_io, terminal
+
+    id = args.name or options.made_up_name()
+    if args.detach:
+        return await _detached(engine, id, args)
+    attach_io.check_terminal(interactive=args.interactive, tty=args.tty)
+    size = terminal.size() if args.tty else None
+    spec = options.spec(args, size=size)
+    if args.tty and args.interactive and terminal.is_terminal(0) and not background.NO_MONITOR:
+        return await _at_terminal(engine, id, spec, args)
+
+    made: list[Container] = []
+
+    async def start(*, stdin: int, stdout: int, stderr: int) -> Process:
+        container = await engine.launch(id, spec, stdin=stdin, stdout=stdout, stderr=stderr)
+        made.append(container)
+        assert container.init is not None
+        return container.init
+
+    try:
+        if args.tty:
+            process, exit = await attach_io.with_terminal(
+                start, stdin=args.interactive, timeout=args.timeout, sig_proxy=args.sig_proxy
+            )
+        else:
+            process, exit = await attach_io.plain(
+                start, stdin=args.interactive, timeout=args.timeout, sig_proxy=args.sig_proxy
+            )
+    finally:
+        for container in made:
+            await shielded(_remove(container))
+    if exit.cause == "time_limit":
+        note(f"container `{id}` did not end within {args.timeout:g} s, and was killed")
+    return attach_io.exit_code(exit, f"container `{id}`", process)
+
+
+async def _remove(container: Container) -> None:
+    """Remove it. That this fails is told, and takes nobody the exit code, or the error, that there is already."""
+    from ...errors import LongshoreError
+    from ..running.run_verb import told
+
+    try:
+        await container.delete(force=True)
+    except LongshoreError as error:
+        told(error)
+        note(f"if container `{container.id}` is still there, `longshore rm -f {container.id}` removes it")
+
+
+async def _detached(engine: Engine, id: str, args: Arguments) -> int:
+    from ...compute.protocols import DEVNULL, PIPE
+
+    if args.rm:
+        raise UsageError("-d and --rm: nobody would be there to remove it", hint="`longshore rm` it once it has ended")
+    if args.timeout is not None:
+        raise UsageError("-d and --timeout: nobody would be there to end it", hint="`stop` it, or leave -d away")
+    if args.interactive and not args.tty:
+        raise UsageError(
+            "-d and -i without -t: the input would end with this program",
+            hint="use -dit; or `create -i` it, and `start -i` it when there is something to read",
+        )
+    spec = options.spec(args, size=(24, 80) if args.tty else None)
+    container = await engine.launch(id, spec, stdin=PIPE if args.tty else DEVNULL)
+    if args.behind:
+        background.tell(id)
+        await container.wait()
+    else:
+        write(f"{id}\n")
+    return 0
+
+
+async def _at_terminal(engine: Engine, id: str, spec: Spec, args: Arguments) -> int:
+    """With a monitor, so that one can leave it and come back; else as if it ran for its caller alone."""
+    from ...aio.tasks import shielded
+    from ...compute.protocols import PIPE
+    from ..terminal import attach_io, terminal
+
+    keys = terminal.parse_keys(args.detach_keys)
+    container = await engine.create(id, spec, stdin=PIPE)
+    try:
+        attachment = await container.attach(stdin=True, logs=True)
+        exit = await attach_io.with_attachment(
+            container,
+            attachment,
+            tty=True,
+            keys=keys,
+            start=container.start,
+            timeout=args.timeout,
+            sig_proxy=args.sig_proxy,
+        )
+    except attach_io.Detached:
+        stays = f", and stays until `longshore rm -f {id}`" if args.rm else ""
+        note(f"left container `{id}`, which runs on{stays}; `longshore attach {id}` comes back to it")
+        return 0
+    except attach_io.HungUp:
+        await shielded(container.delete(force=True))
+        return 129
+    except BaseException:
+        await shielded(_remove(container))
+        raise
+    await shielded(_remove(container))
+    return attach_io.exit_code(exit, f"container `{id}`", container.init)
+
+
+VERB = Verb(
+    "run",
+    "Run a command in a container of its own, and remove the container when it ends.",
+    arguments=["ROOT"],
+    command=True,
+    options=(*RUNNING, *options.CONTAINER),
+    rootless=options.rootless,
+    before=before,
+    run=run,
+    text=options.ROOTS
+    + """
+
+The exit code is the command's own; 128+n if signal n ended it, 127 if there is no such
+command, 126 if it cannot be executed, 124 after --timeout, 125 if longshore failed.
+Options may stand before or after ROOT; what follows the command is the command's.""",
+    examples=[
+        ("longshore run host -- echo hi", "a program of this machine, walled in"),
+        ("longshore run host python3 -c 'print(6 * 7)'", "`--` may be left away"),
+        ("echo hi | longshore run -i host -- tr a-z A-Z", "with input"),
+        ("longshore run -it host -- bash", "a shell; ctrl-p ctrl-q leaves it running"),
+        ("longshore run -m 256m --pids-limit 64 --timeout 10 host -- ./untrusted", "with limits"),
+        ("longshore run -d --name web -v /srv/www:/www:ro --network host host -- python3 -m http.server -d /www",
+         "one that stays; then: longshore logs web"),
+        ("longshore run rootfs:/srv/alpine -- cat /etc/os-release", "with a root file system of its own"),
+        ("longshore run --layer /srv/app --layer /srv/base -- /app/start", "folders laid over each other"),
+        ("longshore run --spec config.json", "an OCI runtime specification as it is"),
+    ],
+)  # fmt: skip

@@ -1,0 +1,42 @@
+"""`longshore wait`: until containers have ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import ENGINE_FAILED
+from ..arguments.parser import Arguments, Verb
+from ..terminal.output import complain, flush, write
+
+if TYPE_CHECKING:
+    from ...engine.engine import Engine
+
+
+async def run(engine: Engine, args: Arguments) -> int:
+    from ..running.run_verb import for_each
+
+    unknown = False
+
+    async def wait(id: str) -> None:
+        nonlocal unknown
+        exit = await (await engine.get(id)).wait()
+        if exit.code is None:
+            unknown = True
+            complain(f"nobody saw how container `{id}` ended ({exit.cause})", hint="see `longshore inspect`")
+        else:
+            write(f"{exit.code}\n")
+            flush()
+
+    return await for_each(args.containers, wait) or (ENGINE_FAILED if unknown else 0)
+
+
+VERB = Verb(
+    "wait",
+    "Wait until containers have ended, and print their exit codes, a line each.",
+    arguments=["CONTAINER..."],
+    run=run,
+    examples=[
+        ("longshore wait job", "prints, say, 0"),
+        ('test "$(longshore wait job)" = 0 && echo done', "in a script"),
+    ],
+)

@@ -1,0 +1,432 @@
+"""Checkpoints: a kept container is written to files, and goes on from them: later, elsewhere, as often as one likes.
+
+A checkpoint is a directory of its container, made under another name and renamed when it is whole. The container is
+frozen until then, and ended only after it: whoever dies, there is a container that runs, or a whole checkpoint. What
+goes on is a next *life* of the container: the same id, files and log, with a uid and an exit record of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from .. import host
+from ..aio.tasks import in_thread, shielded, uninterrupted
+from ..compute.protocols import (
+    DEVNULL,
+    LOG,
+    PIPE,
+    Cause,
+    Checkpointable,
+    ComputeProcess,
+    ComputeSystem,
+    Exit,
+    Stdio,
+    now,
+)
+from ..errors import (
+    CheckpointExists,
+    CheckpointNotFound,
+    ContainerNotFound,
+    InvalidSpec,
+    InvalidState,
+    LongshoreError,
+    NotSupported,
+)
+from ..fs.files import make_private, read_whole, store_error, sync, sync_tree, write_mark, write_new
+from ..fs.trees import remove_tree
+from ..logs.rotation import mark_first
+from ..spec import check_id
+from ..store.container_dir import Entry
+from ..store.journal import News
+from ..store.records import VERSION, Damaged, ExitRecord, Owner, Record
+from . import archive
+from .archive import MANIFEST, Manifest
+from .checkpoint_recovery import FOLDER, MARK, undo_checkpoint, undo_half_restored
+from .create import clear_half_made
+from .delete import let_go
+from .exits import tell_recorded
+from .lifecycle import begin, kill, wait_for_end
+from .lookup import adopt, current, derive, is_past, named_lease
+from .process import Process
+from .state import Core, Live, log
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+
+
+class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One checkpoint of a container; `size` is in bytes."""
+
+    name: str
+    container: str
+    created_at: datetime
+    size: int
+    connections: bool = False
+
+
+async def _able(core: Core) -> Checkpointable:
+    """The service, if it can make checkpoints here. NotSupported, with the reason, before anything is touched."""
+    features = await core.service.probe()
+    features.need("checkpoint")
+    if not isinstance(core.service, Checkpointable):
+        raise NotSupported("checkpoint", f"the {features.service} service has none")
+    return core.service
+
+
+def _check_name(name: str) -> str:
+    if not isinstance(name, str) or not re.fullmatch(_NAME, name):
+        raise InvalidSpec("name", f"{name!r} cannot be the name of a checkpoint", hint="letters, digits, and _ . -")
+    return name
+
+
+def _directory(entry: Entry, name: str) -> Path:
+    return entry.home / FOLDER / name
+
+
+def _read(entry: Entry, name: str) -> Manifest:
+    path = _directory(entry, _check_name(name)) / MANIFEST
+    try:
+        data = read_whole(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointNotFound(entry.id, name) from None
+    return archive.read_manifest(data, str(path))
+
+
+def _info(entry: Entry, name: str, manifest: Manifest) -> CheckpointInfo:
+    size = sum(path.stat().st_size for path in _directory(entry, name).rglob("*") if path.is_file())
+    return CheckpointInfo(
+        name=name,
+        container=entry.id,
+        created_at=manifest.created_at,
+        size=size,
+        connections=manifest.connections,
+    )
+
+
+# making one
+
+
+async def checkpoint(
+    core: Core, entry: Entry, uid: str, name: str, *, leave_running: bool, connections: bool
+) -> CheckpointInfo:
+    """Write a container to a checkpoint; then end it, unless it is left running."""
+    _check_name(name)
+    service = await _able(core)
+    record = await current(core, entry, uid)
+    if not record.kept:
+        raise InvalidState("checkpoint", entry.id, "one that runs for its caller", hint="make it with `create`")
+    lease = await core.hold_lease()
+    claim = entry.claim("checkpoint")
+    lease.own(entry.id)  # if we die, the keeper lets it go on
+    try:
+        info = await derive(core, entry, entry.read_own(uid))
+        if info.state not in ("running", "paused"):
+            raise InvalidState("checkpoint", entry.id, info.state, hint="only what runs can be written")
+        busy = [each for each in entry.processes() if entry.read_process_exit(each) is None]
+        if busy:
+            raise InvalidState("checkpoint", entry.id, f"busy with `{busy[0]}`", hint="wait for the exec, or kill it")
+        if _directory(entry, name).exists():
+            raise CheckpointExists(entry.id, name)
+        live = await adopt(core, entry, record)
+        await entry.change(uid, _mark(checkpointing=True))
+        try:
+            frozen = info.state == "paused"
+            await _write(core, service, live, name, lease.lock_fd, frozen=frozen, connections=connections)
+        except BaseException:
+            await shielded(undo_checkpoint(core, entry, uid))
+            raise
+        await shielded(_finish(core, entry, uid, leave_running=leave_running))
+        return _info(entry, name, _read(entry, name))
+    finally:
+        lease.disown(entry.id)
+        claim.release()
+
+
+def _mark(*, checkpointing: bool) -> Callable[[Record], None]:
+    def mark(record: Record) -> None:
+        record.checkpointing = checkpointing
+
+    return mark
+
+
+async def _write(
+    core: Core, service: Checkpointable, live: Live, name: str, lock_fd: int, *, frozen: bool, connections: bool
+) -> None:
+    from .. import __version__
+
+    entry = live.entry
+    final = _directory(entry, name)
+    making = final.with_name(f".{name}.{os.urandom(4).hex()}")
+    try:
+        make_private(making)
+    except OSError as error:
+        raise store_error(f"make {making}", error) from error
+    record = entry.read_own(live.uid)
+    if not frozen:
+        await live.system.pause()
+    await service.checkpoint(live.system, making, lock_fd, connections=connections)
+    manifest = Manifest(
+        version=archive.VERSION,
+        longshore=__version__,
+        service=core.service.name,
+        container=entry.id,
+        name=name,
+        created_at=now(),
+        connections=connections,
+        stdin=record.stdin,
+        kernel=host.kernel()[0],
+        machine=host.kernel()[1],
+        spec=entry.read_spec(),
+    )
+    try:
+        write_new(making / MANIFEST, msgspec.json.encode(manifest))
+        await shielded(in_thread(lambda: sync_tree(making)))  # a loss of power leaves it whole, or not there
+        os.rename(making, final)
+        core.store.journal.append(entry.id, live.uid, News("checkpoint"))
+        await shielded(in_thread(lambda: sync(final.parent, entry.home)))
+    except OSError as error:
+        raise store_error(f"write {final}", error) from error
+
+
+async def _finish(core: Core, entry: Entry, uid: str, *, leave_running: bool) -> None:
+    """The checkpoint is whole: the container goes on, or ends."""
+    if leave_running:
+        await undo_checkpoint(core, entry, uid)
+        return
+    await kill(core, entry, uid, Cause.CHECKPOINTED)
+    await wait_for_end(core, entry, uid)
+    await entry.change(uid, _mark(checkpointing=False))
+
+
+async def checkpoints(core: Core, entry: Entry, uid: str) -> list[CheckpointInfo]:
+    """Those there are, oldest first."""
+    await current(core, entry, uid)
+    found = []
+    for name in core.store.names(entry.home / FOLDER):
+        if re.fullmatch(_NAME, name):
+            try:
+                found.append(_info(entry, name, _read(entry, name)))
+            except (CheckpointNotFound, InvalidSpec, OSError) as error:
+                log.warning("container `%s`: checkpoint `%s`: %s", entry.id, name, error)
+    return sorted(found, key=lambda info: (info.created_at, info.name))
+
+
+async def delete_checkpoint(core: Core, entry: Entry, uid: str, name: str) -> None:
+    """Remove one. CheckpointNotFound; InvalidState while the container is being changed."""
+    is_past(core, await current(core, entry, uid), "delete a checkpoint of")
+    path = _directory(entry, _check_name(name))
+    claim = entry.claim("delete a checkpoint of")
+    try:
+        gone = path.with_name(f".{name}.{os.urandom(4).hex()}")
+        try:
+            os.rename(path, gone)
+        except FileNotFoundError:
+            raise CheckpointNotFound(entry.id, name) from None
+        except OSError as error:
+            raise store_error(f"remove {path}", error) from error
+        await shielded(in_thread(partial(remove_tree, gone)))
+    finally:
+        claim.release()
+
+
+# going on from one
+
+
+async def start_from(core: Core, entry: Entry, uid: str, name: str) -> tuple[str, Process]:
+    """Have a stopped container go on from a checkpoint: the uid of its next life, and its init."""
+    service = await _able(core)
+    _read(entry, name)
+    await current(core, entry, uid)
+    lease = await core.hold_lease()
+    claim = entry.claim("start")
+    lease.own(entry.id)
+    kept = False
+    try:
+        await undo_half_restored(core, entry)
+        record = entry.read_own(uid)
+        info = await derive(core, entry, record)
+        if info.state != "stopped" or entry.read_exit() is None:
+            raise InvalidState("restore", entry.id, info.state, hint="stop it first, or import an exported checkpoint")
+        await tell_recorded(core, entry, record)
+        await shielded(_end_earlier(core, entry, record))
+        next_record = _next_life(core, entry, record)
+        next_record.starter = lease.id
+        ours = record.owner != "keep"
+        next_record.lease = lease.id if ours else None
+        system, process = await _restore(core, service, entry, record, next_record, name)
+        live = Live(next_record.uid, entry, system, next_record.journal)
+        live.start_told = True
+        core.live[entry.id] = live
+        core.owned.pop(uid, None)
+        if ours:
+            core.owned[next_record.uid] = entry, record.owner
+            kept = True
+        return next_record.uid, begin(core, live, next_record, process)
+    finally:
+        if not kept:
+            lease.disown(entry.id)
+        claim.release()
+
+
+async def _end_earlier(core: Core, entry: Entry, record: Record) -> None:
+    """Have the platform forget the life that has ended; its files stay."""
+    with suppress(InvalidState):  # nothing is left of it
+        live = await adopt(core, entry, record)
+        await live.system.delete()
+        await let_go(core, live)
+
+
+def _next_life(core: Core, entry: Entry, record: Record) -> Record:
+    found = core.store.new_record(
+        entry.id,
+        entry.read_spec(),
+        record.owner,
+        None,
+        kept=True,
+        durable=record.durable,
+        stdin=record.stdin,
+    )
+    found.created_at = record.created_at
+    found.log_inode = record.log_inode
+    found.life = record.life + 1
+    return found
+
+
+async def _restore(
+    core: Core, service: Checkpointable, entry: Entry, before: Record, record: Record, name: str
+) -> tuple[ComputeSystem, ComputeProcess]:
+    spec = entry.read_spec()
+    lock = entry.making_lock()
+    system: ComputeSystem | None = None
+    place = entry.place(named_lease(record) and await core.hold_lease(), lock.fd)
+    stdio = Stdio(stdin=PIPE if record.stdin else DEVNULL, stdout=LOG, stderr=LOG)
+    try:
+        write_mark(entry.home / MARK, record.uid.encode())
+        record.starting_at = now()
+        system = await service.restore(entry.id, spec, stdio, place, _directory(entry, name))
+        process = system.init
+        assert process is not None
+        record.token, record.process, record.pid = system.token, process.token, process.pid
+        record.started_at = now()
+        await shielded(_commit(core, entry, before, record))
+    except OSError as error:
+        await shielded(_undo(service, entry, system))
+        raise store_error(f"restore container `{entry.id}`", error) from error
+    except BaseException:
+        await shielded(_undo(service, entry, system))
+        raise
+    finally:
+        lock.let_go()
+    await shielded(_tidy(service, entry))
+    return system, process
+
+
+async def _commit(core: Core, entry: Entry, before: Record, record: Record) -> None:
+    if record.log_inode is None:
+        record.log_inode = mark_first(entry.place().log)
+    async with entry.locked():
+        entry.read_own(before.uid)
+        record.start_told = True
+        entry.write(record)
+        core.store.journal.append(entry.id, record.uid, News("start-container", record.started_at))
+
+
+async def _undo(service: Checkpointable, entry: Entry, system: ComputeSystem | None) -> None:
+    try:
+        if system is not None:
+            with suppress(LongshoreError):
+                await system.terminate()
+            await system.delete()
+            await system.close()
+            await service.undo_restore(entry.id, entry.place())
+        (entry.home / MARK).unlink(missing_ok=True)
+    except (LongshoreError, OSError) as error:
+        log.warning("container `%s`, whose restore failed, could not be put back: %s", entry.id, error)
+
+
+async def _tidy(service: Checkpointable, entry: Entry) -> None:
+    try:
+        await service.keep_restored(entry.place())
+        (entry.home / MARK).unlink(missing_ok=True)
+    except (LongshoreError, OSError) as error:
+        log.warning("container `%s`, restored: what its earlier life wrote is still there: %s", entry.id, error)
+
+
+# archives
+
+
+async def export_checkpoint(core: Core, entry: Entry, uid: str, name: str, path: str | os.PathLike[str]) -> None:
+    """Write a checkpoint to one file."""
+    await current(core, entry, uid)
+    _read(entry, name)
+    await uninterrupted(in_thread(lambda: archive.export(_directory(entry, name), Path(os.path.abspath(path)))))
+
+
+async def import_checkpoint(
+    core: Core, path: str | os.PathLike[str], id: str | None, owner: Owner, max_size: int
+) -> tuple[Entry, str, str]:
+    """Make a stopped container of an archive: its entry and uid, and the name of the checkpoint to start it from."""
+    await _able(core)
+    source = Path(os.path.abspath(path))
+    manifest = await in_thread(lambda: archive.look(source))
+    id = check_id(id or manifest.container)
+    name = _check_name(manifest.name)
+    if manifest.service != core.service.name:
+        raise NotSupported("this archive", f"it is of the {manifest.service} service, and this is {core.service.name}")
+    if manifest.machine != host.kernel()[1]:
+        raise NotSupported("this archive", f"it is of a {manifest.machine}, and this machine is a {host.kernel()[1]}")
+    if owner not in ("keep", "stop", "remove"):
+        raise InvalidSpec("owner", f"{owner!r} is not known", hint="keep, stop or remove")
+    lease = await core.hold_lease()
+    await clear_half_made(core, id)
+    lease.own(id)
+    durable = owner != "remove"
+    try:
+        entry, claim = core.store.reserve(id, durable=durable)
+    except BaseException:
+        lease.disown(id)
+        raise
+    ours = lease.id if owner != "keep" else None
+    record = core.store.new_record(id, manifest.spec, owner, ours, kept=True, durable=durable, stdin=manifest.stdin)
+    try:
+        entry.write(record)
+        entry.write_spec(manifest.spec)
+        into = _directory(entry, name)
+        await uninterrupted(in_thread(lambda: archive.unpack(source, into, limit=max_size)))
+        exit = Exit(code=None, cause=Cause.CHECKPOINTED, at=manifest.created_at)
+        entry.link_exit(ExitRecord(version=VERSION, exit=exit))
+        record.start_told = record.exit_told = True  # what it did was told elsewhere
+        record.starting_at = record.started_at = manifest.created_at
+        record.token = b"imported"  # no service knows it; from here on it exists
+        entry.write(record)
+        await shielded(in_thread(lambda: sync_tree(entry.home), or_here=True))
+    except BaseException:
+        with suppress(LongshoreError, Damaged, ContainerNotFound):
+            await shielded(entry.remove(record.uid, claim, lambda: None))
+        lease.disown(id)
+        claim.release()
+        raise
+    claim.release()
+    if ours is None:
+        lease.disown(id)
+    else:
+        core.owned[record.uid] = entry, owner
+    return entry, record.uid, name
+
+
+__all__ = [
+    "CheckpointInfo",
+    "checkpoint",
+    "checkpoints",
+    "delete_checkpoint",
+    "export_checkpoint",
+    "import_checkpoint",
+    "start_from",
+]

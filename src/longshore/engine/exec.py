@@ -1,0 +1,281 @@
+"""Further processes in a container: started, found by name, watched, ended, told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from ..aio.tasks import shielded
+from ..compute.protocols import INIT, Cause, ComputeProcess, Exit, Stdio, now
+from ..errors import ContainerNotFound, InvalidState, LongshoreError, ProcessExists, ProcessNotFound, StoreError
+from ..fs.watching import DirectoryWatch
+from ..spec import ProcessSpec, check_id
+from ..store.container_dir import Entry
+from ..store.journal import News
+from ..store.records import VERSION, ExitRecord, ProcessRecord
+from .exits import begin_watching, follow
+from .lifecycle import kill
+from .lookup import TO_HAVE_IT_RUN, adopt, current, derive, with_system
+from .process import Process
+from .state import Core, log
+
+# starting
+
+
+async def exec_(
+    core: Core,
+    entry: Entry,
+    uid: str,
+    process: ProcessSpec,
+    stdio: Stdio,
+    *,
+    name: str | None,
+    timeout: float | None,
+) -> Process:
+    """Start a further process; it ends with this engine. InvalidState unless running, ProcessExists."""
+    chosen = check_id(name, "name") if name is not None else f"exec-{os.urandom(5).hex()}"
+    if chosen == INIT:
+        raise ProcessExists(entry.id, INIT)
+    async with core.descriptors.starting(f"exec in container `{entry.id}`"):
+        return await _exec(core, entry, uid, process, stdio, chosen, named=name is not None, timeout=timeout)
+
+
+async def _exec(
+    core: Core,
+    entry: Entry,
+    uid: str,
+    process: ProcessSpec,
+    stdio: Stdio,
+    chosen: str,
+    *,
+    named: bool,
+    timeout: float | None,
+) -> Process:
+    record = await current(core, entry, uid)
+    info = await derive(core, entry, record)
+    if info.state != "running":
+        raise InvalidState("exec in", entry.id, info.state, hint=TO_HAVE_IT_RUN.get(info.state))
+    lease = await core.hold_lease()
+    lease.has_execs()
+    directory = await _reserve(core, entry, uid, chosen, lease.id)
+    place = msgspec.structs.replace(entry.place(lease), run=directory, data=directory)
+    found = core.store.new_process_record(chosen, process, lease.id, named=named)
+    compute: ComputeProcess | None = None
+    try:
+        compute = await with_system(
+            core, entry, uid, "exec in", lambda system: system.exec(process, stdio, chosen, place), "running"
+        )
+        found.token, found.pid = compute.token, compute.pid
+        entry.write_process(found)
+    except BaseException:
+        await shielded(_undo(core, entry, chosen, compute))
+        raise
+    made = Process(entry.id, chosen, process.command, compute, lambda _: compute.kill_tree(), end_limit=core.limits.end)
+    core.processes.add(made)
+    task = core.spawn(_watch(core, entry, uid, made, compute), f"exec {chosen}")
+    follow(core, task, made)
+    if timeout is not None:
+        made._seconds = timeout
+        core.spawn(_limit(made, timeout), f"time limit of {chosen}")
+    return made
+
+
+async def _reserve(core: Core, entry: Entry, uid: str, name: str, lease: str) -> Path:
+    """A name's directory, made in one step: of two callers one gets ProcessExists. An ended one's name is free."""
+    for _ in range(2):
+        try:
+            return entry.new_process(name, lease)
+        except FileExistsError:
+            await tell_recorded_process(core, entry, uid, name)
+            if entry.read_process_exit(name) is None:
+                break
+            _forget(core, entry, name)
+    raise ProcessExists(entry.id, name)
+
+
+async def _undo(core: Core, entry: Entry, name: str, compute: ComputeProcess | None) -> None:
+    if compute is not None:
+        with suppress(LongshoreError, TimeoutError):
+            async with asyncio.timeout(core.limits.end):
+                await compute.kill_tree()
+                await compute.wait()
+        await compute.close()
+    with suppress(StoreError):
+        _forget(core, entry, name)
+
+
+def _forget(core: Core, entry: Entry, name: str) -> None:
+    if not entry.remove_process(name):
+        core.trash_left = True
+
+
+async def _limit(process: Process, seconds: float) -> None:
+    done, _ = await asyncio.wait((process._ended,), timeout=seconds)
+    if not done:
+        try:
+            await process._kill_because(Cause.TIME_LIMIT)
+        except LongshoreError as error:
+            log.warning("process `%s`, past its time limit, could not be killed: %s", process.name, error)
+
+
+# ending
+
+
+async def _watch(core: Core, entry: Entry, uid: str, process: Process, compute: ComputeProcess) -> Exit:
+    exit = await compute.wait()
+    killed = exit.cause in (Cause.SIGNALLED, Cause.KILLED, Cause.OOM) and exit.signal in (9, None)
+    if killed and process._cause is not None:
+        exit = msgspec.structs.replace(exit, cause=process._cause)
+
+    async def record() -> Exit:
+        found = await _record(core, entry, uid, process.name, exit)
+        core.processes.discard(process)  # not before: until then nobody else knows how it ended
+        return found
+
+    try:
+        return await record()
+    except (StoreError, OSError) as error:
+        log.warning("the exit of process `%s` could not be recorded yet: %s", process.name, error)
+        core.record_later(f"the exit of process `{process.name}` in container `{entry.id}` ({uid})", record)
+        return exit
+
+
+async def record_process_exit(core: Core, entry: Entry, uid: str, name: str, exit: Exit) -> Exit:
+    """Link an exec's exit record into place, or take the one that is there; tell it, once. Returns it.
+
+    Where it cannot be written (the disk is full), the exit is returned all the same: the next who looks tries again.
+    """
+    try:
+        return await _record(core, entry, uid, name, exit)
+    except (StoreError, OSError) as error:
+        log.warning("the exit of process `%s` could not be recorded: %s", name, error)
+        return exit
+
+
+async def _record(core: Core, entry: Entry, uid: str, name: str, exit: Exit) -> Exit:
+    try:
+        async with entry.locked():
+            entry.read_own(uid)
+            record = entry.read_process(name)
+            if record is None:
+                return exit
+            found = entry.read_process_exit(name)
+            fresh = found is None
+            if found is None:
+                found = ExitRecord(version=VERSION, exit=_completed(exit, record))
+                entry.link_process_exit(name, found)
+            if not record.exit_told:
+                news = News("exit-process", found.exit.at, name, found.exit)
+                core.store.journal.append(entry.id, uid, news, unless_since=None if fresh else record.journal)
+                if record.named:
+                    record.exit_told = True
+                    entry.write_process(record)
+            exit = found.exit
+        if not record.named:
+            _forget(core, entry, name)
+    except ContainerNotFound:
+        pass  # deleted: its execs have ended with it, and nobody asks for them any more
+    return exit
+
+
+def _completed(exit: Exit, record: ProcessRecord) -> Exit:
+    at = exit.at or now()
+    started = None if exit.cause is Cause.NEVER_STARTED else min(record.started_at, at)
+    return msgspec.structs.replace(exit, started_at=started, at=at, pid=exit.pid or record.pid)
+
+
+async def tell_recorded_process(core: Core, entry: Entry, uid: str, name: str) -> None:
+    """Journal an exec's end that was recorded by a program which died before it told it."""
+    record, found = entry.read_process(name), entry.read_process_exit(name)
+    if record is not None and found is not None and not record.exit_told:
+        await record_process_exit(core, entry, uid, name, found.exit)
+
+
+async def close_processes(core: Core, entry: Entry, uid: str, lease: str) -> None:
+    """Record the ends of the execs of an owner that died: they were killed. An exit that no program saw has no code.
+
+    Raises StoreError or OSError where one cannot be recorded now.
+    """
+    for name in entry.processes():
+        record = entry.read_process(name)
+        if (entry.process_maker(name) if record is None else record.lease) != lease:
+            continue
+        found = entry.read_process_exit(name)
+        if record is None:
+            _forget(core, entry, name)
+        elif found is None:
+            await _record(core, entry, uid, name, Exit(code=None, cause=Cause.KILLED, at=now(), pid=record.pid))
+        elif not record.exit_told:
+            await _record(core, entry, uid, name, found.exit)
+
+
+# finding
+
+
+async def process(core: Core, entry: Entry, uid: str, name: str) -> Process:
+    """A process by its name, also one that another program started."""
+    check_id(name, "name")
+    record = await current(core, entry, uid)
+    if name == INIT:
+        return await _init(core, entry, uid)
+    for known in core.processes:
+        if (known.container_id, known.name) == (entry.id, name):
+            return known
+    found = entry.read_process(name)
+    if found is None or not found.token:
+        raise ProcessNotFound(entry.id, name)
+    live = await adopt(core, entry, record)
+    compute = await live.system.open_process(found.token)
+    made = Process(entry.id, name, found.args, compute, lambda _: compute.kill_tree(), end_limit=core.limits.end)
+    end = entry.read_process_exit(name)
+    if end is not None:
+        await tell_recorded_process(core, entry, uid, name)
+        made._finish(end.exit)
+        await compute.close()
+    else:
+        follow(core, core.spawn(_watch_foreign(core, entry, uid, name, compute), f"exec {name}"), made)
+    return made
+
+
+async def _init(core: Core, entry: Entry, uid: str) -> Process:
+    record = await current(core, entry, uid)
+    live = await adopt(core, entry, record)
+    if live.process is not None:
+        return live.process
+    compute = live.system.init
+    if compute is None or record.starting_at is None:
+        raise InvalidState("find a process of", entry.id, "created, not started", hint="start it first")
+    init = Process(entry.id, INIT, record.command, compute, partial(kill, core, entry, uid), end_limit=core.limits.end)
+    end = entry.read_exit()
+    if end is not None:
+        init._finish(end.exit)
+    else:
+        follow(core, begin_watching(core, live, compute), init)
+        live.process = init
+    return init
+
+
+async def _watch_foreign(core: Core, entry: Entry, uid: str, name: str, compute: ComputeProcess) -> Exit:
+    """The end of an exec that another program started: as that program tells it, or else as the kernel does."""
+    since = core.store.journal.end()
+    try:
+        seen = await compute.wait()
+        directory = entry.process_directory(name)
+        with suppress(OSError, TimeoutError), DirectoryWatch(directory) as watch:
+            async with asyncio.timeout(core.limits.other_end):
+                while entry.read_process_exit(name) is None and directory.exists():
+                    await watch.changed()
+        found = entry.read_process_exit(name)
+        if found is not None:
+            return found.exit
+        for event in core.store.journal.about(uid, since):  # its directory is gone: it had no name of its own
+            if event.type == "exit-process" and event.process == name and event.exit is not None:
+                return event.exit
+        return await record_process_exit(core, entry, uid, name, seen)
+    finally:
+        await compute.close()

@@ -1,0 +1,445 @@
+"""Finding containers: what each is now, from its files and its init; and taking up those that others made."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from ..compute.protocols import Cause, ComputeSystem, Exit, Lease, State, SystemGone, SystemHidden, now
+from ..errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    ContainerNotFound,
+    InvalidState,
+    LongshoreError,
+    NotVisible,
+    ServiceError,
+    StoreError,
+)
+from ..fs.files import next_step
+from ..store.container_dir import Entry
+from ..store.journal import News
+from ..store.records import Damaged, Owner, Record
+from .exits import LATE_LIMIT, begin_watching, record_gone, record_never_started, tell_shortly, tell_untold
+from .state import Core, Live, log
+
+T = TypeVar("T")
+
+ENDING_LIMIT = 5.0  # seconds that who is dying may take to be dead
+ENDING_PAUSE = 0.005  # seconds between two looks at it
+UNTOLD_LIMIT = 2.0  # seconds in which a service must tell of an end that it shows
+TO_HAVE_IT_RUN = {  # the next step of who wanted a running container, by the state that it is in
+    "created": "start it first",
+    "paused": "resume it first",
+    "stopped": "create another one: an init runs once",
+}
+
+
+class ContainerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One container in a listing.
+
+    `state` is creating, created, running, paused or stopped. Two more are no states of the container: `damaged` (its
+    record cannot be read, and all that can be done is to delete it by force), and `hidden` (this program cannot see
+    its processes, as in another pid namespace, so it does not know). A stopped one has no `exit` while that is still
+    being found out.
+    """
+
+    id: str
+    uid: str
+    state: str
+    command: list[str]
+    root: str
+    created_at: datetime
+    started_at: datetime | None = None
+    pid: int | None = None
+    exit: Exit | None = None
+    owner: Owner = "keep"
+    labels: dict[str, str] = {}
+
+
+class NamedLease(msgspec.Struct, frozen=True):
+    """Another program's lease, by name: enough to find its cgroup."""
+
+    id: str
+    lock_fd: int = -1
+
+
+def named_lease(record: Record | None) -> Lease | None:
+    """The lease of a container, for who does not own it."""
+    return NamedLease(record.lease) if record is not None and record.lease else None
+
+
+# what a container is
+
+
+def is_past(core: Core, record: Record, operation: str = "find") -> bool:
+    """Whether all processes of a container are gone with their boot, or with their pid namespace.
+
+    NotVisible if this program cannot see them: it must not conclude that they have ended.
+    """
+    sight, reason = core.store.sight(record)
+    if sight == "hidden":
+        raise NotVisible(operation, record.id, reason)
+    return sight == "gone"
+
+
+async def state_of(core: Core, record: Record) -> State:
+    """Whether its init is alive, as the service sees it; a boot ends everything. NotVisible."""
+    if is_past(core, record):
+        return State.STOPPED
+    try:
+        return await core.service.state(record.token)
+    except SystemHidden as error:
+        raise NotVisible("find", record.id, str(error)) from None
+
+
+async def look(core: Core, entry: Entry, record: Record) -> ContainerInfo:
+    """As `derive`, for a listing: a container that cannot be seen from here is shown as `hidden`."""
+    try:
+        return await derive(core, entry, record)
+    except NotVisible:
+        found = entry.read_exit()  # as it was recorded meanwhile, where it can be seen
+        return _info(record, "hidden", None) if found is None else _info(record, "stopped", found.exit)
+
+
+async def derive(core: Core, entry: Entry, record: Record) -> ContainerInfo:
+    """What a container is now, from its files and its init: no runtime is asked. NotVisible."""
+    found = entry.read_exit()
+    if found is not None:
+        is_past(core, record)
+        await tell_untold(core, entry, record)
+        return _info(record, "stopped", found.exit)
+    if not record.token:
+        is_past(core, record)
+        return _info(record, _state_of_unmade(core, entry), None)
+    seen = await state_of(core, record)
+    if seen is State.STOPPED:
+        return _info(record, "stopped", await late_exit(core, entry, record))
+    return await _alive(core, entry, record, seen)
+
+
+def _state_of_unmade(core: Core, entry: Entry) -> str:
+    """Return the state of a container without a token: one that we failed to make, and could not undo, has stopped."""
+    failed = any(other.home == entry.home for other in core.half_made)
+    return "stopped" if failed and not entry.is_claimed("create") else "creating"
+
+
+async def _alive(core: Core, entry: Entry, record: Record, seen: State) -> ContainerInfo:
+    """What a container is whose init was seen alive."""
+    if record.starting_at is None:
+        return _info(record, "created", None)
+    if record.started_at is None and await _end_interrupted_start(core, entry, record):
+        return _info(record, "stopped", await late_exit(core, entry, record))
+    if record.change is not None:
+        await tell_shortly(core, record.uid, lambda: tell_change(core, entry, record))
+    return _info(record, str(seen), None)
+
+
+def _info(record: Record, state: str, exit: Exit | None) -> ContainerInfo:
+    return ContainerInfo(
+        id=record.id,
+        uid=record.uid,
+        state=state,
+        command=record.command,
+        root=record.root,
+        created_at=record.created_at,
+        started_at=record.started_at,
+        pid=record.pid if state in ("running", "paused") else None,
+        exit=exit,
+        owner=record.owner,
+        labels=record.labels,
+    )
+
+
+async def _end_interrupted_start(core: Core, entry: Entry, record: Record) -> bool:
+    """End what was started by a program that died before it could say whether that succeeded: nobody can know.
+
+    False if it is just being started.
+    """
+    try:
+        claim = entry.claim("stop")
+    except InvalidState:
+        return False
+    try:
+
+        def ending(record: Record) -> None:
+            record.ending = record.ending or Cause.KILLED
+
+        record = entry.read_own(record.uid)
+        if record.started_at is not None or entry.read_exit() is not None:
+            return False
+        log.warning("container `%s`: whoever started it died meanwhile; it is ended", entry.id)
+        record = await entry.change(record.uid, ending)
+        with suppress(InvalidState):  # gone meanwhile
+            live = await adopt(core, entry, record)
+            if live.watcher is None:  # there is no init, nor will there be one
+                await record_never_started(core, entry, record)
+            await live.system.terminate()
+        return True
+    finally:
+        claim.release()
+
+
+async def late_exit(core: Core, entry: Entry, record: Record) -> Exit | None:
+    """The exit of a container that ended while nobody, or only another program, watched it; None if that takes long."""
+    task = core.spawn(_find_exit(core, entry, record), f"late exit of {entry.id}")
+    done, _ = await asyncio.wait((task,), timeout=LATE_LIMIT)
+    if not done:
+        return None
+    with suppress(ContainerNotFound):
+        return task.result()
+    return None
+
+
+async def _find_exit(core: Core, entry: Entry, record: Record) -> Exit | None:
+    if is_past(core, record):
+        return await record_gone(core, entry, record)
+    if record.starting_at is None:
+        if entry.is_claimed("start", "delete"):  # it is just changing
+            return None
+        return await record_never_started(core, entry, record)
+    try:
+        live = await adopt(core, entry, record)
+    except InvalidState:
+        return await end_of_gone(core, entry, record.uid)
+    if live.watcher is None:
+        return None
+    await asyncio.wait((live.watcher,), timeout=UNTOLD_LIMIT)
+    if not live.seen:
+        # its init is gone, and the service has not told us: the end of the whole system ends every wait
+        log.warning("container `%s`: the end of its init was not told; the rest of it is ended", entry.id)
+        with suppress(LongshoreError):
+            await live.system.terminate()
+    return await asyncio.shield(live.watcher)
+
+
+async def listing(core: Core, labels: Mapping[str, str] | None, states: Collection[str] | None) -> list[ContainerInfo]:
+    """All containers, oldest first."""
+    found: list[ContainerInfo] = []
+    late: list[tuple[Entry, Record]] = []  # ends to be found out, or told: side by side, not one after the other
+
+    def add(info: ContainerInfo) -> None:
+        if states is None or info.state in states:
+            found.append(info)
+
+    for entry in core.store.entries():
+        try:
+            record = entry.read()
+            if labels and any(record.labels.get(name) != text for name, text in labels.items()):
+                continue
+            exit = entry.read_exit()
+            if exit is not None and not record.exit_told:
+                late.append((entry, record))
+            elif exit is not None:
+                add(_info(record, "stopped", exit.exit))
+            elif not record.token:
+                add(_info(record, _state_of_unmade(core, entry), None))
+            elif core.store.sight(record)[0] == "hidden":
+                add(_info(record, "hidden", None))
+            elif (seen := await state_of(core, record)) is State.STOPPED:
+                late.append((entry, record))
+            else:
+                add(await _alive(core, entry, record, seen))
+        except ContainerNotFound:
+            continue
+        except NotVisible:
+            add(_info(record, "hidden", None))
+        except Damaged as error:
+            log.warning("%s", error)
+            if not labels:
+                add(damaged_info(entry))
+        except StoreError as error:
+            log.warning("%s", error)
+    if late:
+        for info in await asyncio.gather(*(look(core, *each) for each in late), return_exceptions=True):
+            if isinstance(info, ContainerInfo):
+                add(info)
+            elif not isinstance(info, ContainerNotFound):
+                log.warning("listing: %s", info)
+    return sorted(found, key=lambda info: (info.created_at, info.id))
+
+
+def damaged_info(entry: Entry) -> ContainerInfo:
+    """What can be said of a container whose record cannot be read."""
+    made = now()
+    with suppress(OSError):
+        made = datetime.fromtimestamp(os.stat(entry.home).st_mtime, UTC)
+    return ContainerInfo(id=entry.id, uid="", state="damaged", command=[], root="", created_at=made)
+
+
+async def inspection(core: Core, entry: Entry, uid: str) -> dict[str, Any]:
+    """All that is known of a container, as plain data; of its environment only the names."""
+    record = entry.read_own(uid)
+    info = await look(core, entry, record)
+    document: dict[str, Any] = msgspec.to_builtins(info)
+    spec = entry.read_spec()
+    settings: dict[str, Any] = msgspec.to_builtins(spec)
+    settings["env"] = sorted(spec.env)  # names only: values may be secrets
+    settings.pop("oci", None)
+    if settings.get("windows"):
+        settings["windows"].pop("credentials", None)
+    document["spec"] = settings
+    document["lease"] = record.lease
+    document["log"] = str(entry.place().log) if record.kept else None
+    exit = entry.read_exit()
+    document["oom"] = exit is not None and exit.oom
+    document["updates_pending"] = exit is not None and exit.updates_pending
+    document["error"] = None if exit is None else exit.error
+    processes: dict[str, Any] = {}
+    for name in entry.processes():
+        found = entry.read_process(name)
+        if found is not None:
+            end = entry.read_process_exit(name)
+            processes[name] = {
+                "args": found.args,
+                "pid": found.pid,
+                "exit": None if end is None else msgspec.to_builtins(end.exit),
+            }
+    document["processes"] = processes
+    return document
+
+
+# taking up what others made
+
+
+async def adopt(core: Core, entry: Entry, record: Record) -> Live:
+    """The living system of a container, opened if need be, with its end watched for if it was started.
+
+    InvalidState if nothing is left of it; its end is then recorded. NotVisible.
+    """
+    is_past(core, record)
+    live = core.find(entry.id, record.uid)
+    if record.uid in core.gone:
+        raise _nothing_left(core, entry, record)
+    if live is None:
+        task = core.adopting.get(record.uid)
+        if task is None:
+            task = core.spawn(_open(core, entry, record), f"open {entry.id}")
+            core.adopting[record.uid] = task
+            task.add_done_callback(lambda _: core.adopting.pop(record.uid, None))
+        live = await asyncio.shield(task)
+    if live.watcher is None and live.starting is None and record.starting_at is not None:
+        await _watch_started(core, live, record)
+    return live
+
+
+async def _open(core: Core, entry: Entry, record: Record) -> Live:
+    since = core.store.journal.end()
+    gone: Exit | None = None
+    if not is_past(core, record):
+        try:
+            system = await core.service.open(entry.id, record.token, entry.place(named_lease(record)))
+        except SystemHidden as error:
+            raise NotVisible("find", record.id, str(error)) from None
+        except SystemGone as error:
+            gone = error.exit
+        else:
+            live = Live(record.uid, entry, system, since)
+            core.live[entry.id] = live
+            with suppress(LongshoreError):
+                await tell_change(core, entry, record)
+            return live
+    raise _nothing_left(core, entry, record, gone)
+
+
+def _nothing_left(core: Core, entry: Entry, record: Record, seen: Exit | None = None) -> InvalidState:
+    """What to raise for a container that cannot be opened any more; its end is found out (`end_of_gone`)."""
+    if entry.read_exit() is None and record.uid not in core.gone:
+        # not waited for here: whoever knows more of it may take its time to record it
+        task = core.spawn(record_gone(core, entry, record, seen), f"end of {entry.id}, which is gone")
+        core.gone[record.uid] = task
+        task.add_done_callback(lambda _: core.gone.pop(record.uid, None))
+    return InvalidState("open", entry.id, "stopped, and nothing is left of it")
+
+
+async def end_of_gone(core: Core, entry: Entry, uid: str) -> Exit | None:
+    """The end of a container that could not be opened, once it is found out."""
+    task = core.gone.get(uid)
+    if task is not None:
+        return await asyncio.shield(task)
+    found = entry.read_exit()
+    return None if found is None else found.exit
+
+
+async def _watch_started(core: Core, live: Live, record: Record) -> None:
+    if live.entry.read_exit() is not None:
+        return
+    process = live.system.init
+    if process is None and record.process:  # another program has started it since we opened it
+        try:
+            process = await live.system.open_process(record.process)
+        except ServiceError:
+            if not await _has_ended(core, record, live.system):
+                raise
+            raise _nothing_left(core, live.entry, record) from None
+    if process is not None and live.starting is None:
+        begin_watching(core, live, process)
+
+
+async def tell_change(core: Core, entry: Entry, record: Record, *, claimed: bool = False) -> None:
+    """Tell a pause or resume that was done and not told: who did it died, or was cancelled, or could not tell it.
+
+    `claimed`: by the caller, so that nobody is at it now.
+    """
+    if record.change is None:
+        return
+    done = await state_of(core, record) is (State.PAUSED if record.change.type == "pause" else State.RUNNING)
+    if not done or (not claimed and entry.is_claimed("pause", "resume")):  # or who does it is still at it
+        return
+    async with entry.locked():
+        record = entry.read_own(record.uid)
+        if record.change is not None and not record.exit_told:
+            core.store.journal.append(entry.id, record.uid, News(record.change.type), unless_since=record.change.since)
+            record.paused = record.change.type == "pause"
+            record.change = None
+            entry.write(record)
+
+
+async def current(core: Core, entry: Entry, uid: str) -> Record:
+    """The record, if it is still that of this very container."""
+    return entry.read_own(uid) if uid else entry.read()
+
+
+async def _has_ended(core: Core, record: Record, system: ComputeSystem) -> bool:
+    """Whether what failed in a container failed because that ended meanwhile, or is ending: then its end is waited for.
+
+    Who is told so, and looks, finds it stopped.
+    """
+    deadline = asyncio.get_running_loop().time() + ENDING_LIMIT
+    while True:
+        if await state_of(core, record) is State.STOPPED:
+            return True
+        if not system.is_ending() or asyncio.get_running_loop().time() > deadline:
+            return False
+        await asyncio.sleep(ENDING_PAUSE)
+
+
+async def with_system(
+    core: Core,
+    entry: Entry,
+    uid: str,
+    operation: str,
+    call: Callable[[ComputeSystem], Awaitable[T]],
+    *states: str,
+) -> T:
+    """Do something with a container that is in one of `states` (running or paused if none is given)."""
+    record = await current(core, entry, uid)
+    info = await derive(core, entry, record)
+    if info.state not in (states or ("running", "paused")):
+        raise InvalidState(operation, entry.id, info.state, hint=TO_HAVE_IT_RUN.get(info.state))
+    live = await adopt(core, entry, record)
+    try:
+        return await call(live.system)
+    except (ServiceError, CommandNotFound, CommandNotExecutable, OSError, LookupError) as error:
+        # (of a container that is ending the root is taken apart, too, with all commands in it)
+        if await _has_ended(core, record, live.system):
+            raise InvalidState(operation, entry.id, "stopped", hint=TO_HAVE_IT_RUN["stopped"]) from error
+        if isinstance(error, OSError) and not isinstance(error, LongshoreError):
+            raise ServiceError(operation, entry.id, str(error), hint=next_step(error)) from error
+        raise

@@ -1,0 +1,244 @@
+"""What the parts of one engine share: store, service, lease; what it holds of each container; its tasks and calls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..aio import fork_safety
+from ..compute.limits import USUAL, Limits
+from ..compute.protocols import ComputeService, ComputeSystem, Exit, SystemEnd
+from ..errors import EngineClosed, LongshoreError, StoreError
+from ..fs.files import next_step
+from ..fs.standard_descriptors import Placeholders
+from ..store.container_dir import Entry
+from ..store.journal import Position
+from ..store.leases import OwnerLease
+from ..store.records import Owner
+from ..store.state_directory import Store
+from .descriptor_budget import Descriptors
+
+if TYPE_CHECKING:
+    from .process import Process
+
+T = TypeVar("T")
+
+RECORD_AGAIN = (1.0, 5.0)  # seconds between two tries to record what could not be: at first, and at most
+
+log = logging.getLogger("longshore.engine")
+logging.getLogger("longshore").addHandler(logging.NullHandler())
+
+
+class Live:
+    """What the engine holds of one container that it has to do with. Owned by `Core.live`."""
+
+    def __init__(self, uid: str, entry: Entry, system: ComputeSystem, since: Position) -> None:
+        self.uid = uid
+        self.entry = entry
+        self.system = system
+        self.since = since  # its end, if it had not ended yet, stands after this in the journal
+        self.ours = False  # started by this engine: what there is to know of its end, we know first
+        self.seen = False  # the end of its init was seen; it is being settled
+        self.unrecorded: SystemEnd | None = None  # its end, while that cannot be recorded
+        self.start_told = False  # by us; the record may not say so yet
+        self.starting: asyncio.Future[None] | None = None  # while we start it
+        self.watcher: asyncio.Task[Exit] | None = None
+        self.output: asyncio.Task[None] | None = None  # writes its log, where the service does not
+        self.process: Process | None = None  # init, as users hold it
+
+
+class Operation:
+    """One call that is under way. Closing the engine cancels it; what it raises then is EngineClosed."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+        self._ended = False
+        self.done = asyncio.Event()
+
+    async def __aenter__(self) -> ComputeService:
+        service = await self._core.open()
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._cancelling = self._task.cancelling()
+        self._core.operations.add(self)
+        return service
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._core.operations.discard(self)
+        self.done.set()
+        if isinstance(error, OSError) and not isinstance(error, (LongshoreError, TimeoutError)):
+            # a call on some file, of which each may fail, that nobody nearer has put into words
+            where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes)) else ""
+            raise StoreError(f"{error.strerror or error}{where}", hint=next_step(error)) from error
+        if self._ended:
+            assert self._task is not None
+            # as asyncio.timeout does: a cancellation of somebody else's stays one
+            if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+                raise EngineClosed from None
+
+    def end(self) -> None:
+        """The engine is being closed."""
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._ended = True
+            self._task.cancel()
+
+
+class Core:
+    """The state of one engine. What is done with it stands in the modules that take it as their first argument."""
+
+    def __init__(
+        self,
+        store: Store,
+        make_service: Callable[[], ComputeService],
+        opened: Callable[[Core], Awaitable[None]],
+        limits: Limits = USUAL,
+    ) -> None:
+        self.store = store
+        self.limits = limits
+        self._make_service = make_service
+        self._opened = opened
+        self._service: ComputeService | None = None
+        self._opening: asyncio.Future[None] | None = None
+        self._ready = False
+        self._pid = os.getpid()
+        self.standard = Placeholders()  # from `open` to the end of `close`
+        self.closed = False
+        self.lease: OwnerLease | None = None
+        self.live: dict[str, Live] = {}
+        self.adopting: dict[str, asyncio.Task[Live]] = {}
+        self.gone: dict[str, asyncio.Task[Exit]] = {}  # by uid: ends that are found out, of what cannot be opened
+        self.telling: dict[str, asyncio.Task[None]] = {}  # by uid: what the dead have done and not told
+        self.owned: dict[str, tuple[Entry, Owner]] = {}  # by uid: what is ended with us
+        self.half_made: list[Entry] = []  # what failed to be made, and could not be undone either
+        self.processes: set[Process] = set()  # execs that were started here, and have not ended
+        self.followed: set[Process] = set()  # whoever else may be waited for
+        self.unrecorded: dict[str, Callable[[], Awaitable[object]]] = {}  # ends that were seen: what records each
+        self.operations: set[Operation] = set()
+        self.descriptors = Descriptors(lambda: len(self.live))
+        self.subscriptions: set[Callable[[], None]] = set()  # what ends each
+        self.trash_left = False  # a deletion failed after the container was gone: the rest is for the next occasion
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that made the engine."""
+        return self._pid != os.getpid()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the store is open."""
+        return self._ready
+
+    @property
+    def service(self) -> ComputeService:
+        """The service, once `open` has returned."""
+        assert self._service is not None
+        return self._service
+
+    @property
+    def has_service(self) -> bool:
+        return self._service is not None
+
+    async def open(self) -> ComputeService:
+        """The service, with the store open: the dead are buried first. Every call begins here."""
+        if self.forked:
+            raise EngineClosed("this engine belongs to another process: it must not be used after a fork")
+        if self.closed:
+            raise EngineClosed
+        self.standard.hold()  # each time: the program may make itself a daemon between two calls
+        while not self._ready:
+            if self._opening is not None:
+                await asyncio.wait((self._opening,))
+                continue
+            fork_safety.works_in(asyncio.get_running_loop())
+            self._opening = asyncio.get_running_loop().create_future()
+            try:
+                self.store.open()
+                if self._service is None:
+                    self._service = self._make_service()
+                await self._opened(self)
+                self._ready = True
+            finally:
+                self._opening.set_result(None)
+                self._opening = None
+        return self.service
+
+    def operation(self) -> Operation:
+        """`async with core.operation() as service:` around everything that a user can call."""
+        return Operation(self)
+
+    async def hold_lease(self) -> OwnerLease:
+        """This engine's lease, in force."""
+        if self.lease is None:
+            self.lease = OwnerLease(self.store, self.service)
+        return await self.lease.hold()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """A task that this engine owns: ended at the latest by `end_tasks`."""
+        task = asyncio.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def record_later(self, what: str, record: Callable[[], Awaitable[object]]) -> None:
+        """Record an end that could not be recorded when it was seen (the disk is full): as soon as that works.
+
+        `record` raises StoreError or OSError while it does not. It is tried now and then, since nobody tells that
+        there is room again, and at last when the engine is closed.
+        """
+        if not self.unrecorded:
+            self.spawn(self._record_later(), "record ends that could not be recorded")
+        self.unrecorded[what] = record
+
+    async def _record_later(self) -> None:
+        pause, longest = RECORD_AGAIN
+        while self.unrecorded:
+            await asyncio.sleep(pause)
+            await self.record_now()
+            pause = min(2 * pause, longest)
+
+    async def record_now(self) -> None:
+        """Try once more to record the ends that could not be recorded; which are then left, `unrecorded` says."""
+        for what, record in list(self.unrecorded.items()):
+            with suppress(StoreError, OSError):
+                await record()
+                self.unrecorded.pop(what, None)
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: who waits for it hears of it, and often nobody does
+
+    async def end_tasks(self) -> None:
+        """Cancel what runs in the background, and wait for that."""
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+
+    async def end_operations(self) -> None:
+        """End every call that is under way; each undoes what it has to undo first."""
+        pending = list(self.operations)
+        for operation in pending:
+            operation.end()
+        for operation in pending:
+            try:
+                async with asyncio.timeout(self.limits.end):
+                    if operation in self.operations:
+                        await operation.done.wait()
+            except TimeoutError:
+                log.warning("closing the engine: a call did not end within %g s", self.limits.end)
+
+    def find(self, id: str, uid: str) -> Live | None:
+        """What we hold of this very container."""
+        live = self.live.get(id)
+        return live if live is not None and live.uid == uid else None

@@ -1,0 +1,1 @@
+"""Files, locks, watches and trees, for programs that may be killed while they write."""

@@ -1,0 +1,1 @@
+"""vmcompute.dll: its binding, its errors, and what calling it needs."""

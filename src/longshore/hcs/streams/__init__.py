@@ -1,0 +1,1 @@
+"""The pipes of a process as asyncio's stream objects."""

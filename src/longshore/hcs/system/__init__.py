@@ -1,0 +1,1 @@
+"""Compute systems of HCS and their processes."""

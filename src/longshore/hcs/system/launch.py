@@ -1,0 +1,134 @@
+"""Processes of a system: created with their streams, or found again by pid and creation time."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from ...aio.tasks import shielded, uninterrupted
+from ...compute.protocols import Stdio
+from ...errors import CommandNotExecutable, CommandNotFound, LongshoreError, ServiceError
+from ..dll.calls import Handle
+from ..dll.hresults import GONE, NO_COMMAND, NOT_EXECUTABLE, STOPPED, HcsError, same
+from ..dll.vmcompute import Process, System, Vmcompute
+from ..schema1 import documents
+from ..streams.stdio import Wiring
+from . import properties
+from .process import HcsProcess, ProcessToken
+from .session import Session
+
+if TYPE_CHECKING:
+    from .system import HcsSystem
+
+log = logging.getLogger("longshore.hcs")
+
+
+async def create(
+    session: Session,
+    system: HcsSystem,
+    handle: Handle[System],
+    config: documents.ProcessConfig,
+    stdio: Stdio,
+    *,
+    keep_open: bool,
+) -> HcsProcess:
+    """A process with its streams.
+
+    Failed: nothing is held of it, and it is killed; but init (`keep_open`), which ends with its system, may run.
+    """
+    id, terminal, vm = system.id, config.emulate_console, session.vmcompute
+    wiring = Wiring(id, session.pipes, session.threads, stdio, terminal=terminal)
+    text = documents.encode(config)
+    started_at = properties.now()
+    try:
+        call = handle.call("start", vm.create_process, text)
+        process, pid, pipes = await session.make("start", id, call, lambda made: _end_late(vm, wiring, made))
+    except HcsError as error:
+        raise _of_command(error, id, config.command_line) from error
+    token = ProcessToken(pid, started_at, properties.now())
+    made = HcsProcess(session, id, token, wiring=wiring, terminal=terminal, keep_open=keep_open)
+    made.is_waited_for = system.has_word
+    if system.terminating:
+        made.killed_with_system(True)
+    try:
+        await uninterrupted(made.watch(process, ours=True))
+    except BaseException:
+        wiring.discard(pipes)
+        raise
+    try:
+        await made.open(pipes)
+    except BaseException:
+        await shielded(_undo(session, made, wait=not keep_open))
+        raise
+    return made
+
+
+def _end_late(vmcompute: Vmcompute, wiring: Wiring, made: tuple[Process, int, tuple[int, int, int]]) -> None:
+    """End a process that came into being when nobody waited for it any more."""
+    process, _, pipes = made
+    wiring.discard(pipes)
+    try:
+        vmcompute.terminate_process(process)
+    finally:
+        vmcompute.close_process(process)
+
+
+async def _undo(session: Session, process: HcsProcess, *, wait: bool) -> None:
+    """End a process that nobody is to have; init ends with its system."""
+    if wait:
+        await kill_and_wait(session, process)
+    await process.close()
+
+
+async def kill_and_wait(session: Session, process: HcsProcess) -> None:
+    """Kill a process, and wait for its end. What fails is logged."""
+    try:
+        await process.kill()
+        await process.gone_within(session.limits.terminate)
+    except LongshoreError as error:
+        log.warning("container `%s`: ending process %d: %s", process.container_id, process.pid, error)
+
+
+def _of_command(error: HcsError, container_id: str, command_line: str) -> LongshoreError:
+    """The refusal of a process in words of its command, where it is about that."""
+    command = command_line.split('"')[1] if command_line.startswith('"') else command_line.partition(" ")[0]
+    if same(error.code or 0, NO_COMMAND):
+        return CommandNotFound(container_id, command)
+    if same(error.code or 0, NOT_EXECUTABLE):
+        return CommandNotExecutable(container_id, command, error.detail)
+    return error
+
+
+async def find(session: Session, system: HcsSystem, token: ProcessToken, *, keep_open: bool = False) -> HcsProcess:
+    """A process that somebody started, by pid and creation time.
+
+    Pids are used again, and the list has the system's own processes, too. One that is not there any more has ended
+    unseen: its code is unknown. HcsError if it cannot be opened though it is there: it must not be taken for ended.
+    """
+    made = HcsProcess(session, system.id, token, keep_open=keep_open)
+    made.is_waited_for = system.has_word
+    handle = system.handle
+    if handle is None or handle.closing or await _is_listed(system, token) is False:
+        made.gone()
+        return made
+    try:
+        call = handle.call("open a process", session.vmcompute.open_process, token.pid)
+        process = await session.make("open a process", system.id, call, session.vmcompute.close_process)
+        await uninterrupted(made.watch(process, ours=False))
+    except HcsError as error:
+        listed = await _is_listed(system, token)  # or it has ended just now
+        if listed or (listed is None and not same(error.code or 0, (*GONE, *STOPPED))):
+            raise
+        made.gone()
+        return made
+    await made.look()
+    return made
+
+
+async def _is_listed(system: HcsSystem, token: ProcessToken) -> bool | None:
+    """Whether the service lists it; None where it does not tell, as of a paused VM."""
+    try:
+        found = await system.properties("ProcessList")
+    except ServiceError:
+        return None
+    return properties.is_listed(found, token, hyperv=system.hyperv)

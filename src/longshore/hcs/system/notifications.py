@@ -1,0 +1,255 @@
+"""Notifications: from the service's threads to the event loop, and who waits for them.
+
+The service calls back on threads of its own, at any moment, also while we unregister. Such a thread only looks up the
+number it was given and hands type and status to the loop; it never calls the service, and nothing it meets can raise
+into it. What belongs to a number that is gone, and types that nobody knows, are passed over.
+
+A `Watch` belongs to one handle. Whoever waits for a completion also wakes when the system exits, when the service is
+lost, and when the handle is closed; any number may wait for one notification.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import ctypes
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from enum import IntEnum
+from typing import Any, NamedTuple, TypeVar
+
+from ...aio.tasks import close_engines
+from ...errors import EngineClosed, LongshoreError, TimeLimit
+from ..dll.hresults import SERVICE_DISCONNECT, UNEXPECTED_EXIT, HcsError, failed, normal
+from ..dll.vmcompute import NotificationCallback
+
+log = logging.getLogger("longshore.hcs")
+
+T = TypeVar("T")
+
+REGISTER_LIMIT = 2.0  # seconds that the interpreter's end waits for registrations that are just being made
+
+
+class Type(IntEnum):
+    """Notifications that somebody here waits for; there are more, and there will be."""
+
+    SYSTEM_EXITED = 0x00000001
+    SYSTEM_CREATE_COMPLETED = 0x00000002
+    SYSTEM_START_COMPLETED = 0x00000003
+    SYSTEM_PAUSE_COMPLETED = 0x00000004
+    SYSTEM_RESUME_COMPLETED = 0x00000005
+    PROCESS_EXITED = 0x00010000
+    SERVICE_DISCONNECT = 0x01000000
+
+
+OF_SYSTEMS = frozenset(type for type in Type if type is not Type.PROCESS_EXITED)
+OF_PROCESSES = frozenset({Type.PROCESS_EXITED, Type.SERVICE_DISCONNECT})
+"""The notifications of each kind of handle. Notifications of the other kind are ignored."""
+
+_ENDS = {Type.SYSTEM_EXITED, Type.PROCESS_EXITED, Type.SERVICE_DISCONNECT}
+
+
+class End(NamedTuple):
+    """How the watching of a handle ended: its system or process exited, the service was lost, or it was closed."""
+
+    type: Type | None  # None: closed
+    status: int = 0  # as the service told it: an HRESULT, 32 unsigned bits
+
+    @property
+    def error(self) -> LongshoreError | None:
+        """What it is to somebody who was waiting for something else. `about` puts it in words of the operation."""
+        if self.type is None:
+            return EngineClosed("the handle was closed meanwhile")
+        if self.type is Type.SERVICE_DISCONNECT:
+            return HcsError("waiting", None, SERVICE_DISCONNECT)
+        return HcsError("waiting", None, UNEXPECTED_EXIT)
+
+
+class Watch:
+    """The notifications of one handle: only the types of its kind. Lives on one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, types: Collection[int]) -> None:
+        self.loop = loop
+        self._types = types
+        self.ended: asyncio.Future[End] = loop.create_future()
+        self._expected: dict[int, list[asyncio.Future[int]]] = {}
+        self._listeners: dict[int, Callable[[int], None]] = {}
+
+    def on(self, type: Type, call: Callable[[int], None]) -> None:
+        """Have `call` called with the status of each notification of a type, beside those who wait for it."""
+        self._listeners[type] = call
+
+    def deliver(self, type: int, status: int) -> None:
+        """A notification has come; on the loop. One of a type that this kind of handle has not is passed over."""
+        if type not in self._types:
+            log.info(
+                "a notification of type 0x%X is unknown, or belongs to another kind of handle; it is ignored", type
+            )
+            return
+        for future in self._expected.pop(type, ()):
+            if not future.done():
+                future.set_result(status)
+        listener = self._listeners.get(type)
+        if listener is not None:
+            listener(status)
+        if type in _ENDS:
+            self._end(End(Type(type), status))
+
+    def close(self) -> None:
+        """Nothing more will be told: whoever waits wakes."""
+        self._end(End(None))
+
+    def _end(self, end: End) -> None:
+        if not self.ended.done():
+            self.ended.set_result(end)
+        # a completion that was told before has woken its waiters already
+        expected, self._expected = self._expected, {}
+        for futures in expected.values():
+            for future in futures:
+                if not future.done():
+                    error = end.error
+                    assert error is not None
+                    future.set_exception(error)
+                    future.exception()  # retrieved: it may be that nobody waits any more
+
+    def expect(self, type: Type) -> asyncio.Future[int]:
+        """The status of the next notification of a type: to be called before what brings it about."""
+        future: asyncio.Future[int] = self.loop.create_future()
+        if self.ended.done():
+            error = self.ended.result().error
+            assert error is not None
+            future.set_exception(error)
+            future.exception()
+        else:
+            self._expected.setdefault(type, []).append(future)
+        return future
+
+
+async def completed(expected: asyncio.Future[int], operation: str, container_id: str, limit: float) -> None:
+    """Wait for a completion. HcsError if it, or the system, or the service failed; TimeLimit after `limit` seconds."""
+    done, _ = await asyncio.wait((expected,), timeout=limit)
+    if not done:
+        expected.cancel()
+        raise TimeLimit(f"{operation} of container `{container_id}`", limit, hint="the service did not complete it")
+    try:
+        status = expected.result()
+    except HcsError as error:
+        raise error.about(operation, container_id) from None
+    if failed(status):
+        raise HcsError(operation, container_id, normal(status))
+
+
+class _Registration:
+    """One registration, to be undone once."""
+
+    def __init__(self, undo: Callable[[], None]) -> None:
+        self._undo = undo
+        self._lock = threading.Lock()
+        self._undone = False
+
+    def undo(self) -> None:
+        """Returns when it is undone, also if another thread is at it."""
+        with self._lock:
+            if not self._undone:
+                self._undo()
+                self._undone = True
+
+
+class Notifications:
+    """The callback that the service is given, and the watches that its numbers stand for.
+
+    One program has one, `NOTIFICATIONS`: the service may call back as long as a registration is left, and that of an
+    engine that was forgotten without being closed stays. What it calls must not be freed.
+    """
+
+    def __init__(self) -> None:
+        self._watches: dict[int, Watch] = {}
+        self._numbers = itertools.count(1)
+        self._registrations: dict[int, _Registration] = {}
+        self._closers: dict[int, Callable[[], None]] = {}
+        self._changed = threading.Condition()
+        self._registering = 0  # calls of the service that are under way
+        self._ending = False
+        self.callback = NotificationCallback(self._told)
+
+    def add(self, watch: Watch) -> int:
+        """A number for a watch: the context of its registration."""
+        number = next(self._numbers)
+        self._watches[number] = watch
+        return number
+
+    def register(self, number: int, register: Callable[[Any, int], T], unregister: Callable[[T], None]) -> None:
+        """Have the service told of a number: `register(callback, number)`. EngineClosed once the program ends. Blocks.
+
+        It is noted by the thread that does it: the program may end before the loop hears of it.
+        """
+        with self._changed:
+            if self._ending:
+                raise EngineClosed("the program ends")
+            self._registering += 1
+        try:
+            registration = register(self.callback, number)
+            self._registrations[number] = _Registration(lambda: unregister(registration))
+        finally:
+            with self._changed:
+                self._registering -= 1
+                self._changed.notify_all()
+
+    def unregister(self, number: int) -> None:
+        """Undo it; returns when nothing of it is being told any more. Undone already is fine. Blocks."""
+        registration = self._registrations.get(number)
+        if registration is not None:
+            registration.undo()
+            self._registrations.pop(number, None)
+
+    def close_at_exit(self, number: int, close: Callable[[], None]) -> None:
+        """Have `close` called at the interpreter's end, unless `remove` comes first."""
+        self._closers[number] = close
+
+    def remove(self, number: int) -> None:
+        """Forget a number, after its registration was undone: until then it may still be told something."""
+        self._watches.pop(number, None)
+        self._closers.pop(number, None)
+
+    def _told(self, type: int, context: int | None, status: int, data: int | None) -> None:
+        """On a thread of the service's."""
+        try:
+            watch = self._watches.get(context or 0)
+            if watch is None:
+                return
+            if data and log.isEnabledFor(logging.DEBUG):  # a crash report, say; gone when we return
+                log.debug("notification 0x%X says: %s", type, ctypes.wstring_at(data))
+            watch.loop.call_soon_threadsafe(watch.deliver, type, status & 0xFFFFFFFF)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+        except Exception:  # into a thread of the service's nothing may be raised
+            log.exception("a notification was lost")
+
+    def close_all(self) -> None:
+        """Undo every registration: foreign threads must not find an interpreter that is gone.
+
+        Also those of handles that a call still uses; such a handle itself is left to the end of the process.
+        """
+        with self._changed:
+            self._ending = True
+            self._changed.wait_for(lambda: not self._registering, REGISTER_LIMIT)
+        for number in list(self._registrations):
+            with suppress(Exception):
+                self.unregister(number)
+        for close in list(self._closers.values()):
+            with suppress(Exception):
+                close()
+
+
+NOTIFICATIONS = Notifications()
+
+
+@atexit.register
+def _at_exit() -> None:
+    try:
+        close_engines()
+    finally:
+        NOTIFICATIONS.close_all()

@@ -1,0 +1,1 @@
+"""The log of a kept container: its format, rotation and reader."""

@@ -1,0 +1,1 @@
+"""Processes of Linux: how helper programs are started, their streams, what /proc shows."""
