@@ -17,7 +17,7 @@ from measure import Aim, Row, RowMaker, Subject
 from longshore.compute.protocols import LOG, PIPE
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
-from longshore.host import has_init
+from longshore.machine import has_init
 from longshore.spec import Spec
 from longshore.store.journal import Event
 

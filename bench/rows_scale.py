@@ -18,7 +18,7 @@ from rows_processes import SLEEP
 
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
-from longshore.host import has_init
+from longshore.machine import has_init
 from longshore.spec import Spec
 
 AT_ONCE = 16  # deletions under way; starts are all begun at once

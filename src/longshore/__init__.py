@@ -184,12 +184,9 @@ def __getattr__(name: str) -> object:
     elif name in _MODULES:
         found = import_module(f".{name}", __name__)
     elif name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from .machine import longshore_version
 
-        try:
-            found = version(__name__)
-        except PackageNotFoundError:  # a source tree that nobody installed
-            found = "0+unknown"
+        found = longshore_version()
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found  # found at once from now on

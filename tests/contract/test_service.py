@@ -1,4 +1,4 @@
-"""What every compute service does: the protocols of compute.py as sentences, tried on each service at hand.
+"""What every compute service does: the protocols of compute/protocols.py as sentences, tried on each service at hand.
 
 Only the protocol is used, no engine. What a service cannot do is known from its features, never from its name;
 where a feature is missing, its NotSupported is what is tested.

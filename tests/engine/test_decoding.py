@@ -50,4 +50,4 @@ def test_nothing_else_gives_msgspec_a_type() -> None:
     top = Path(longshore.__file__).parent
     typed = re.compile(r"msgspec\.(convert\(|json\.Decoder\(|json\.decode\([^\n]*\btype=)")
     found = [path for path in top.rglob("*.py") if typed.search(path.read_text(encoding="utf-8"))]
-    assert found == [top / "decoding.py"]
+    assert found == [top / "typed_json.py"]

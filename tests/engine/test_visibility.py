@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from longshore.compute.protocols import Cause
-from longshore.compute.visibility import APART, Viewpoint
 from longshore.errors import NotVisible
+from longshore.machine.visibility import APART, Viewpoint
 from longshore.store import state_directory
 from longshore.store.journal import Event
 

@@ -16,7 +16,7 @@ import pytest
 
 from longshore.compute.protocols import Cause
 from longshore.engine.engine import Engine
-from longshore.oci.viewpoint import LOOK_AGAIN
+from longshore.machine.linux_viewpoint import LOOK_AGAIN
 from longshore.store.journal import Event
 
 from ..cli.command import ARGV, Longshore

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from .. import host
+from .. import machine
 from ..aio.tasks import in_thread, shielded, uninterrupted
 from ..compute.protocols import (
     DEVNULL,
@@ -159,8 +159,6 @@ def _mark(*, checkpointing: bool) -> Callable[[Record], None]:
 async def _write(
     core: Core, service: Checkpointable, live: Live, name: str, lock_fd: int, *, frozen: bool, connections: bool
 ) -> None:
-    from .. import __version__
-
     entry = live.entry
     final = _directory(entry, name)
     making = final.with_name(f".{name}.{os.urandom(4).hex()}")
@@ -174,15 +172,15 @@ async def _write(
     await service.checkpoint(live.system, making, lock_fd, connections=connections)
     manifest = Manifest(
         version=archive.VERSION,
-        longshore=__version__,
+        longshore=machine.longshore_version(),
         service=core.service.name,
         container=entry.id,
         name=name,
         created_at=now(),
         connections=connections,
         stdin=record.stdin,
-        kernel=host.kernel()[0],
-        machine=host.kernel()[1],
+        kernel=machine.kernel()[0],
+        machine=machine.kernel()[1],
         spec=entry.read_spec(),
     )
     try:
@@ -380,8 +378,10 @@ async def import_checkpoint(
     name = _check_name(manifest.name)
     if manifest.service != core.service.name:
         raise NotSupported("this archive", f"it is of the {manifest.service} service, and this is {core.service.name}")
-    if manifest.machine != host.kernel()[1]:
-        raise NotSupported("this archive", f"it is of a {manifest.machine}, and this machine is a {host.kernel()[1]}")
+    if manifest.machine != machine.kernel()[1]:
+        raise NotSupported(
+            "this archive", f"it is of a {manifest.machine}, and this machine is a {machine.kernel()[1]}"
+        )
     if owner not in ("keep", "stop", "remove"):
         raise InvalidSpec("owner", f"{owner!r} is not known", hint="keep, stop or remove")
     lease = await core.hold_lease()

@@ -1,4 +1,4 @@
-"""What a user holds of a container. Thin: what each verb does stands in lifecycle.py, execs.py and output.py."""
+"""What a user holds of a container. Thin: what each verb does stands in lifecycle.py, exec.py and output.py."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """The engine: what a program holds. Here is its surface; what it does stands in the modules that it calls.
 
-    making.py       a container is made, or undone        endings.py      its end: recorded and told, once
-    lifecycle.py    start, stop, pause, update            execs.py        further processes
-    deleting.py     the end of all of it                  checkpoints.py  written to files, going on from them
-    finding.py      what there is, and what it is now     output.py       logs and attachments
-    subscribing.py  events                                restoring.py    after somebody died
+    create.py       a container is made, or undone        exits.py      its end: recorded and told, once
+    lifecycle.py    start, stop, pause, update            exec.py        further processes
+    delete.py     the end of all of it                  checkpoints.py  written to files, going on from them
+    lookup.py      what there is, and what it is now     output.py       logs and attachments
+    subscription.py  events                                recovery.py    after somebody died
 
-No platform code: what is done to a container goes through the protocols of compute.py. What is known of it goes
+No platform code: what is done to a container goes through the protocols of compute/protocols.py. What is known of it goes
 through the store, so that any number of programs can work on the same containers. docs/architecture.md draws
 the life of one container and the path of one exit code.
 """
@@ -27,6 +27,7 @@ from ..errors import CommandFailed, ContainerNotFound, EngineClosed, LongshoreEr
 from ..fs import watching
 from ..fs.files import in_words
 from ..fs.trees import remove_tree
+from ..machine import has_init, longshore_version
 from ..spec import Spec, SpecFields, SpecSettings, check_id
 from ..store.container_dir import Entry
 from ..store.journal import Event, Gap, JournalReader
@@ -237,7 +238,7 @@ class Engine:
         """
         input, timeout = check_input(input), check_seconds(timeout)
         check_bound(max_output)
-        fields.setdefault("init", self._given is None and host.has_init())
+        fields.setdefault("init", self._given is None and has_init())
         spec = Spec.of(root=root, args=args, **fields)
         stdin = check_input_and_stdin(input, stdin)
         stdio = check_streams(Stdio(stdin=stdin, stdout=stdout, stderr=stderr), log=False)
@@ -357,10 +358,9 @@ class Engine:
 
     async def version(self) -> dict[str, str]:
         """Versions of longshore and of the parts that do the work."""
-        from .. import __version__
 
         async with self._core.operation() as service:
-            return {"longshore": __version__, **await service.version()}
+            return {"longshore": longshore_version(), **await service.version()}
 
     async def features(self) -> Features:
         """What works on this host, and why the rest does not."""

@@ -1,4 +1,4 @@
-"""What files.py asks of the operating system, on Unix. winfiles.py has the same names for Windows."""
+"""What files.py asks of the operating system, on Unix. windows.py has the same names for Windows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 import sys
 
 if sys.platform == "win32":
-    raise ImportError("Windows has winfiles.py in its place")
+    raise ImportError("Windows has windows.py in its place")
 
 import fcntl
 

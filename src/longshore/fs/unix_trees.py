@@ -1,4 +1,4 @@
-"""Removing a tree that an untrusted program filled, on Unix. wintrees.py has the same name for Windows.
+"""Removing a tree that an untrusted program filled, on Unix. windows_trees.py has the same name for Windows.
 
 Each call takes a descriptor of the containing directory and one name, so that no path is too long and no link is
 followed. A directory that is not empty is moved to the top of the tree before it is entered. So three descriptors are
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 if sys.platform == "win32":
-    raise ImportError("Windows has wintrees.py in its place")
+    raise ImportError("Windows has windows_trees.py in its place")
 
 LARGE = 32 << 20  # bytes of a file whose removal may take a disk longer than a loop may stand still
 BRIEF = 0.02  # seconds for which a removal with a bound may go on

@@ -1,4 +1,4 @@
-"""What files.py asks of the operating system, on Windows. unixfiles.py has the same names for Unix.
+"""What files.py asks of the operating system, on Windows. unix.py has the same names for Unix.
 
 Windows' C library opens files in such a way that nobody can rename or remove them meanwhile, and its locks hide the
 locked bytes from who only reads. So files are opened here with CreateFileW, sharing everything, and locked far
@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 if sys.platform != "win32":
-    raise ImportError("Unix has unixfiles.py in its place")
+    raise ImportError("Unix has unix.py in its place")
 
 import ctypes
 import msvcrt

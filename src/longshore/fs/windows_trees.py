@@ -1,4 +1,4 @@
-"""Removing a tree, on Windows. unixtrees.py has the same name for Unix."""
+"""Removing a tree, on Windows. unix_trees.py has the same name for Unix."""
 
 from __future__ import annotations
 

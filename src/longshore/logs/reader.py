@@ -1,6 +1,6 @@
 """The log of a kept container: views of what its monitor, or the engine, wrote of its output; and writing it.
 
-The format is in log_format.py; how a log is bounded, and followed across that, in log_trail.py.
+The format is in format.py; how a log is bounded, and followed across that, in rotation.py.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from ..compute.protocols import Feature, Features
 from ..errors import LongshoreError, NotSupported, ServiceError
 from ..fs.files import find_program, read_whole, write_new
 from ..fs.trees import remove_tree
-from ..store.state_directory import boot_id
+from ..machine import boot_id
 from ..typed_json import decode_json
 from .cgroups.cgroup import ROOT, Cgroup, hierarchies, mode
 from .config import seccomp

@@ -1,4 +1,4 @@
-"""A caller's handles of processes and systems of the machine: the protocols of compute.py, step by step."""
+"""A caller's handles of processes and systems of the machine: the protocols of compute/protocols.py, step by step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulator's compute service: the three protocols of compute.py over a machine in memory.
+"""The simulator's compute service: the three protocols of compute/protocols.py over a machine in memory.
 
 One `Simulator` is one caller of the machine: what it holds (streams, handles, pending operations) ends with it,
 what the machine holds goes on. The two temperaments differ where the real services do:

@@ -2,7 +2,7 @@
 
 The words are the same on both platforms. A check that needs nothing but the value itself happens here, when
 the object is made, and names the field; what needs the host (is there such a folder, such a user) is checked by
-the service before anything is changed. What a spec is made of (mounts, limits, ...) stands in spec_parts.py, and is
+the service before anything is changed. What a spec is made of (mounts, limits, ...) stands in parts.py, and is
 known by its name here.
 """
 

@@ -17,7 +17,6 @@ import msgspec
 
 from ..compute.limits import USUAL
 from ..compute.protocols import now
-from ..compute.visibility import Sight, Viewpoint
 from ..errors import ContainerExists, ContainerNotFound, InvalidSpec, LongshoreError, StoreError
 from ..fs.files import (
     Held,
@@ -31,7 +30,8 @@ from ..fs.files import (
     sync,
     write_new,
 )
-from ..host import boot_id, first_namespaces, places, viewpoint
+from ..machine import boot_id, first_namespaces, places, viewpoint
+from ..machine.visibility import Sight, Viewpoint
 from ..spec import ProcessSpec, Spec
 from .container_dir import Entry
 from .journal import Journal

@@ -1,6 +1,6 @@
 """What blocking objects are made of, beside what is made from the asyncio ones: files, iterators, how an engine ends.
 
-sync.py is made by a script; this is its part that is made by hand.
+__init__.py is made by a script; this is its part that is made by hand.
 """
 
 from __future__ import annotations

@@ -277,7 +277,7 @@ def _oci(args: Arguments) -> dict[str, Any] | None:
 
 def spec(args: Arguments, *, size: tuple[int, int] | None = None) -> Spec:
     """The spec that the options mean. UsageError, or InvalidSpec with the field's path."""
-    from ... import host
+    from ...machine import has_init
     from ...spec import Layers, Spec
 
     document = _oci(args)
@@ -324,7 +324,7 @@ def spec(args: Arguments, *, size: tuple[int, int] | None = None) -> Spec:
     if args.root is not None:
         kind, _, path = args.root.partition(":")
         fields["root"] = f"rootfs:{os.path.abspath(path)}" if kind == "rootfs" and path else args.root
-    fields["init"] = (document is None and host.has_init()) if args.init == "auto" else args.init
+    fields["init"] = (document is None and has_init()) if args.init == "auto" else args.init
     if document is not None:
         return Spec.from_oci(document, **fields)
     return Spec.of(**fields)

@@ -1,4 +1,4 @@
-"""`longshore completion`: scripts for shells. What can be completed is asked of longshore itself (complete.py)."""
+"""`longshore completion`: prints a completion script for a shell. `completion_words.py` gives the words."""
 
 from __future__ import annotations
 

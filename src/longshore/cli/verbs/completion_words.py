@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from ...host import places
+from ...machine import places
 from .. import VERBS, load
 from ..arguments.parser import GLOBAL, Arguments, Option, UsageError, Verb, parse_global
 

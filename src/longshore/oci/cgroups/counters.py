@@ -107,7 +107,7 @@ def _blkio(group: Cgroup, name: str) -> tuple[int | None, int | None]:
 
 
 def _pids_limit(directory: Path) -> int | None:
-    """None where there is none; the most that a kernel can have is what longshore asks for then (translate.py)."""
+    """None where there is none. The most that a kernel can have is what longshore then asks for (config/translate.py)."""
     limit = read_number(directory / "pids.max")
     return None if limit is None or limit >= PIDS_MOST else limit
 

@@ -18,6 +18,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ...compute.protocols import ProcessInfo
+from ...machine.linux_viewpoint import is_zombie, read_stat
 from .relay import waiting
 
 if TYPE_CHECKING:
@@ -37,28 +38,15 @@ ARGUMENTS_LIMIT = 4096  # bytes of a command line that are read: the kernel take
 SETTLE_LIMIT = 1.0  # seconds that killed processes of a paused container may take to be gone
 
 
-def _stat(pid: int) -> list[bytes] | None:
-    """The fields of /proc/PID/stat from the third (the state) on: the second may hold blanks and brackets."""
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # a listing asks for thousands
-        try:
-            data = os.read(fd, 4096)
-        finally:
-            os.close(fd)
-    except (FileNotFoundError, ProcessLookupError):  # either of both calls may meet its end
-        return None
-    return data[data.rfind(b")") + 2 :].split()
-
-
 class Hidden(PermissionError):
     """There is a process, and /proc does not show it (hidepid, or no /proc at all): nothing can be said of it."""
 
 
 def _seen(pid: int) -> list[bytes] | None:
-    """As `_stat`, but None only if the kernel itself knows no such process. Raises Hidden."""
+    """As `read_stat`, but None only if the kernel itself knows no such process. Raises Hidden."""
     for _ in range(2):  # twice: the pid may have been given to a new process between the two questions
         try:
-            fields = _stat(pid)
+            fields = read_stat(pid)
         except PermissionError as error:
             raise Hidden(error.errno, f"/proc does not show process {pid}") from None
         if fields is not None:
@@ -81,20 +69,9 @@ def start_time(pid: int) -> int | None:
 def alive(pid: int, start: int | None) -> bool:
     """Whether the very process runs. A zombie does if its first thread alone has ended. Raises Hidden."""
     fields = _seen(pid)
-    if fields is None or _is_zombie(fields):
+    if fields is None or is_zombie(fields):
         return False
     return int(fields[19]) == start  # without a start time it was gone before it could be looked at
-
-
-def is_dead(pid: int) -> bool:
-    """Whether all of a process has ended: it is gone, or waits to be reaped."""
-    fields = _stat(pid)
-    return fields is None or _is_zombie(fields)
-
-
-def _is_zombie(fields: list[bytes]) -> bool:
-    """Whether all threads of a process have ended. A program whose first thread ends goes on as "Z" with the others."""
-    return fields[0] in (b"Z", b"X") and fields[17] in (b"0", b"1")
 
 
 def cgroups(pid: int) -> list[tuple[str, str]] | None:
@@ -110,7 +87,7 @@ def cgroups(pid: int) -> list[tuple[str, str]] | None:
 
 def is_stopped(pid: int) -> bool:
     """Whether a process stands still by a signal, as after SIGSTOP."""
-    fields = _stat(pid)
+    fields = read_stat(pid)
     return fields is not None and fields[0] == b"T"
 
 
@@ -124,7 +101,7 @@ def is_in(pid: int, cgroup: str) -> bool | None:
         return None
     if any(f"{cgroup}/" in f"{path}/" for _, path in groups):
         return True
-    fields = _stat(pid)  # of who is ending, version 1 tells the root (kernel/cgroup/cgroup.c, proc_cgroup_show)
+    fields = read_stat(pid)  # of who is ending, version 1 tells the root (kernel/cgroup/cgroup.c, proc_cgroup_show)
     return None if fields is None or fields[0] in (b"Z", b"X") or int(fields[6]) & PF_EXITING else False
 
 
@@ -132,7 +109,7 @@ def is_ending(pid: int, start: int | None) -> bool:
     """Whether the very process has ended, is ending, or has a SIGKILL that it did not come to yet (proc(5))."""
     if not alive(pid, start):
         return True
-    fields, status = _stat(pid), _status(pid)
+    fields, status = read_stat(pid), _status(pid)
     if fields is None or status is None or (fields[0] != b"Z" and int(fields[6]) & PF_EXITING):
         return True
     pending = int(status.get("SigPnd", "0"), 16) | int(status.get("ShdPnd", "0"), 16)
@@ -218,7 +195,7 @@ def status_of_zombie(pid: int, start: int | None) -> int | None:
         os.readlink(f"/proc/{pid}/ns/pid")
     except OSError:
         return None
-    fields = _stat(pid)
+    fields = read_stat(pid)
     # with other threads alive it has not ended; none at all are told where it was reaped amid the reading
     if fields is None or fields[0] != b"Z" or fields[17] != b"1" or int(fields[19]) != start:
         return None
@@ -262,7 +239,7 @@ def can_receive(pid: int, number: int) -> bool:
 
 def info(pid: int) -> ProcessInfo | None:
     """What is known of a process; None if it is gone."""
-    fields = _stat(pid)
+    fields = read_stat(pid)
     status = _status(pid)
     if fields is None or status is None:
         return None
@@ -293,7 +270,7 @@ def tree(root: int, among: Iterable[int]) -> Iterator[int]:
     """`root`, what descends from it, and the members of its session, as far as they are `among` the given pids."""
     facts: dict[int, tuple[int, int]] = {}
     for pid in among:
-        fields = _stat(pid)
+        fields = read_stat(pid)
         if fields is not None:
             facts[pid] = (int(fields[1]), int(fields[3]))
     wanted = {root}

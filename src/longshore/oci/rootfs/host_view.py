@@ -25,7 +25,7 @@ import msgspec
 
 from ...fs.files import make_private
 from ...fs.trees import remove_tree
-from ...store.state_directory import boot_id
+from ...machine import boot_id
 from .layers import MS_BIND, MS_RDONLY, Overlay, Step
 from .resolve_in_root import READ_LIMIT, Folder
 from .store_masking import Hidden, MountPoint, is_folder

@@ -10,8 +10,7 @@ import re
 import time
 from contextlib import suppress
 
-from ..compute.visibility import APART, Viewpoint
-from .processes.proc import is_dead
+from .visibility import APART, Viewpoint
 
 FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO
 FIRST_TIME_NAMESPACE = "time:[4026531834]"  # PROC_TIME_INIT_INO
@@ -74,6 +73,36 @@ def boot_id() -> str:
     return found if own and same and _UUID.fullmatch(found) else f"{APART}{found}"
 
 
+def read_stat(pid: int) -> list[bytes] | None:
+    """Return the fields of /proc/PID/stat from the third (the state) on; None if there is no such process.
+
+    The second field may hold blanks and brackets.
+    """
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # a listing asks for thousands
+        try:
+            data = os.read(fd, 4096)
+        finally:
+            os.close(fd)
+    except (FileNotFoundError, ProcessLookupError):  # either of both calls may meet its end
+        return None
+    return data[data.rfind(b")") + 2 :].split()
+
+
+def is_zombie(fields: list[bytes]) -> bool:
+    """Whether all threads of a process have ended, by its fields of `read_stat`.
+
+    A program whose first thread has ended continues as "Z" with its other threads.
+    """
+    return fields[0] in (b"Z", b"X") and fields[17] in (b"0", b"1")
+
+
+def is_dead(pid: int) -> bool:
+    """Whether all of a process has ended: it is gone, or waits to be reaped."""
+    fields = read_stat(pid)
+    return fields is None or is_zombie(fields)
+
+
 _looked: dict[str, tuple[float, bool]] = {}  # a listing asks of the same namespaces for each container
 
 
@@ -118,4 +147,4 @@ def _is_nested(pid: str) -> bool:
     return len(found) != 1
 
 
-__all__ = ["BOOT_ID", "FIRST", "are_gone", "boot_id", "viewpoint"]
+__all__ = ["BOOT_ID", "FIRST", "are_gone", "boot_id", "is_dead", "is_zombie", "read_stat", "viewpoint"]
