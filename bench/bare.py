@@ -31,7 +31,7 @@ from pathlib import Path
 
 import msgspec
 
-from longshore.compute.protocols import Place
+from longshore.compute.values import Place
 from longshore.oci.bundle import prepare
 from longshore.oci.config.translate import process as process_document
 from longshore.oci.rootfs.layers import Step

@@ -14,12 +14,12 @@ from bare import MILLI, Bare, Bundle
 from context import Bench, awaited, blocking, peer
 from measure import Aim, Row, RowMaker, Subject
 
-from longshore.compute.protocols import LOG, PIPE
+from longshore.compute.events import Event
+from longshore.compute.values import LOG, PIPE
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.machine import has_init
 from longshore.spec import Spec
-from longshore.store.journal import Event
 
 SLEEP = ["sleep", "3600"]
 

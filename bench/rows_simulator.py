@@ -18,7 +18,7 @@ from bare import MILLI
 from context import Bench
 from measure import Aim, Row, RowMaker, Subject
 
-from longshore.compute.protocols import PIPE, Place, Stdio
+from longshore.compute.values import PIPE, Place, Stdio
 from longshore.engine.engine import Engine
 from longshore.hcs.system.notifications import OF_PROCESSES, Notifications, Type, Watch
 from longshore.logs.format import LogRecord

@@ -14,7 +14,7 @@ from context import Bench, awaited, blocking, peer
 from measure import Aim, Row, RowMaker, Subject
 from rows_processes import SLEEP, Standing, standing_peers
 
-from longshore.compute.protocols import PIPE
+from longshore.compute.values import PIPE
 from longshore.engine.container import Container, Process
 from longshore.engine.engine import Engine
 from longshore.spec import Spec

@@ -15,7 +15,7 @@ import tempfile
 import time
 
 from longshore import Engine
-from longshore.compute.protocols import DEVNULL, PIPE
+from longshore.compute.values import DEVNULL, PIPE
 from longshore.spec import Spec, WindowsOptions
 
 PIPE_SIZE = 1 << 16  # as the double's

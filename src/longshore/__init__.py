@@ -11,30 +11,32 @@ first used: the import itself loads neither asyncio nor anything of a platform.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import sync as sync
+    from .compute.events import Event as Event
+    from .compute.events import Gap as Gap
     from .compute.limits import HcsLimits as HcsLimits
     from .compute.limits import Limits as Limits
-    from .compute.protocols import DEVNULL as DEVNULL
-    from .compute.protocols import INHERIT as INHERIT
-    from .compute.protocols import INIT as INIT
-    from .compute.protocols import LOG as LOG
-    from .compute.protocols import PIPE as PIPE
-    from .compute.protocols import STDOUT as STDOUT
-    from .compute.protocols import Cause as Cause
-    from .compute.protocols import Exit as Exit
-    from .compute.protocols import Feature as Feature
-    from .compute.protocols import Features as Features
-    from .compute.protocols import NetworkStats as NetworkStats
-    from .compute.protocols import Plan as Plan
-    from .compute.protocols import ProcessInfo as ProcessInfo
-    from .compute.protocols import Stats as Stats
+    from .compute.values import DEVNULL as DEVNULL
+    from .compute.values import INHERIT as INHERIT
+    from .compute.values import INIT as INIT
+    from .compute.values import LOG as LOG
+    from .compute.values import PIPE as PIPE
+    from .compute.values import STDOUT as STDOUT
+    from .compute.values import Cause as Cause
+    from .compute.values import Completed as Completed
+    from .compute.values import ContainerInfo as ContainerInfo
+    from .compute.values import Exit as Exit
+    from .compute.values import Feature as Feature
+    from .compute.values import Features as Features
+    from .compute.values import NetworkStats as NetworkStats
+    from .compute.values import Plan as Plan
+    from .compute.values import ProcessInfo as ProcessInfo
+    from .compute.values import Stats as Stats
     from .engine.checkpoints import CheckpointInfo as CheckpointInfo
-    from .engine.container import Attachment as Attachment
-    from .engine.container import Completed as Completed
     from .engine.container import Container as Container
-    from .engine.container import ContainerInfo as ContainerInfo
-    from .engine.container import Process as Process
     from .engine.engine import Engine as Engine
-    from .engine.engine import Restored as Restored
+    from .engine.output import Attachment as Attachment
+    from .engine.process import Process as Process
+    from .engine.recovery import Restored as Restored
     from .errors import CheckpointExists as CheckpointExists
     from .errors import CheckpointNotFound as CheckpointNotFound
     from .errors import CommandFailed as CommandFailed
@@ -62,8 +64,8 @@ if TYPE_CHECKING:
     from .errors import ServiceError as ServiceError
     from .errors import StoreError as StoreError
     from .errors import TimeLimit as TimeLimit
-    from .logs.reader import LogGap as LogGap
-    from .logs.reader import LogRecord as LogRecord
+    from .logs.format import LogGap as LogGap
+    from .logs.format import LogRecord as LogRecord
     from .spec import Endpoints as Endpoints
     from .spec import HyperV as HyperV
     from .spec import Layers as Layers
@@ -76,25 +78,26 @@ if TYPE_CHECKING:
     from .spec import SpecFields as SpecFields
     from .spec import SpecSettings as SpecSettings
     from .spec import WindowsOptions as WindowsOptions
-    from .store.journal import Event as Event
-    from .store.journal import Gap as Gap
     from .sync import run as run
 
     __version__: str
 
 _NAMES = {
     "engine.checkpoints": "CheckpointInfo",
-    "compute.protocols": "DEVNULL INHERIT INIT LOG PIPE STDOUT Cause Exit Feature Features NetworkStats Plan"
-    " ProcessInfo Stats",
-    "engine.container": "Attachment Completed Container ContainerInfo Process",
-    "engine.engine": "Engine Restored",
+    "compute.values": "DEVNULL INHERIT INIT LOG PIPE STDOUT Cause Completed ContainerInfo Exit Feature Features NetworkStats"
+    " Plan ProcessInfo Stats",
+    "engine.container": "Container",
+    "engine.output": "Attachment",
+    "engine.process": "Process",
+    "engine.engine": "Engine",
+    "engine.recovery": "Restored",
     "errors": "CheckpointExists CheckpointNotFound CommandFailed CommandNotExecutable CommandNotFound ContainerExists"
     " ContainerNotFound DescriptorLimit EngineClosed ImageNotFound InvalidImage InvalidSpec InvalidState LongshoreError"
     " MonitorLost NotSupported NotVisible OutputLimit PlatformNotFound ProcessExists ProcessNotFound RegistryAuthError"
     " RegistryError RegistryUnreachable ServiceError StoreError TimeLimit",
-    "store.journal": "Event Gap",
+    "compute.events": "Event Gap",
     "compute.limits": "HcsLimits Limits",
-    "logs.reader": "LogGap LogRecord",
+    "logs.format": "LogGap LogRecord",
     "spec": "Endpoints HyperV Layers Mount ProcessSpec Resources Rlimit Security Spec SpecFields SpecSettings"
     " WindowsOptions",
     "sync": "run",

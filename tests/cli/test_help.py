@@ -11,7 +11,7 @@ import pytest
 from longshore.cli import ALIASES, VERBS, load
 from longshore.cli.arguments.parser import HelpWanted, parse, parse_global
 from longshore.cli.verbs.help import GROUPS, overview, verb_help
-from longshore.store.journal import EventType
+from longshore.compute.events import EventType
 
 from .command import ARGV, Longshore
 

@@ -13,7 +13,7 @@ import pytest
 from longshore.cli import load
 from longshore.cli.arguments import options, windows_options
 from longshore.cli.arguments.parser import Arguments, UsageError, parse, parse_global
-from longshore.compute.protocols import Place
+from longshore.compute.values import Place
 from longshore.errors import InvalidSpec
 from longshore.hcs.service import HcsService
 from longshore.spec import Endpoints, HyperV, Spec, WindowsOptions

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from longshore import Engine
+from longshore.compute.events import Event as EngineEvent
 from longshore.compute.limits import HcsLimits
-from longshore.compute.protocols import PIPE, Exit, ProcessInfo, Stats, Stdio
+from longshore.compute.values import PIPE, Exit, ProcessInfo, Stats, Stdio
 from longshore.engine import exec
 from longshore.engine.container import Container
 from longshore.engine.process import Process
@@ -27,7 +28,6 @@ from longshore.hcs.dll.vmcompute import Vmcompute
 from longshore.hcs.service import HcsService
 from longshore.hcs.streams.pipes import Pipes
 from longshore.spec import Spec
-from longshore.store.journal import Event as EngineEvent
 
 from . import asked, rules
 from .observed import Observed, Outcome, Reentered

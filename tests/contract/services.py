@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longshore.compute.protocols import ComputeService, Features, Place
+from longshore.compute.protocols import ComputeService
+from longshore.compute.values import Features, Place
 from longshore.fs.files import open_lock, try_lock
 from longshore.fs.trees import remove_though_open
 from longshore.simulator import Machine, Process, Simulator, Temperament

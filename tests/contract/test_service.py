@@ -16,20 +16,8 @@ from typing import Any
 
 import pytest
 
-from longshore.compute.protocols import (
-    DEVNULL,
-    LOG,
-    PIPE,
-    STDOUT,
-    Cause,
-    ComputeProcess,
-    ComputeService,
-    ComputeSystem,
-    Exit,
-    State,
-    Stdio,
-    SystemGone,
-)
+from longshore.compute.protocols import ComputeProcess, ComputeService, ComputeSystem, SystemGone
+from longshore.compute.values import DEVNULL, LOG, PIPE, STDOUT, Cause, Exit, State, Stdio
 from longshore.errors import (
     CommandNotExecutable,
     CommandNotFound,

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from longshore.compute.protocols import Cause, Exit
+from longshore.compute.events import Event
+from longshore.compute.values import Cause, Exit
 from longshore.engine.container import Container, ContainerInfo
 from longshore.engine.engine import Engine
 from longshore.errors import LongshoreError
 from longshore.logs.format import LogGap
-from longshore.store.journal import Event
 
 from .notes import Told
 from .programs import PAD

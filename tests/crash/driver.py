@@ -18,12 +18,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
-from longshore.compute.protocols import DEVNULL, PIPE
+from longshore.compute.events import Event
+from longshore.compute.values import DEVNULL, PIPE, Owner
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import ContainerNotFound, InvalidState, LongshoreError, ProcessNotFound, TimeLimit
-from longshore.store.journal import Event
-from longshore.store.records import Owner
 
 from .notes import Notes
 from .programs import KINDS, Program

@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from longshore.compute.events import Event
 from longshore.engine.engine import Engine
 from longshore.errors import LongshoreError
-from longshore.store.journal import Event
 from longshore.store.leases import is_alive
 from longshore.store.state_directory import Store
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 import longshore
+from longshore.compute.events import Event
 from longshore.engine.engine import Engine
 from longshore.oci.cgroups.cgroup import hierarchies
-from longshore.store.journal import Event
 
 from ..conftest import wait_for_nothing_left
 from ..leftovers import cgroups, store_id

@@ -12,14 +12,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from longshore.compute.protocols import Cause
+from longshore.compute.events import Event
+from longshore.compute.values import Cause
 from longshore.engine.engine import Engine
 from longshore.fs.watching import DirectoryWatch
 from longshore.logs.reader import LogRecord
 from longshore.oci.cgroups.cgroup import mode
 from longshore.oci.runtimes.watch import ProcessToken
 from longshore.oci.system import SystemToken
-from longshore.store.journal import Event
 from longshore.store.state_directory import Store
 
 from ..conftest import wait_for_nothing_left

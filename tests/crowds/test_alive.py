@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from longshore.compute.events import Event
 from longshore.compute.limits import Limits
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
-from longshore.store.journal import Event
 
 from ..faults.disk import Disk, installed
 from .measure import MILLI, descriptors, memory, milliseconds, tell

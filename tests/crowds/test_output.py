@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.protocols import PIPE
+from longshore.compute.values import PIPE
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.logs.reader import LogGap, LogRecord

@@ -10,10 +10,10 @@ import json
 import sys
 from typing import Any
 
+from longshore.compute.events import Event
 from longshore.compute.limits import Limits
 from longshore.engine.engine import Engine
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, LongshoreError
-from longshore.store.journal import Event
 
 PATIENT = Limits(create=300, start=300, verb=200, settle=200, end=300, lock=200)
 

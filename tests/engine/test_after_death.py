@@ -11,14 +11,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from longshore.compute.protocols import Cause, Exit, now
+from longshore.compute.events import Event, Gap
+from longshore.compute.values import Cause, Exit, now
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, StoreError
 from longshore.fs.files import try_hold
 from longshore.logs.reader import LogRecord
 from longshore.simulator import Machine
-from longshore.store.journal import Event, Gap, Position
+from longshore.store.journal import Position
 from longshore.store.records import Change, ExitRecord
 from longshore.store.state_directory import Store
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.protocols import now
+from longshore.compute.values import now
 from longshore.engine import archive
 from longshore.errors import InvalidSpec
 from longshore.oci.rootfs import upper_archive

@@ -16,10 +16,9 @@ from typing import Any, get_type_hints
 import pytest
 
 import longshore
-from longshore.compute.protocols import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Cause
+from longshore.compute.values import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Cause, Completed
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
-from longshore.engine.process import Completed
 from longshore.errors import (
     CommandFailed,
     CommandNotFound,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import longshore
-from longshore.compute.protocols import Cause
+from longshore.compute.values import Cause
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import EngineClosed, LongshoreError

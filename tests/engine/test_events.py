@@ -7,10 +7,10 @@ from contextlib import aclosing
 
 import pytest
 
+from longshore.compute.events import Event, Gap
 from longshore.engine.engine import Engine
 from longshore.errors import InvalidSpec
 from longshore.store import journal as journal_module
-from longshore.store.journal import Event, Gap
 
 from .world import FOREVER, Listener, World, history, said, types
 

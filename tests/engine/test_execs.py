@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from longshore.compute.protocols import DEVNULL, PIPE, STDOUT, Cause
+from longshore.compute.values import DEVNULL, PIPE, STDOUT, Cause
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import (

@@ -12,7 +12,7 @@ import asyncio
 
 import pytest
 
-from longshore.compute.protocols import PIPE
+from longshore.compute.values import PIPE
 from longshore.engine.engine import Engine
 from longshore.errors import InvalidState, LongshoreError, ProcessExists
 

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from longshore.fs import watching
 from longshore.fs.files import replace_open
 from longshore.logs import format, rotation
-from longshore.logs.reader import LogGap, LogReader, LogRecord, LogWriter, Stream, mark_first
+from longshore.logs.reader import LogGap, LogReader, LogRecord, Stream, mark_first
+from longshore.logs.writer import LogWriter
 
 from ..descriptors import open_files, remove_as_after_a_program
 from ..needs import needs

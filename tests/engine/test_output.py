@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from longshore.compute.protocols import PIPE
+from longshore.compute.values import PIPE
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import ContainerNotFound, InvalidState, NotSupported

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from longshore.compute.protocols import STDOUT, Cause
+from longshore.compute.values import STDOUT, Cause
 from longshore.engine.engine import Engine
 from longshore.errors import (
     CommandFailed,

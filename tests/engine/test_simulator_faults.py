@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from longshore import Engine, LongshoreError, ServiceError
-from longshore.compute.protocols import Cause, Exit
+from longshore.compute.events import Event
+from longshore.compute.values import Cause, Exit
 from longshore.simulator import Process, Simulator
-from longshore.store.journal import Event
 
 NO_MEMORY = ServiceError("start", "job", "no memory")
 

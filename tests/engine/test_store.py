@@ -15,15 +15,16 @@ import msgspec
 import pytest
 
 import longshore
-from longshore.compute.protocols import Cause, Exit, now
+from longshore.compute.events import Event, Gap
+from longshore.compute.values import Cause, Exit, Owner, now
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidSpec, InvalidState, StoreError
 from longshore.fs.files import briefly, hold, link_once, try_hold, wait_for_lock, write_new
 from longshore.fs.trees import remove_some, remove_tree
 from longshore.spec import ProcessSpec, Spec
 from longshore.store import journal as journal_module
 from longshore.store.container_dir import Entry
-from longshore.store.journal import Event, Gap, Journal, JournalReader, News, Position
-from longshore.store.records import Damaged, ExitRecord, Owner, Record, decode
+from longshore.store.journal import Journal, JournalReader, News, Position
+from longshore.store.records import Damaged, ExitRecord, Record, decode
 from longshore.store.state_directory import Store
 
 from .world import FOREVER, World

@@ -30,7 +30,7 @@ import pytest
 
 import longshore
 from longshore import Event, Gap, LogGap, LogRecord, sync
-from longshore.compute.protocols import now
+from longshore.compute.values import now
 from longshore.engine import container, engine
 from longshore.simulator import Process, Simulator, Temperament
 from longshore.sync import loop_thread

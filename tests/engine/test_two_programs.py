@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from longshore.compute.protocols import Cause
+from longshore.compute.values import Cause
 from longshore.engine.engine import Engine
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, LongshoreError
 from longshore.fs.files import try_hold

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from longshore.compute.protocols import Cause
+from longshore.compute.events import Event
+from longshore.compute.values import Cause
 from longshore.errors import NotVisible
 from longshore.machine.visibility import APART, Viewpoint
 from longshore.store import state_directory
-from longshore.store.journal import Event
 
 from .world import FOREVER, World
 

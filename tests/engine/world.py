@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from longshore.compute.events import Event, Gap
 from longshore.engine.container import Container
 from longshore.engine.create import _Making
 from longshore.engine.engine import Engine
 from longshore.fs.files import Held
 from longshore.simulator import Machine, Process, Simulator, System
 from longshore.spec import HyperV, WindowsOptions
-from longshore.store.journal import Event, Gap
 from longshore.store.leases import EXECS
 
 only_oci = pytest.mark.parametrize("world", ["oci"], indirect=True)

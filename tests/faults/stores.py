@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from longshore.compute.limits import Limits
-from longshore.compute.protocols import Exit
+from longshore.compute.values import Exit
 from longshore.engine.container import Container, ContainerInfo
 from longshore.engine.engine import Engine
 from longshore.errors import ContainerNotFound, LongshoreError

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from longshore import Engine
-from longshore.compute.protocols import PIPE
+from longshore.compute.values import PIPE
 from longshore.errors import ContainerNotFound
 
 from .world import ALL, World, windows, world

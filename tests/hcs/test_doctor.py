@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from longshore.compute.protocols import Feature, Features
+from longshore.compute.values import Feature, Features
 from longshore.hcs import probe
 from longshore.hcs.dll import privileges, service_manager
 from longshore.hcs.service import HcsService

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from longshore.compute.limits import HcsLimits
-from longshore.compute.protocols import Cause, Exit, Stdio
+from longshore.compute.values import Cause, Exit, Stdio
 from longshore.errors import (
     LongshoreError,
     TimeLimit,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from longshore import Engine, Event
-from longshore.compute.protocols import PIPE, Cause
+from longshore.compute.values import PIPE, Cause
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidSpec, InvalidState, NotSupported, ProcessExists
 from longshore.hcs.dll.hresults import HcsError
 from longshore.hcs.service import HcsService

@@ -11,7 +11,7 @@ import pytest
 
 from longshore import Engine
 from longshore.compute.limits import HcsLimits, Limits
-from longshore.compute.protocols import PIPE, Cause, Stdio
+from longshore.compute.values import PIPE, Cause, Stdio
 from longshore.errors import (
     InvalidSpec,
     InvalidState,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from longshore.compute.protocols import PIPE, Stdio
+from longshore.compute.values import PIPE, Stdio
 from longshore.hcs.system.notifications import NOTIFICATIONS
 from longshore.hcs.system.process import HcsProcess
 from longshore.hcs.system.system import HcsSystem

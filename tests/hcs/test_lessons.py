@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.protocols import Cause
+from longshore.compute.values import Cause
 from longshore.errors import ContainerNotFound, InvalidState, LongshoreError
 from longshore.hcs.dll.hresults import HcsError
 

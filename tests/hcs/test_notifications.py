@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from longshore.compute.limits import HcsLimits
-from longshore.compute.protocols import PIPE, Cause, State, Stdio
+from longshore.compute.values import PIPE, Cause, State, Stdio
 from longshore.errors import EngineClosed, TimeLimit
 from longshore.hcs.dll.hresults import HcsError
 from longshore.spec import ProcessSpec

@@ -18,7 +18,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from longshore.compute.protocols import Cause, State, SystemGone
+from longshore.compute.protocols import SystemGone
+from longshore.compute.values import Cause, State
 from longshore.errors import InvalidState
 from longshore.hcs.dll.hresults import HcsError
 from longshore.hcs.schema1.documents import ContainerProperties, ProcessListItem

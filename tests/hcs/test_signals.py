@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from longshore.compute.limits import HcsLimits
-from longshore.compute.protocols import Cause, State, Stdio
+from longshore.compute.values import Cause, State, Stdio
 from longshore.errors import (
     InvalidSpec,
     InvalidState,

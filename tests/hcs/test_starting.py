@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from longshore.compute.limits import HcsLimits
-from longshore.compute.protocols import NotUndone, Stdio
+from longshore.compute.protocols import NotUndone
+from longshore.compute.values import Stdio
 from longshore.errors import (
     CommandNotExecutable,
     CommandNotFound,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from longshore.compute.limits import HcsLimits
-from longshore.compute.protocols import DEVNULL, INHERIT, STDOUT, Cause, Exit, Stdio
+from longshore.compute.values import DEVNULL, INHERIT, STDOUT, Cause, Exit, Stdio
 from longshore.errors import (
     InvalidSpec,
 )

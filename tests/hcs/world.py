@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from longshore.compute.limits import HcsLimits
-from longshore.compute.protocols import PIPE, Place, Stdio
+from longshore.compute.values import PIPE, Place, Stdio
 from longshore.hcs.service import HcsService
 from longshore.hcs.system.process import HcsProcess
 from longshore.hcs.system.system import HcsSystem

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.protocols import Cause
+from longshore.compute.events import Event
+from longshore.compute.values import Cause
 from longshore.engine.engine import Engine
 from longshore.machine.linux_viewpoint import LOOK_AGAIN
-from longshore.store.journal import Event
 
 from ..cli.command import ARGV, Longshore
 

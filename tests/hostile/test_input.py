@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from longshore import cli
-from longshore.compute.protocols import Place
+from longshore.compute.values import Place
 from longshore.engine.engine import Engine
 from longshore.errors import InvalidSpec, LongshoreError
 from longshore.simulator import Simulator

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from longshore.compute.events import Event
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, LongshoreError
-from longshore.store.journal import Event
 
 from ..leftovers import cgroups, processes
 

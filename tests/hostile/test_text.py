@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from longshore.compute.protocols import PIPE
+from longshore.compute.values import PIPE
 from longshore.engine.engine import Engine
 from longshore.errors import InvalidSpec, LongshoreError
 from longshore.simulator import Simulator

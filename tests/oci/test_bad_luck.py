@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from longshore.compute.events import Event
+from longshore.compute.values import Owner
 from longshore.engine.engine import Engine
 from longshore.errors import (
     CommandNotExecutable,
@@ -29,8 +31,6 @@ from longshore.errors import (
     StoreError,
 )
 from longshore.spec import Mount, Rlimit, Spec
-from longshore.store.journal import Event
-from longshore.store.records import Owner
 
 from ..leftovers import leftovers
 

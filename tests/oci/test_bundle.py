@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from longshore.compute.protocols import Place
+from longshore.compute.values import Place
 from longshore.errors import CommandNotExecutable, CommandNotFound, InvalidSpec, NotSupported, StoreError
 from longshore.oci.bundle import Bundle, plan_bundle, prepare
 from longshore.oci.runtimes import status

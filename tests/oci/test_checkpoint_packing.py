@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.protocols import Place
+from longshore.compute.values import Place
 from longshore.errors import StoreError
 from longshore.fs.trees import remove_tree
 from longshore.oci.checkpoint import _pack as pack_scratch

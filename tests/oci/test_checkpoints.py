@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from longshore.compute.protocols import PIPE, Cause
+from longshore.compute.values import PIPE, Cause
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import CheckpointExists, CheckpointNotFound, InvalidState, NotSupported

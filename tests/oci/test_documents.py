@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as generated
 from hypothesis import strategies as st
 
-from longshore.compute.protocols import PIPE, Place
+from longshore.compute.values import PIPE, Place
 from longshore.engine.engine import Engine
 from longshore.errors import InvalidSpec, LongshoreError, NotSupported, ServiceError
 from longshore.oci.bundle import plan_bundle

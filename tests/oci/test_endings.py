@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from longshore.compute.protocols import PIPE, Cause
+from longshore.compute.values import PIPE, Cause
 from longshore.engine.engine import Engine
 from longshore.errors import CommandNotFound, InvalidSpec
 from longshore.oci.processes import proc

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from longshore.compute.protocols import DEVNULL
+from longshore.compute.values import DEVNULL
 from longshore.engine.engine import Engine
 from longshore.oci.processes import proc
 from longshore.oci.runtimes import foreground

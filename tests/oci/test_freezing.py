@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.protocols import DEVNULL, PIPE
+from longshore.compute.events import Event
+from longshore.compute.values import DEVNULL, PIPE
 from longshore.engine.engine import Engine
 from longshore.oci.cgroups.cgroup import EXEC, Cgroup, mode
 from longshore.oci.processes import proc
-from longshore.store.journal import Event
 
 from ..conftest import crun_is_modern
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.protocols import Place
+from longshore.compute.values import Place
 from longshore.errors import InvalidSpec
 from longshore.oci.rootfs import host_view
 from longshore.oci.rootfs.layers import Overlay

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.protocols import DEVNULL, PIPE, Cause
+from longshore.compute.events import Event
+from longshore.compute.values import DEVNULL, PIPE, Cause
 from longshore.engine.engine import Engine
 from longshore.errors import (
     ContainerExists,
@@ -24,7 +25,6 @@ from longshore.errors import (
 )
 from longshore.logs.reader import LogRecord
 from longshore.oci.runtimes.watch import DirectProcess, ended
-from longshore.store.journal import Event
 
 from ..conftest import crun_is_modern
 from ..leftovers import leftovers

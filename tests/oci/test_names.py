@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import longshore
+from longshore.compute.values import Owner
 from longshore.engine.engine import Engine
 from longshore.oci.service import OciService
-from longshore.store.records import Owner
 
 from ..conftest import wait_for_nothing_left
 

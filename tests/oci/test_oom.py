@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.protocols import PIPE, Cause
+from longshore.compute.events import Event
+from longshore.compute.values import PIPE, Cause
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.logs.reader import LogRecord
 from longshore.oci import system
-from longshore.store.journal import Event
 
 pytestmark = [pytest.mark.real, pytest.mark.modern]
 

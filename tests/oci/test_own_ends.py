@@ -8,7 +8,7 @@ import time
 import pytest
 
 from longshore import LogRecord
-from longshore.compute.protocols import PIPE
+from longshore.compute.values import PIPE
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import InvalidState

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from longshore.engine.engine import Engine
+from longshore.machine import linux_viewpoint
 from longshore.oci.processes import proc
 
 
@@ -118,9 +119,9 @@ def test_a_program_whose_first_thread_has_ended_has_no_status_before_the_last_ha
     program = subprocess.Popen([sys.executable, "-c", FIRST_THREAD_ENDS_BEFORE_THE_OTHER], stdin=subprocess.PIPE)
     assert program.stdin is not None
     start = proc.start_time(program.pid)
-    fields = proc.read_stat(program.pid)
+    fields = linux_viewpoint.read_stat(program.pid)
     while fields is not None and fields[0] != b"Z":  # of the end of a thread nobody is told
-        fields = proc.read_stat(program.pid)
+        fields = linux_viewpoint.read_stat(program.pid)
     assert proc.status_of_zombie(program.pid, start) is None
     program.stdin.close()
     os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)
@@ -136,7 +137,7 @@ def test_who_may_not_see_a_status_does_not_take_it_for_a_success() -> None:
         if looking == 0:
             try:
                 os.setresuid(65534, 65534, 65534)
-                fields = proc.read_stat(pid)
+                fields = linux_viewpoint.read_stat(pid)
                 shown = fields is not None and fields[0] == b"Z" and fields[49] == b"0"
                 os._exit(int(not (shown and proc.status_of_zombie(pid, start) is None)))
             finally:

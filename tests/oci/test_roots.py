@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.protocols import PIPE
+from longshore.compute.values import PIPE
 from longshore.engine.engine import Engine
 from longshore.spec import Layers, Mount, Security, Spec
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from longshore.compute.protocols import PIPE, Cause
+from longshore.compute.values import PIPE, Cause
 from longshore.engine.engine import Engine
 
 pytestmark = [pytest.mark.real, pytest.mark.modern]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.protocols import DEVNULL, LOG, STDOUT
+from longshore.compute.values import DEVNULL, LOG, STDOUT
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import InvalidSpec, TimeLimit

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from longshore import PIPE, STDOUT
-from longshore.compute.protocols import Cause
+from longshore.compute.values import Cause
 from longshore.engine.engine import Engine
 from longshore.errors import CommandNotExecutable, CommandNotFound, LongshoreError, ServiceError
 from longshore.oci.config import seccomp

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from longshore import Engine, LogRecord
-from longshore.compute.protocols import Place, Stdio
+from longshore.compute.values import Place, Stdio
 from longshore.hcs.service import HcsService
 
 from ..hcs.wine_double import BUILT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from ..compute.protocols import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Stdio
+from ..compute.values import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Stdio
 from ..errors import InvalidSpec
 
 _NOT_THE_LOG = "PIPE, DEVNULL, INHERIT or a file descriptor"

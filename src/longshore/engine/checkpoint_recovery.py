@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from ..compute.protocols import Checkpointable, State
+from ..compute.protocols import Checkpointable
+from ..compute.values import State
 from ..errors import ContainerNotFound, InvalidState, LongshoreError, StoreError
 from ..fs.files import read_whole
 from ..fs.trees import remove_tree

@@ -19,18 +19,8 @@ import msgspec
 
 from .. import machine
 from ..aio.tasks import in_thread, shielded, uninterrupted
-from ..compute.protocols import (
-    DEVNULL,
-    LOG,
-    PIPE,
-    Cause,
-    Checkpointable,
-    ComputeProcess,
-    ComputeSystem,
-    Exit,
-    Stdio,
-    now,
-)
+from ..compute.protocols import Checkpointable, ComputeProcess, ComputeSystem
+from ..compute.values import DEVNULL, LOG, PIPE, Cause, Exit, Owner, Stdio, now
 from ..errors import (
     CheckpointExists,
     CheckpointNotFound,
@@ -46,7 +36,7 @@ from ..logs.rotation import mark_first
 from ..spec import check_id
 from ..store.container_dir import Entry
 from ..store.journal import News
-from ..store.records import VERSION, Damaged, ExitRecord, Owner, Record
+from ..store.records import VERSION, Damaged, ExitRecord, Record
 from . import archive
 from .archive import MANIFEST, Manifest
 from .checkpoint_recovery import FOLDER, MARK, undo_checkpoint, undo_half_restored

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..aio.tasks import shielded
-from ..compute.protocols import DEVNULL, PIPE, Cause, Exit, ProcessInfo, Stats, Stdio
+from ..compute.values import DEVNULL, PIPE, Cause, Completed, ContainerInfo, Exit, ProcessInfo, Stats, Stdio
 from ..errors import (
     CommandFailed,
     ContainerNotFound,
@@ -28,9 +28,8 @@ from ..store.container_dir import Entry
 from . import checkpoints, delete, exec, lifecycle, lookup
 from .arguments import check_bound, check_input, check_seconds, check_since, check_streams, check_tail
 from .checkpoints import CheckpointInfo
-from .lookup import ContainerInfo
 from .output import Attachment, log_chunks, log_records
-from .process import MAX_OUTPUT, Completed, Process
+from .process import MAX_OUTPUT, Process
 from .state import Core, log
 
 

@@ -7,7 +7,8 @@ import os
 from contextlib import suppress
 
 from ..aio.tasks import shielded
-from ..compute.protocols import DEVNULL, LOG, ComputeProcess, ComputeSystem, NotUndone, Stdio, now
+from ..compute.protocols import ComputeProcess, ComputeSystem, NotUndone
+from ..compute.values import DEVNULL, LOG, Owner, Stdio, now
 from ..errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError, NotVisible
 from ..fs.files import Held, open_file
 from ..logs.rotation import mark_first
@@ -15,7 +16,7 @@ from ..spec import Spec, check_id
 from ..store.container_dir import RECORD, SPEC, Entry, trash_name
 from ..store.journal import News
 from ..store.leases import OwnerLease
-from ..store.records import Damaged, Owner, Record
+from ..store.records import Damaged, Record
 from .arguments import check_streams
 from .delete import delete
 from .lifecycle import begin

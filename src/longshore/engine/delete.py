@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 
 from ..aio.tasks import shielded
-from ..compute.protocols import INIT, Cause, Exit, Lease, State, now
+from ..compute.values import INIT, Cause, Exit, Lease, State, now
 from ..errors import ContainerNotFound, InvalidState, NotVisible, StoreError
 from ..store.container_dir import Entry, trash_name
 from ..store.journal import News

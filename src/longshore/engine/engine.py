@@ -6,9 +6,9 @@
     lookup.py      what there is, and what it is now     output.py       logs and attachments
     subscription.py  events                                recovery.py    after somebody died
 
-No platform code: what is done to a container goes through the protocols of compute/protocols.py. What is known of it goes
-through the store, so that any number of programs can work on the same containers. docs/architecture.md draws
-the life of one container and the path of one exit code.
+No platform code: what is done to a container goes through `compute/protocols.py`. What is known of it goes through
+the store, so that any number of programs can work on the same containers. docs/architecture.md draws the life of one
+container and the path of one exit code.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from .. import host
 from ..aio.tasks import in_thread, shielded
+from ..compute.events import Event, Gap
 from ..compute.limits import USUAL, Limits
-from ..compute.protocols import DEVNULL, LOG, PIPE, Cause, ComputeService, Features, Plan, Stdio
+from ..compute.protocols import ComputeService
+from ..compute.values import DEVNULL, LOG, PIPE, Cause, Features, Owner, Plan, Stdio
 from ..errors import CommandFailed, ContainerNotFound, EngineClosed, LongshoreError, ServiceError, TimeLimit
 from ..fs import watching
 from ..fs.files import in_words
@@ -30,8 +32,8 @@ from ..fs.trees import remove_tree
 from ..machine import has_init, longshore_version
 from ..spec import Spec, SpecFields, SpecSettings, check_id
 from ..store.container_dir import Entry
-from ..store.journal import Event, Gap, JournalReader
-from ..store.records import Damaged, Owner
+from ..store.journal import JournalReader
+from ..store.records import Damaged
 from ..store.state_directory import Store
 from ..store.trash import empty_trash
 from . import checkpoints, create, delete, lifecycle, lookup, recovery

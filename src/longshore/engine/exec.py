@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from ..aio.tasks import shielded
-from ..compute.protocols import INIT, Cause, ComputeProcess, Exit, Stdio, now
+from ..compute.protocols import ComputeProcess
+from ..compute.values import INIT, Cause, Exit, Stdio, now
 from ..errors import ContainerNotFound, InvalidState, LongshoreError, ProcessExists, ProcessNotFound, StoreError
 from ..fs.watching import DirectoryWatch
 from ..spec import ProcessSpec, check_id

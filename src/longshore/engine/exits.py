@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from ..compute.protocols import INIT, Cause, ComputeProcess, Exit, SystemEnd, now
+from ..compute.protocols import ComputeProcess
+from ..compute.values import INIT, Cause, Exit, SystemEnd, now
 from ..errors import ContainerNotFound, EngineClosed, LongshoreError, StoreError
 from ..fs.watching import DirectoryWatch
 from ..store.container_dir import RECORD, Entry

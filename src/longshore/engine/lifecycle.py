@@ -15,7 +15,8 @@ from typing import TypeVar
 import msgspec
 
 from ..aio.tasks import shielded
-from ..compute.protocols import INIT, Cause, ComputeProcess, ComputeSystem, Connectable, Exit, Streams, now
+from ..compute.protocols import ComputeProcess, ComputeSystem, Connectable
+from ..compute.values import INIT, Cause, Exit, Streams, now
 from ..errors import (
     ContainerNotFound,
     EngineClosed,

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..compute.protocols import Cause, ComputeSystem, Exit, Lease, State, SystemGone, SystemHidden, now
+from ..compute.protocols import ComputeSystem, SystemGone, SystemHidden
+from ..compute.values import Cause, ContainerInfo, Exit, Lease, State, now
 from ..errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -25,7 +26,7 @@ from ..errors import (
 from ..fs.files import next_step
 from ..store.container_dir import Entry
 from ..store.journal import News
-from ..store.records import Damaged, Owner, Record
+from ..store.records import Damaged, Record
 from .exits import LATE_LIMIT, begin_watching, record_gone, record_never_started, tell_shortly, tell_untold
 from .state import Core, Live, log
 
@@ -39,28 +40,6 @@ TO_HAVE_IT_RUN = {  # the next step of who wanted a running container, by the st
     "paused": "resume it first",
     "stopped": "create another one: an init runs once",
 }
-
-
-class ContainerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One container in a listing.
-
-    `state` is creating, created, running, paused or stopped. Two more are no states of the container: `damaged` (its
-    record cannot be read, and all that can be done is to delete it by force), and `hidden` (this program cannot see
-    its processes, as in another pid namespace, so it does not know). A stopped one has no `exit` while that is still
-    being found out.
-    """
-
-    id: str
-    uid: str
-    state: str
-    command: list[str]
-    root: str
-    created_at: datetime
-    started_at: datetime | None = None
-    pid: int | None = None
-    exit: Exit | None = None
-    owner: Owner = "keep"
-    labels: dict[str, str] = {}
 
 
 class NamedLease(msgspec.Struct, frozen=True):

@@ -9,11 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from ..compute.protocols import Exit, Streams
+from ..compute.values import Exit, Streams
 from ..errors import EngineClosed, LongshoreError
 from ..fs.files import in_words
 from ..logs.format import LogGap, LogRecord, Stream
-from ..logs.reader import LogReader, LogWriter
+from ..logs.reader import LogReader
+from ..logs.writer import LogWriter
 from ..store.container_dir import Entry
 from .process import CHUNK
 from .state import Core, log

@@ -6,40 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-import msgspec
-
 from ..compute.limits import USUAL
-from ..compute.protocols import Cause, ComputeProcess, Exit, Streams
+from ..compute.protocols import ComputeProcess
+from ..compute.values import Cause, Completed, Exit, Streams
 from ..errors import LongshoreError, OutputLimit, ProcessNotFound, TimeLimit
 from ..spec import parse_signal
 from .arguments import check_bound, check_input, check_seconds
 
 MAX_OUTPUT = 64 << 20
 CHUNK = 1 << 18
-
-
-class Completed(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that has ended: as `subprocess.CompletedProcess`, with the whole exit record."""
-
-    args: list[str]
-    exit: Exit
-    stdout: bytes = b""
-    stderr: bytes = b""
-
-    @property
-    def exit_code(self) -> int | None:
-        """The exit code, 128 + n for signal n; None if nobody saw it."""
-        return self.exit.code
-
-    @property
-    def text(self) -> str:
-        """Standard output as text; bytes that are not UTF-8 are replaced."""
-        return self.stdout.decode("utf-8", "replace")
-
-    @property
-    def error_text(self) -> str:
-        """Standard error as text."""
-        return self.stderr.decode("utf-8", "replace")
 
 
 class Process:

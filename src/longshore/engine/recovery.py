@@ -7,7 +7,7 @@ import time
 
 import msgspec
 
-from ..compute.protocols import Cause
+from ..compute.values import Cause
 from ..errors import ContainerNotFound, InvalidState, LongshoreError, NotVisible, StoreError, TimeLimit
 from ..store.container_dir import Entry
 from ..store.journal import News

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..aio import fork_safety
 from ..compute.limits import USUAL, Limits
-from ..compute.protocols import ComputeService, ComputeSystem, Exit, SystemEnd
+from ..compute.protocols import ComputeService, ComputeSystem
+from ..compute.values import Exit, Owner, SystemEnd
 from ..errors import EngineClosed, LongshoreError, StoreError
 from ..fs.files import next_step
 from ..fs.standard_descriptors import Placeholders
 from ..store.container_dir import Entry
 from ..store.journal import Position
 from ..store.leases import OwnerLease
-from ..store.records import Owner
 from ..store.state_directory import Store
 from .descriptor_budget import Descriptors
 

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
+from ..compute.events import Event, Gap
 from ..errors import LongshoreError
 from ..fs.files import in_words
 from ..fs.watching import DirectoryWatch
-from ..store.journal import Event, Gap, JournalReader
+from ..store.journal import JournalReader
 from .lookup import adopt, listing
 from .state import Core, log
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from ..compute.protocols import Feature, Features
+from ..compute.values import Feature, Features
 from ..errors import LongshoreError, NotSupported
 from .dll import privileges, service_manager
 from .dll.hresults import ACCESS_DENIED, HcsError, same

@@ -13,7 +13,8 @@ import msgspec
 
 from ..aio.tasks import shielded
 from ..compute.limits import USUAL, HcsLimits
-from ..compute.protocols import Features, Lease, NotUndone, Place, Plan, State, Stdio, SystemGone
+from ..compute.protocols import NotUndone, SystemGone
+from ..compute.values import Features, Lease, Place, Plan, State, Stdio
 from ..errors import InvalidSpec, LongshoreError, NotSupported, TimeLimit
 from ..spec import Spec
 from ..typed_json import decode_json

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..compute.protocols import Place
+from ..compute.values import Place
 from ..errors import InvalidSpec, NotSupported
 from ..fs.files import store_error
 from ..spec import Rlimit, Spec

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from ..aio.tasks import in_thread, uninterrupted
-from ..compute.protocols import Place
+from ..compute.values import Place
 from ..errors import LongshoreError, ServiceError
 from ..fs.files import store_error, write_new
 from ..fs.trees import remove_tree

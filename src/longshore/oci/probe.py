@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from ..aio.tasks import in_thread
-from ..compute.protocols import Feature, Features
+from ..compute.values import Feature, Features
 from ..errors import LongshoreError, NotSupported, ServiceError
 from ..fs.files import find_program, read_whole, write_new
 from ..fs.trees import remove_tree

@@ -12,19 +12,8 @@ from pathlib import Path
 
 from ..aio.tasks import in_thread, shielded, uninterrupted
 from ..compute.limits import USUAL, Limits
-from ..compute.protocols import (
-    DEVNULL,
-    LOG,
-    ComputeSystem,
-    Features,
-    Lease,
-    Place,
-    Plan,
-    State,
-    Stdio,
-    SystemGone,
-    SystemHidden,
-)
+from ..compute.protocols import ComputeSystem, SystemGone, SystemHidden
+from ..compute.values import DEVNULL, LOG, Features, Lease, Place, Plan, State, Stdio
 from ..errors import NotSupported, ServiceError, TimeLimit
 from ..fs.files import make_private, try_hold
 from ..spec import Spec

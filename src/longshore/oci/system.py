@@ -15,7 +15,7 @@ import msgspec
 from ..aio.fork_safety import is_lost
 from ..aio.tasks import in_thread, shielded
 from ..compute.limits import Limits
-from ..compute.protocols import Cause, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd, now
+from ..compute.values import Cause, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd, now
 from ..errors import InvalidState, ServiceError
 from ..spec import ProcessSpec, Resources
 from ..typed_json import decode_json

@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..compute.limits import Limits
-from ..compute.protocols import (
-    DEVNULL,
-    LOG,
-    PIPE,
-    Cause,
-    Exit,
-    Place,
-    ProcessInfo,
-    Stats,
-    Stdio,
-    Streams,
-    SystemEnd,
-    now,
-)
+from ..compute.values import DEVNULL, LOG, PIPE, Cause, Exit, Place, ProcessInfo, Stats, Stdio, Streams, SystemEnd, now
 from ..errors import EngineClosed, InvalidState, LongshoreError, NotSupported, ProcessNotFound
 from ..spec import ProcessSpec, Resources, Spec
 from .machine import Machine

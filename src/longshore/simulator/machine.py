@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from ..compute.protocols import Cause, Exit
+from ..compute.values import Cause, Exit
 from ..errors import CommandNotExecutable, CommandNotFound, ServiceError
 from .faults import Faults
 from .process import KILL, Process, signalled

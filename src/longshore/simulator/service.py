@@ -22,7 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..compute.protocols import LOG, Feature, Features, Lease, Place, Plan, State, Stdio, SystemGone
+from ..compute.protocols import SystemGone
+from ..compute.values import LOG, Feature, Features, Lease, Place, Plan, State, Stdio
 from ..errors import ServiceError
 from ..spec import Spec
 from .faults import ANY, EXIT_NOTIFICATION, Fate, Faults

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..compute.protocols import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Cause, Exit, Place, Stdio, now
+from ..compute.values import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Cause, Exit, Place, Stdio, now
 from ..errors import InvalidSpec
 from ..spec import Spec
 from .process import KILL, TERM, Process, signalled

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..aio.tasks import in_thread
-from ..compute.protocols import Lease, Place
+from ..compute.values import Lease, Place
 from ..errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError, StoreError
 from ..fs.files import (
     MOVES_WHAT_IS_OPEN,

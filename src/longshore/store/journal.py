@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-from ..compute.protocols import Exit, now
+from ..compute.events import Event, EventType, Gap
+from ..compute.values import Exit, now
 from ..errors import InvalidSpec
 from ..fs.files import briefly, open_file, read_whole, store_error, sync
 from ..typed_json import decoder
@@ -26,36 +26,6 @@ SEGMENT_SIZE = 4 << 20  # bytes after which a new segment begins
 SEGMENTS_KEPT = 8
 LEFT_OUT = 1_000_000  # numbers at the first event of a boot: more than a loss of power can have taken
 TAIL = 1 << 12  # bytes in which the last line is looked for first
-
-EventType = Literal[
-    "start-container", "pause", "resume", "exit", "exit-process", "restore", "oom", "checkpoint", "delete"
-]
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One state change. `seq` is its place in the journal and the cursor for `events(since=)`.
-
-    `container` is the id, `uid` tells two containers apart that had the same id one after the other; `process`
-    is the name of the process that an `exit` or `exit-process` is about.
-    """
-
-    seq: int
-    at: datetime
-    type: EventType
-    container: str
-    uid: str = ""
-    process: str | None = None
-    exit: Exit | None = None
-
-
-class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """Events `since` to `until` (both included) are not known any more: dropped by age, or lost with the power.
-
-    Between two boots there is one also where nothing was lost: nobody can know.
-    """
-
-    since: int
-    until: int
 
 
 class Position(msgspec.Struct, frozen=True):

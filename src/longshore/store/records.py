@@ -8,14 +8,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..compute.protocols import Cause, Exit
+from ..compute.values import Cause, Exit, Owner
 from ..errors import StoreError
 from ..typed_json import decode_json
 from .journal import Position
 
 VERSION = 1
-
-Owner = Literal["keep", "stop", "remove"]
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from ..compute.limits import USUAL
-from ..compute.protocols import now
+from ..compute.values import Owner, now
 from ..errors import ContainerExists, ContainerNotFound, InvalidSpec, LongshoreError, StoreError
 from ..fs.files import (
     Held,
@@ -35,7 +35,7 @@ from ..machine.visibility import Sight, Viewpoint
 from ..spec import ProcessSpec, Spec
 from .container_dir import Entry
 from .journal import Journal
-from .records import VERSION, Owner, ProcessRecord, Record, StoreInfo, decode
+from .records import VERSION, ProcessRecord, Record, StoreInfo, decode
 
 ASIDE = ".before."  # in `run`, until it is in the trash: what an earlier boot left there
 OURS_IN_DATA = ("boot", "containers", "journal", "lost+found", "probe.json", "trash")  # may be there before store.json

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Unpack
 
 from ..compute.limits import USUAL
-from ..compute.protocols import DEVNULL, LOG, PIPE
+from ..compute.values import DEVNULL, LOG, PIPE
 from ..engine import container as _container
 from ..engine import engine as _engine
 from ..engine import output as _output
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Any, Self
 
+    from ..compute.events import Event, Gap
     from ..compute.limits import Limits
-    from ..compute.protocols import ComputeService, Exit, Features, Plan, ProcessInfo, Stats
+    from ..compute.protocols import ComputeService
+    from ..compute.values import Exit, Features, Owner, Plan, ProcessInfo, Stats
     from ..engine.checkpoints import CheckpointInfo
     from ..engine.container import Completed, ContainerInfo
     from ..engine.recovery import Restored
     from ..errors import LongshoreError
     from ..logs.reader import LogGap, LogRecord, Stream
     from ..spec import Spec, SpecFields, SpecSettings
-    from ..store.journal import Event, Gap
-    from ..store.records import Owner
 
 
 class Process(Twin[_process.Process]):

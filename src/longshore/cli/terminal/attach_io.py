@@ -9,7 +9,7 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ...aio.tasks import in_thread
-from ...compute.protocols import PIPE, STDOUT, Cause, Exit
+from ...compute.values import PIPE, STDOUT, Cause, Exit
 from ...errors import LongshoreError
 from .. import ENGINE_FAILED
 from ..arguments.parser import UsageError

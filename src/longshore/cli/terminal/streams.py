@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-from ...compute.protocols import DEVNULL, INHERIT, Stdio
+from ...compute.values import DEVNULL, INHERIT, Stdio
 from .output import Unwritable
 
 

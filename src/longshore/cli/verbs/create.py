@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 async def run(engine: Engine, args: Arguments) -> int:
-    from ...compute.protocols import DEVNULL, PIPE
+    from ...compute.values import DEVNULL, PIPE
 
     id = args.name or options.made_up_name()
     spec = options.spec(args, size=(24, 80) if args.tty else None)

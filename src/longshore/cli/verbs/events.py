@@ -11,8 +11,8 @@ from ..terminal.output import complain, flush, json_line, write
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from ...compute.events import Event
     from ...engine.engine import Engine
-    from ...store.journal import Event
 
 
 def cursor_or_moment(text: str) -> int | datetime:
@@ -23,7 +23,7 @@ def cursor_or_moment(text: str) -> int | datetime:
 async def run(engine: Engine, args: Arguments) -> int:
     from contextlib import aclosing
 
-    from ...store.journal import Gap
+    from ...compute.events import Gap
 
     begin, cursor = None, args.since
     if cursor is not None and not isinstance(cursor, int):

@@ -47,7 +47,7 @@ def before(args: Arguments) -> int | None:
 
 
 async def run(engine: Engine, args: Arguments) -> int:
-    from ...compute.protocols import DEVNULL
+    from ...compute.values import DEVNULL
     from ..terminal import attach_io, terminal
 
     if not args.command:

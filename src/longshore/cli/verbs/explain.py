@@ -10,7 +10,7 @@ from ..terminal.output import as_json, write
 from . import run as run_verb
 
 if TYPE_CHECKING:
-    from ...compute.protocols import Plan
+    from ...compute.values import Plan
     from ...engine.engine import Engine
 
 FORMAT = (

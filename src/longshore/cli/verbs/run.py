@@ -82,7 +82,7 @@ async def _remove(container: Container) -> None:
 
 
 async def _detached(engine: Engine, id: str, args: Arguments) -> int:
-    from ...compute.protocols import DEVNULL, PIPE
+    from ...compute.values import DEVNULL, PIPE
 
     if args.rm:
         raise UsageError("-d and --rm: nobody would be there to remove it", hint="`longshore rm` it once it has ended")
@@ -106,7 +106,7 @@ async def _detached(engine: Engine, id: str, args: Arguments) -> int:
 async def _at_terminal(engine: Engine, id: str, spec: Spec, args: Arguments) -> int:
     """With a monitor, so that one can leave it and come back; else as if it ran for its caller alone."""
     from ...aio.tasks import shielded
-    from ...compute.protocols import PIPE
+    from ...compute.values import PIPE
     from ..terminal import attach_io, terminal
 
     keys = terminal.parse_keys(args.detach_keys)

@@ -10,7 +10,7 @@ from ..arguments.parser import Arguments, Option, UsageError, Verb
 from ..terminal.output import flush, json_line, on_terminal, seconds_text, size_text, table, write
 
 if TYPE_CHECKING:
-    from ...compute.protocols import Stats
+    from ...compute.values import Stats
     from ...engine.engine import Engine
 
 HEADINGS = ["CONTAINER", "CPU %", "CPU TIME", "MEMORY", "LIMIT", "PIDS", "READ", "WRITTEN", "NET IN", "NET OUT"]

@@ -8,7 +8,7 @@ from ..arguments.parser import Arguments, Option, Verb
 from ..terminal.output import ago_text, as_json, command_text, seconds_text, size_text, table, write
 
 if TYPE_CHECKING:
-    from ...compute.protocols import ProcessInfo
+    from ...compute.values import ProcessInfo
     from ...engine.engine import Engine
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from ...compute.protocols import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Stdio, Streams
+from ...compute.values import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Stdio, Streams
 from ...errors import InvalidSpec
 from ..dll.calls import Handle, Threads
 from .pipes import Pipes

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ...aio.tasks import shielded, uninterrupted
-from ...compute.protocols import Stdio
+from ...compute.values import Stdio
 from ...errors import CommandNotExecutable, CommandNotFound, LongshoreError, ServiceError
 from ..dll.calls import Handle
 from ..dll.hresults import GONE, NO_COMMAND, NOT_EXECUTABLE, STOPPED, HcsError, same

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ...compute.protocols import Place
+from ...compute.values import Place
 from ...spec import Spec
 from ...typed_json import decode_json
 from .layers import Scratch

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ...aio.tasks import shielded
-from ...compute.protocols import Cause, Exit, Streams, now
+from ...compute.values import Cause, Exit, Streams, now
 from ...errors import EngineClosed, InvalidSpec, InvalidState, LongshoreError, NotSupported, ProcessNotFound, TimeLimit
 from ..dll.calls import Handle
 from ..dll.hresults import (

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ...compute import protocols
-from ...compute.protocols import NetworkStats, ProcessInfo, Stats
+from ...compute import values
+from ...compute.values import NetworkStats, ProcessInfo, Stats
 from ...errors import ServiceError
 from ..schema1 import documents
 
@@ -22,7 +22,7 @@ OTHER_CLOCK = timedelta(minutes=2)  # a utility VM has a clock of its own
 
 def now() -> datetime:
     """The moment before something is asked for."""
-    return protocols.now()
+    return values.now()
 
 
 def properties(text: str | None, of: str, container_id: str) -> documents.ContainerProperties:
@@ -72,7 +72,7 @@ def stats(found: documents.Statistics | None) -> Stats:
     processor = found.processor or documents.ProcessorStatistics()
     storage = found.storage or documents.StorageStatistics()
     return Stats(
-        at=moment(found.timestamp) or protocols.now(),
+        at=moment(found.timestamp) or values.now(),
         started_at=moment(found.container_start_time),
         uptime=found.uptime / TICKS,
         cpu_time=processor.total_runtime / TICKS,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
-from ...compute.protocols import State, SystemHidden
+from ...compute.protocols import SystemHidden
+from ...compute.values import State
 from ...errors import ServiceError
 from ..dll.hresults import GONE, HcsError, same
 from ..dll.vmcompute import System, Vmcompute

@@ -10,7 +10,7 @@ import msgspec
 
 from ...aio.tasks import shielded
 from ...compute.limits import Limits
-from ...compute.protocols import INIT, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd
+from ...compute.values import INIT, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd
 from ...errors import InvalidSpec, InvalidState, LongshoreError, NotSupported, ServiceError, TimeLimit
 from ...spec import ProcessSpec, Resources, Spec
 from ...typed_json import decode_json

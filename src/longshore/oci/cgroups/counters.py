@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ...compute.protocols import Stats, now
+from ...compute.values import Stats, now
 from .cgroup import UNLIMITED, Cgroup, read_number, read_table, read_text
 from .net_counters import network_stats
 
@@ -107,7 +107,7 @@ def _blkio(group: Cgroup, name: str) -> tuple[int | None, int | None]:
 
 
 def _pids_limit(directory: Path) -> int | None:
-    """None where there is none. The most that a kernel can have is what longshore then asks for (config/translate.py)."""
+    """None where there is none: longshore then asks for the most that a kernel can have (config/translate.py)."""
     limit = read_number(directory / "pids.max")
     return None if limit is None or limit >= PIDS_MOST else limit
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ...compute.protocols import NetworkStats
+from ...compute.values import NetworkStats
 
 
 def network_stats(pid: int) -> list[NetworkStats] | None:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ...compute.protocols import ProcessInfo
+from ...compute.values import ProcessInfo
 from ...machine.linux_viewpoint import is_zombie, read_stat
 from .relay import waiting
 

@@ -11,7 +11,7 @@ import termios
 from contextlib import suppress
 from typing import Any
 
-from ...compute.protocols import DEVNULL, INHERIT, PIPE, STDOUT, Stdio, Streams
+from ...compute.values import DEVNULL, INHERIT, PIPE, STDOUT, Stdio, Streams
 from ...errors import InvalidSpec
 from ...fs.standard_descriptors import is_of_loop
 from .launch import libc

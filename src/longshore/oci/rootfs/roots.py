@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ...compute.protocols import Place
+from ...compute.values import Place
 from ...errors import InvalidSpec
 from ...spec import Spec
 from ..documents import MountEntry

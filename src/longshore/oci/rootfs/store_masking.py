@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ...compute.protocols import Place
+from ...compute.values import Place
 from ...errors import InvalidSpec
 from ...store.state_directory import DATA, RUN
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from ...aio.tasks import in_thread
-from ...compute.protocols import Place
+from ...compute.values import Place
 from ...errors import LongshoreError, ServiceError
 from ...typed_json import decode_json
 from ..processes.launch import ENVIRONMENT, MountStep, pipe_to_child, spawn

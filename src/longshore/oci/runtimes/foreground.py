@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ...aio.tasks import in_thread, shielded
-from ...compute.protocols import Stdio
+from ...compute.values import Stdio
 from ...errors import ServiceError
 from ...fs.files import store_error
 from ...fs.watching import wait_for_file

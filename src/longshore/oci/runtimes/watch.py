@@ -18,7 +18,7 @@ import msgspec
 
 from ...aio.fork_safety import is_lost
 from ...aio.tasks import in_thread
-from ...compute.protocols import Cause, Exit, Streams, now
+from ...compute.values import Cause, Exit, Streams, now
 from ...errors import EngineClosed, InvalidState, LongshoreError, ProcessNotFound, ServiceError
 from ..cgroups.cgroup import Cgroup
 from ..processes import proc

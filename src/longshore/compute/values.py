@@ -1,0 +1,295 @@
+"""Values that cross the seam: states, exit records, features, plans, statistics, streams, container descriptions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from ..errors import NotSupported
+
+Owner = Literal["keep", "stop", "remove"]
+"""What happens to a container when its engine closes or its owner dies."""
+
+INHERIT = -4
+"""The caller's own stream of the same name."""
+
+
+LOG = -5
+"""The container's log, written by its monitor: for containers that may outlive their caller."""
+
+
+INIT = "init"
+"""The name of the first process of a container."""
+
+
+class State(StrEnum):
+    """What a container is, as far as its init tells."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+
+
+class Cause(StrEnum):
+    """Why a process is no longer there."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    OOM = "oom"
+    TIME_LIMIT = "time_limit"
+    KILLED = "killed"  # by longshore: kill, stop, delete, the end of its lease
+    MONITOR_LOST = "monitor_lost"
+    SYSTEM_GONE = "system_gone"
+    NEVER_STARTED = "never_started"
+    CHECKPOINTED = "checkpointed"  # ended by longshore, with a checkpoint to go on from
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How one process ended. Written once, never guessed: what nobody saw is None.
+
+    `code` is the number that a shell shows: the exit code, or 128 + n for signal n; `signal` tells the two
+    apart, and `signal_inferred` says that it was only concluded from a code above 128 (the host could not tell).
+    `peak_memory` is in bytes, `cpu_time` in seconds; both belong to the whole container where the process is init.
+    """
+
+    code: int | None
+    signal: int | None = None
+    cause: Cause = Cause.EXITED
+    started_at: datetime | None = None
+    at: datetime | None = None
+    pid: int | None = None
+    peak_memory: int | None = None
+    cpu_time: float | None = None
+    signal_inferred: bool = False
+
+
+class SystemEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """What `settle` found: the exit record completed from the system's counters, and what else was seen."""
+
+    exit: Exit
+    oom: bool = False  # the kernel killed something in it for lack of memory
+    updates_pending: bool = False  # Windows: servicing left updates to apply
+    error: str | None = None  # the system itself ended badly
+
+
+class Feature(msgspec.Struct, frozen=True):
+    """One capability of this host: whether it works, why not, and what to do about it."""
+
+    name: str
+    supported: bool
+    reason: str = ""
+    hint: str | None = None
+
+
+class Features(msgspec.Struct, frozen=True, kw_only=True):
+    """What works on this host, and why the rest does not."""
+
+    service: str  # "oci", "hcs", "simulator"
+    version: str
+    items: dict[str, Feature] = {}
+    keeps_output: bool = True  # a monitor writes the log; otherwise the engine does, while it lives
+
+    def need(self, name: str) -> None:
+        """Raise NotSupported, with the reason, unless `name` works here."""
+        feature = self.items.get(name)
+        if feature is None:
+            raise NotSupported(name, f"the {self.service} service does not know it")
+        if not feature.supported:
+            raise NotSupported(name, feature.reason, hint=feature.hint)
+
+
+class Streams(msgspec.Struct, kw_only=True):
+    """The caller's ends of a process's streams; None where there is none."""
+
+    stdin: asyncio.StreamWriter | None = None
+    stdout: asyncio.StreamReader | None = None
+    stderr: asyncio.StreamReader | None = None
+    passed_on: Callable[[], Awaitable[None]] | None = None
+    """Waits, after the end, until what was written has reached the streams that the caller gave; None if none was."""
+    unwritten: dict[str, OSError] = {}
+    """Which outputs these did not take to the end, and why: known after `passed_on`."""
+
+
+class Stdio(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a process's streams go: PIPE, DEVNULL, INHERIT, LOG, a file descriptor; STDOUT for stderr."""
+
+    stdin: int = DEVNULL
+    stdout: int = PIPE
+    stderr: int = PIPE
+
+
+class Lease(Protocol):
+    """The owner that a container's life is tied to, as a service needs to know it."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def lock_fd(self) -> int:
+        """A shared lock that every helper process of this lease must inherit, so that none is overlooked."""
+        ...
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a service may keep the files of one container: made by the store, removed by it after `delete`."""
+
+    run: Path  # ends with the boot: bundle, sockets, pid files
+    data: Path  # lives as long as the container: scratch layer, log
+    lease: Lease | None = None  # None: the container outlives its caller
+    lock_fd: int | None = None  # to be inherited by helpers that make the container
+
+    @property
+    def log(self) -> Path:
+        """The container's output, in the k8s-file format (docs/state.md)."""
+        return self.data / "log"
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What would be done, before the deed: documents, mounts, command lines, and each default with its reason."""
+
+    documents: dict[str, Any]  # file name -> document, as it would be written
+    commands: list[list[str]] = []
+    mounts: list[str] = []
+    reasons: dict[str, str] = {}  # setting -> why it has the value it has
+
+
+class NetworkStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters of one network interface or endpoint, since it was made."""
+
+    name: str
+    received_bytes: int
+    sent_bytes: int
+    received_packets: int
+    sent_packets: int
+    received_dropped: int = 0
+    sent_dropped: int = 0
+    endpoint_id: str | None = None  # Windows: of the endpoint, and of its instance in the container
+    instance_id: str | None = None
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container uses: bytes and seconds, counted since it was made; None where the host cannot tell."""
+
+    at: datetime
+    started_at: datetime | None = None  # Windows: as the service has it
+    uptime: float | None = None  # seconds
+    cpu_time: float | None = None
+    cpu_user: float | None = None
+    cpu_system: float | None = None
+    cpu_throttled: float | None = None  # seconds
+    memory: int | None = None  # without the page cache that could be dropped
+    memory_cache: int | None = None
+    memory_peak: int | None = None
+    memory_commit: int | None = None  # Windows: what is promised of memory and page file
+    memory_limit: int | None = None
+    swap: int | None = None
+    oom_kills: int | None = None
+    pids: int | None = None
+    pids_limit: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
+    read_operations: int | None = None
+    write_operations: int | None = None
+    network: list[NetworkStats] | None = None
+
+
+class ProcessInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One process that runs in a container, as the host sees it."""
+
+    pid: int
+    command: str
+    arguments: list[str] | None = None  # on Linux the first 4096 bytes of them
+    parent_pid: int | None = None
+    user: str | None = None
+    started_at: datetime | None = None
+    cpu_user: float | None = None
+    cpu_system: float | None = None
+    memory: int | None = None  # resident, private where the host can tell
+    memory_shared: int | None = None  # Windows: resident, and shared with other processes
+    memory_commit: int | None = None
+
+
+def now() -> datetime:
+    """The time, aware and in UTC: the form of every time stamp here."""
+    return datetime.now(UTC)
+
+
+class Completed(msgspec.Struct, frozen=True, kw_only=True):
+    """A command that has ended: as `subprocess.CompletedProcess`, with the whole exit record."""
+
+    args: list[str]
+    exit: Exit
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, 128 + n for signal n; None if nobody saw it."""
+        return self.exit.code
+
+    @property
+    def text(self) -> str:
+        """Standard output as text; bytes that are not UTF-8 are replaced."""
+        return self.stdout.decode("utf-8", "replace")
+
+    @property
+    def error_text(self) -> str:
+        """Standard error as text."""
+        return self.stderr.decode("utf-8", "replace")
+
+
+class ContainerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One container in a listing.
+
+    `state` is creating, created, running, paused or stopped. Two more are no states of the container: `damaged` (its
+    record cannot be read, and all that can be done is to delete it by force), and `hidden` (this program cannot see
+    its processes, as in another pid namespace, so it does not know). A stopped one has no `exit` while that is still
+    being found out.
+    """
+
+    id: str
+    uid: str
+    state: str
+    command: list[str]
+    root: str
+    created_at: datetime
+    started_at: datetime | None = None
+    pid: int | None = None
+    exit: Exit | None = None
+    owner: Owner = "keep"
+    labels: dict[str, str] = {}
+
+
+__all__ = [
+    "DEVNULL",
+    "INHERIT",
+    "INIT",
+    "LOG",
+    "PIPE",
+    "STDOUT",
+    "Cause",
+    "Completed",
+    "ContainerInfo",
+    "Exit",
+    "Feature",
+    "Features",
+    "Lease",
+    "NetworkStats",
+    "Owner",
+    "Place",
+    "Plan",
+    "ProcessInfo",
+    "State",
+    "Stats",
+    "Stdio",
+    "Streams",
+    "SystemEnd",
+    "now",
+]
