@@ -21,31 +21,54 @@ from longshore import simulator, sync
 SOURCE = Path(longshore.__file__).parent
 PLATFORMS = ("oci", "hcs", "simulator")
 
-PROTOCOLS = {"checks", "compute", "errors", "limits", "runtime_spec", "spec", "spec_parts", "visibility"}
-"""The seam, and the words that both of its sides use."""
-
-TOOLS = {
-    "decoding",
-    "dirchanges",
-    "files",
-    "forks",
-    "inotify",
-    "standard",
-    "tasks",
-    "trees",
-    "unixfiles",
-    "unixtrees",
-    "watching",
-    "winfiles",
-    "wintrees",
+LAYERS = {
+    "errors": {"exit_record"},
+    "exit_record": set(),
+    "typed_json": set(),
+    "aio": {"errors"},
+    "fs": {"aio", "errors"},
+    "machine": {"fs"},
+    "spec": {"errors", "typed_json"},
+    "compute": {"spec", "errors", "exit_record"},
+    "logs": {"compute", "fs"},
+    "store": {"compute", "spec", "errors", "exit_record", "typed_json", "machine", "fs", "aio"},
+    "simulator": {"compute", "spec", "errors", "exit_record", "fs", "aio"},
+    "oci": {"compute", "spec", "errors", "exit_record", "typed_json", "machine", "logs", "fs", "aio"},
+    "hcs": {"compute", "spec", "errors", "exit_record", "typed_json", "machine", "logs", "fs", "aio"},
+    "host": {"oci", "hcs", "compute", "errors"},
+    "engine": {
+        "host",
+        "store",
+        "logs",
+        "compute",
+        "spec",
+        "errors",
+        "exit_record",
+        "typed_json",
+        "machine",
+        "fs",
+        "aio",
+    },
+    "sync": {"engine", "store", "logs", "compute", "spec", "errors", "exit_record", "fs", "aio"},
+    "cli": {
+        "engine",
+        "typed_json",
+        "store",
+        "logs",
+        "compute",
+        "spec",
+        "errors",
+        "exit_record",
+        "machine",
+        "fs",
+        "aio",
+        "",
+    },
+    "lease": {"engine"},
+    "__main__": {"cli"},
+    "": {"sync", "engine", "logs", "compute", "spec", "errors", "exit_record", "machine"},
 }
-"""Small helps that know nothing of containers."""
-
-STATE = {"store", "files"}
-"""What a platform may ask of the state directory: where it is, so that no container sees it; which boot this is."""
-
-SHARED_JOBS = {"documents", "translate", "stdio", "service", "layers"}
-"""Jobs that each platform has, in files of the same name."""
+"""What each folder may import of the package, and each module that is in none; the package itself is the empty name."""
 
 
 @dataclass(frozen=True)
@@ -116,56 +139,65 @@ def imports_of(module: str) -> Iterator[Import]:
 IMPORTS = [each for module in MODULES for each in imports_of(module)]
 
 
-def strangers(imports: Iterator[Import] | list[Import], allowed: set[str]) -> list[str]:
-    return [str(each) for each in imports if each.part not in allowed]
+def folder_of(module: str) -> str:
+    """The folder that a module is in; of a module at the top, its own name."""
+    path, _ = TREES[module]
+    folder = path.parent.relative_to(SOURCE).as_posix()
+    return module if folder == "." else folder
 
 
 def test_the_sources_are_read_as_they_are() -> None:
     """The other tests here would hold of nothing at all."""
-    assert {"engine", "container", "compute", "host", "oci.service", "simulator.service", ""} <= set(MODULES)
+    assert {"engine.engine", "compute.protocols", "host", "oci.service", "simulator.service", ""} <= set(MODULES)
     assert any((each.module, each.of) == ("host", "oci.service") for each in IMPORTS)
-    assert any((each.module, each.of) == ("oci.service", "compute") for each in IMPORTS)
-    assert any((each.module, each.of) == ("engine", "host") for each in IMPORTS)
-    assert any((each.module, each.of, each.typing_only) == ("host", "store", True) for each in IMPORTS)
+    assert any((each.module, each.of) == ("oci.service", "compute.protocols") for each in IMPORTS)
+    assert any((each.module, each.of) == ("engine.engine", "host") for each in IMPORTS)
+    assert any((each.module, each.of, each.typing_only) == ("errors", "exit_record", True) for each in IMPORTS)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_a_platform_knows_the_protocols_and_nothing_above_them(platform: str) -> None:
-    imports = [each for each in IMPORTS if part_of(each.module) == platform]
-    assert strangers(imports, {platform, *PROTOCOLS, *TOOLS, *(STATE if platform == "oci" else ())}) == []
+@pytest.mark.parametrize("folder", sorted({part_of(module) for module in MODULES}))
+def test_a_folder_imports_only_what_is_below_it(folder: str) -> None:
+    """Also for type checkers, and inside functions."""
+    imports = [each for each in IMPORTS if part_of(each.module) == folder]
+    assert [str(each) for each in imports if each.part not in {folder, *LAYERS[folder]}] == []
 
 
-def test_nothing_but_host_knows_a_platform() -> None:
-    wrong = [
-        str(each)
-        for each in IMPORTS
-        if each.part in ("oci", "hcs") and part_of(each.module) not in ("oci", "hcs", "host")
-    ]
-    assert wrong == []
+def test_folders_import_each_other_in_one_direction_only() -> None:
+    arrows: dict[str, set[str]] = {}
+    for each in IMPORTS:
+        one, other = folder_of(each.module), folder_of(each.of)
+        if one != other:
+            arrows.setdefault(one, set()).add(other)
+    assert list(circles(arrows)) == []
 
 
-def test_the_engine_knows_no_simulator_and_no_front_end() -> None:
-    fronts = {"__main__", "cli", "sync", "blocking", "loop_thread"}
-    wrong = [
-        str(each)
-        for each in IMPORTS
-        if each.part in {*fronts, "simulator"} and part_of(each.module) not in {*fronts, "simulator", ""}
-    ]
-    assert wrong == []
+def circles(arrows: dict[str, set[str]]) -> Iterator[list[str]]:
+    """Each way from a folder back to it."""
+    done: set[str] = set()
+
+    def walk(folder: str, way: list[str]) -> Iterator[list[str]]:
+        if folder in way:
+            yield [*way[way.index(folder) :], folder]
+        elif folder not in done:
+            for other in sorted(arrows.get(folder, ())):
+                yield from walk(other, [*way, folder])
+            done.add(folder)
+
+    for folder in sorted(arrows):
+        yield from walk(folder, [])
 
 
-def test_the_protocols_know_nothing_above_them() -> None:
-    imports = [each for each in IMPORTS if each.module in PROTOCOLS and not each.typing_only]
-    assert strangers(imports, {*PROTOCOLS, "decoding"}) == []
+def test_a_circle_of_folders_is_found() -> None:
+    assert list(circles({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == [["b", "c", "b"]]
 
 
-def test_the_tools_know_no_containers() -> None:
-    imports = [each for each in IMPORTS if each.module in TOOLS and not each.typing_only]
-    assert strangers(imports, {*TOOLS, "errors"}) == []
+def test_only_host_imports_a_platform_of_an_operating_system() -> None:
+    importers = {part_of(each.module) for each in IMPORTS if each.part in ("oci", "hcs")}
+    assert importers == {"oci", "hcs", "host"}
 
 
-CHOOSES_BY_PLATFORM = {"host", "cli.terminal"}
-"""host.py chooses the service; the other between two modules of the same names, for the terminal of this program."""
+CHOOSES_BY_PLATFORM = {"host", "machine", "cli.terminal.terminal"}
+"""`host` chooses the service, `machine` the facts of this machine, the last the terminal of this program."""
 
 
 def test_only_host_looks_at_the_platform() -> None:
@@ -194,9 +226,7 @@ def in_a_fresh_interpreter(source: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=False)
 
 
-ONLY_WHERE_IT_WORKS = {"inotify", "dirchanges", "unixfiles" if os.name == "nt" else "winfiles"} | (
-    {f"images.{name}" for name in ("layer_writer", "lower_layers", "space", "unpack")} if os.name == "nt" else set()
-)
+ONLY_WHERE_IT_WORKS = {"fs.inotify", "fs.directory_changes", "fs.unix" if os.name == "nt" else "fs.windows"}
 """Modules whose import says by an ImportError that this system has not what they are for."""
 
 
@@ -212,7 +242,7 @@ def test_every_module_can_be_imported_first(module: str) -> None:
 
 def test_the_engine_and_the_simulator_need_nothing_that_only_unix_has() -> None:
     """As on Windows: what its Python lacks is hidden; asyncio itself is loaded before, and so is the one module that
-    Unix has in the place of `winfiles`."""
+    Unix has in the place of `fs.windows`."""
     done = in_a_fresh_interpreter(
         "import asyncio, asyncio.unix_events, subprocess, tempfile, shutil, sys, longshore.fs.unix\n"
         "for name in ('fcntl', 'termios', 'pwd', 'grp', 'resource', 'pty', 'tty', 'syslog'):\n"
@@ -233,17 +263,20 @@ def test_the_import_of_the_package_loads_nothing_of_it() -> None:
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+SHARED_JOBS = {"documents", "translate", "stdio", "service", "layers", "foreign_document", "probe"}
+"""Jobs that each platform has."""
+
+
 def test_platforms_do_the_same_job_in_a_file_of_the_same_name() -> None:
-    begun = [each for each in ("oci", "hcs") if is_module(f"{each}.service")]
-    assert "oci" in begun
-    for platform in begun:
-        assert {job for job in SHARED_JOBS if not is_module(f"{platform}.{job}")} == set(), platform
+    for platform in ("oci", "hcs"):
+        names = {module.rpartition(".")[2] for module in MODULES if part_of(module) == platform}
+        assert SHARED_JOBS - names == set(), platform
 
 
 PUBLIC_CLASSES = {*longshore.__all__, *sync.__all__, *simulator.__all__}
 """Classes that users hold: each of their public methods explains itself. Of others, the class does."""
 
-PROTOCOLS_OF_USERS = {node.name for node in TREES["compute"][1].body if isinstance(node, ast.ClassDef)}
+PROTOCOLS_OF_USERS = {node.name for node in TREES["compute.protocols"][1].body if isinstance(node, ast.ClassDef)}
 SELF_EVIDENT = {"pid", "token", "id", "streams", "name"}
 
 PARTS_OF_A_VERB = {"run", "show", "before"}
@@ -264,7 +297,7 @@ def without_docstring(module: str) -> Iterator[str]:
     verb = part_of(module) == "cli"
     implements = {
         method.name
-        for node in public(TREES["compute"][1].body)
+        for node in public(TREES["compute.protocols"][1].body)
         if isinstance(node, ast.ClassDef)
         for method in node.body
         if isinstance(method, (ast.FunctionDef, ast.AsyncFunctionDef))
@@ -273,7 +306,9 @@ def without_docstring(module: str) -> Iterator[str]:
         if not ast.get_docstring(node) and not (verb and node.name in PARTS_OF_A_VERB):
             yield node.name
         if isinstance(node, ast.ClassDef) and node.name in PUBLIC_CLASSES | PROTOCOLS_OF_USERS:
-            promised = SELF_EVIDENT if module == "compute" else implements if part_of(module) in PLATFORMS else set()
+            promised = (
+                SELF_EVIDENT if module == "compute.protocols" else implements if part_of(module) in PLATFORMS else set()
+            )
             for method in public(node.body):
                 if not ast.get_docstring(method) and method.name not in promised:
                     yield f"{node.name}.{method.name}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.cli import VERBS
+from longshore.cli.verbs import VERBS
 
 ROOT = Path(__file__).parent.parent
 

@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from .compute.values import LOG as LOG
     from .compute.values import PIPE as PIPE
     from .compute.values import STDOUT as STDOUT
-    from .compute.values import Cause as Cause
-    from .compute.values import Completed as Completed
     from .compute.values import ContainerInfo as ContainerInfo
-    from .compute.values import Exit as Exit
     from .compute.values import Feature as Feature
     from .compute.values import Features as Features
     from .compute.values import NetworkStats as NetworkStats
@@ -64,6 +61,9 @@ if TYPE_CHECKING:
     from .errors import ServiceError as ServiceError
     from .errors import StoreError as StoreError
     from .errors import TimeLimit as TimeLimit
+    from .exit_record import Cause as Cause
+    from .exit_record import Completed as Completed
+    from .exit_record import Exit as Exit
     from .logs.format import LogGap as LogGap
     from .logs.format import LogRecord as LogRecord
     from .spec import Endpoints as Endpoints
@@ -84,13 +84,14 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "engine.checkpoints": "CheckpointInfo",
-    "compute.values": "DEVNULL INHERIT INIT LOG PIPE STDOUT Cause Completed ContainerInfo Exit Feature Features NetworkStats"
-    " Plan ProcessInfo Stats",
+    "compute.values": "DEVNULL INHERIT INIT LOG PIPE STDOUT ContainerInfo Feature Features NetworkStats Plan"
+    " ProcessInfo Stats",
     "engine.container": "Container",
     "engine.output": "Attachment",
     "engine.process": "Process",
     "engine.engine": "Engine",
     "engine.recovery": "Restored",
+    "exit_record": "Cause Completed Exit",
     "errors": "CheckpointExists CheckpointNotFound CommandFailed CommandNotExecutable CommandNotFound ContainerExists"
     " ContainerNotFound DescriptorLimit EngineClosed ImageNotFound InvalidImage InvalidSpec InvalidState LongshoreError"
     " MonitorLost NotSupported NotVisible OutputLimit PlatformNotFound ProcessExists ProcessNotFound RegistryAuthError"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .engine.engine import Completed
+    from .exit_record import Completed
 
 
 def _visible(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import sys
 
-from .store.leases import main
+from .engine.keeper_main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,8 +8,8 @@ from typing import get_args
 
 import pytest
 
-from longshore.cli import ALIASES, VERBS, load
 from longshore.cli.arguments.parser import HelpWanted, parse, parse_global
+from longshore.cli.verbs import ALIASES, VERBS, load
 from longshore.cli.verbs.help import GROUPS, overview, verb_help
 from longshore.compute.events import EventType
 

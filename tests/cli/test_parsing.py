@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from longshore.cli import ALIASES, VERBS, load
 from longshore.cli.arguments.other_tools import OPTIONS
 from longshore.cli.arguments.parser import Arguments, HelpWanted, UsageError, close_match, parse, parse_global
+from longshore.cli.verbs import ALIASES, VERBS, load
 
 
 def read(line: str | list[str]) -> Arguments:

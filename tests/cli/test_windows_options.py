@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from longshore.cli import load
 from longshore.cli.arguments import options, windows_options
 from longshore.cli.arguments.parser import Arguments, UsageError, parse, parse_global
+from longshore.cli.verbs import load
 from longshore.compute.values import Place
 from longshore.errors import InvalidSpec
 from longshore.hcs.service import HcsService

@@ -19,11 +19,12 @@ from typing import Any, Protocol
 from longshore import Engine
 from longshore.compute.events import Event as EngineEvent
 from longshore.compute.limits import HcsLimits
-from longshore.compute.values import PIPE, Exit, ProcessInfo, Stats, Stdio
+from longshore.compute.values import PIPE, ProcessInfo, Stats, Stdio
 from longshore.engine import exec
 from longshore.engine.container import Container
 from longshore.engine.process import Process
 from longshore.errors import ContainerNotFound, LongshoreError, ServiceError
+from longshore.exit_record import Exit
 from longshore.hcs.dll.vmcompute import Vmcompute
 from longshore.hcs.service import HcsService
 from longshore.hcs.streams.pipes import Pipes

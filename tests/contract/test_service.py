@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from longshore.compute.protocols import ComputeProcess, ComputeService, ComputeSystem, SystemGone
-from longshore.compute.values import DEVNULL, LOG, PIPE, STDOUT, Cause, Exit, State, Stdio
+from longshore.compute.values import DEVNULL, LOG, PIPE, STDOUT, State, Stdio
 from longshore.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -28,6 +28,7 @@ from longshore.errors import (
     ProcessNotFound,
     ServiceError,
 )
+from longshore.exit_record import Cause, Exit
 from longshore.spec import ProcessSpec, Resources
 
 from .services import OWNER, ALease, Station, turns

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from longshore.compute.events import Event
-from longshore.compute.values import Cause, Exit
 from longshore.engine.container import Container, ContainerInfo
 from longshore.engine.engine import Engine
 from longshore.errors import LongshoreError
+from longshore.exit_record import Cause, Exit
 from longshore.logs.format import LogGap
 
 from .notes import Told

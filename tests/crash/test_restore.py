@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from longshore.compute.events import Event
-from longshore.compute.values import Cause
 from longshore.engine.engine import Engine
+from longshore.exit_record import Cause
 from longshore.fs.watching import DirectoryWatch
 from longshore.logs.reader import LogRecord
 from longshore.oci.cgroups.cgroup import mode

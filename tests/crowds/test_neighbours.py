@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.values import PIPE, Cause
+from longshore.compute.values import PIPE
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
+from longshore.exit_record import Cause
 from longshore.spec import Spec
 
 from .measure import MILLI, milliseconds, tell

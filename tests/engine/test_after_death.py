@@ -12,10 +12,11 @@ import msgspec
 import pytest
 
 from longshore.compute.events import Event, Gap
-from longshore.compute.values import Cause, Exit, now
+from longshore.compute.values import now
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, StoreError
+from longshore.exit_record import Cause, Exit
 from longshore.fs.files import try_hold
 from longshore.logs.reader import LogRecord
 from longshore.simulator import Machine

@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 import pytest
 
 import longshore
-from longshore.compute.values import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Cause, Completed
+from longshore.compute.values import DEVNULL, INHERIT, LOG, PIPE, STDOUT
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import (
@@ -30,6 +30,7 @@ from longshore.errors import (
     ProcessNotFound,
     TimeLimit,
 )
+from longshore.exit_record import Cause, Completed
 from longshore.spec import Layers, Mount, ProcessSpec, Resources, Spec, SpecFields, WindowsOptions
 
 from .world import FOREVER, World, hung, only_oci

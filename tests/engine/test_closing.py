@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import longshore
-from longshore.compute.values import Cause
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import EngineClosed, LongshoreError
+from longshore.exit_record import Cause
 from longshore.simulator import Simulator
 
 from ..needs import needs

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from longshore.compute.values import DEVNULL, PIPE, STDOUT, Cause
+from longshore.compute.values import DEVNULL, PIPE, STDOUT
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import (
@@ -21,6 +21,7 @@ from longshore.errors import (
     ServiceError,
     TimeLimit,
 )
+from longshore.exit_record import Cause
 
 from .world import FOREVER, World, history, types
 

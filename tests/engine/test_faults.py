@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.values import PIPE, Cause
+from longshore.compute.values import PIPE
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import InvalidState, ServiceError, StoreError, TimeLimit
+from longshore.exit_record import Cause
 from longshore.simulator import Machine
 
 from .world import FOREVER, PROGRAMS, World, hung, leftovers, runs, types

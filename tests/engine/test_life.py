@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.values import PIPE, Cause
+from longshore.compute.values import PIPE
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import (
@@ -18,6 +18,7 @@ from longshore.errors import (
     InvalidState,
     NotSupported,
 )
+from longshore.exit_record import Cause
 from longshore.simulator import Simulator
 from longshore.spec import Spec
 

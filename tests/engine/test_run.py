@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from longshore.compute.values import STDOUT, Cause
+from longshore.compute.values import STDOUT
 from longshore.engine.engine import Engine
 from longshore.errors import (
     CommandFailed,
@@ -19,6 +19,7 @@ from longshore.errors import (
     ServiceError,
     TimeLimit,
 )
+from longshore.exit_record import Cause
 
 from .world import FOREVER, World, history, hung, runs, types
 

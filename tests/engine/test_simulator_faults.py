@@ -11,7 +11,7 @@ import pytest
 
 from longshore import Engine, LongshoreError, ServiceError
 from longshore.compute.events import Event
-from longshore.compute.values import Cause, Exit
+from longshore.exit_record import Cause, Exit
 from longshore.simulator import Process, Simulator
 
 NO_MEMORY = ServiceError("start", "job", "no memory")

@@ -16,8 +16,9 @@ import pytest
 
 import longshore
 from longshore.compute.events import Event, Gap
-from longshore.compute.values import Cause, Exit, Owner, now
+from longshore.compute.values import Owner, now
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidSpec, InvalidState, StoreError
+from longshore.exit_record import Cause, Exit
 from longshore.fs.files import briefly, hold, link_once, try_hold, wait_for_lock, write_new
 from longshore.fs.trees import remove_some, remove_tree
 from longshore.spec import ProcessSpec, Spec

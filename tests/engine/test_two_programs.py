@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from longshore.compute.values import Cause
 from longshore.engine.engine import Engine
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidState, LongshoreError
+from longshore.exit_record import Cause
 from longshore.fs.files import try_hold
 
 from .world import FOREVER, Listener, World, history, hung, types

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from longshore.compute.events import Event
-from longshore.compute.values import Cause
 from longshore.errors import NotVisible
+from longshore.exit_record import Cause
 from longshore.machine.visibility import APART, Viewpoint
 from longshore.store import state_directory
 

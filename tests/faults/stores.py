@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from longshore.compute.limits import Limits
-from longshore.compute.values import Exit
 from longshore.engine.container import Container, ContainerInfo
 from longshore.engine.engine import Engine
 from longshore.errors import ContainerNotFound, LongshoreError
+from longshore.exit_record import Exit
 from longshore.simulator import Machine
 
 from ..engine.world import FOREVER, PROGRAMS, World, leftovers

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.values import PIPE, Cause
+from longshore.compute.values import PIPE
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import ContainerNotFound, LongshoreError
+from longshore.exit_record import Cause
 from longshore.simulator import Machine, Simulator
 
 from ..engine.world import FOREVER, PROGRAMS, Listener, World, history, leftovers, said, types

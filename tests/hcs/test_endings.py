@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from longshore.compute.limits import HcsLimits
-from longshore.compute.values import Cause, Exit, Stdio
+from longshore.compute.values import Stdio
 from longshore.errors import (
     LongshoreError,
     TimeLimit,
 )
+from longshore.exit_record import Cause, Exit
 from longshore.hcs.dll import calls
 from longshore.hcs.dll.hresults import HcsError
 from longshore.hcs.system.process import HcsProcess

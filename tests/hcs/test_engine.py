@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from longshore import Engine, Event
-from longshore.compute.values import PIPE, Cause
+from longshore.compute.values import PIPE
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidSpec, InvalidState, NotSupported, ProcessExists
+from longshore.exit_record import Cause
 from longshore.hcs.dll.hresults import HcsError
 from longshore.hcs.service import HcsService
 

@@ -11,7 +11,7 @@ import pytest
 
 from longshore import Engine
 from longshore.compute.limits import HcsLimits, Limits
-from longshore.compute.values import PIPE, Cause, Stdio
+from longshore.compute.values import PIPE, Stdio
 from longshore.errors import (
     InvalidSpec,
     InvalidState,
@@ -21,6 +21,7 @@ from longshore.errors import (
     ServiceError,
     TimeLimit,
 )
+from longshore.exit_record import Cause
 from longshore.hcs.dll.hresults import HcsError
 from longshore.hcs.schema1 import documents, translate
 from longshore.hcs.streams import stdio

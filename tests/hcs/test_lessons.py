@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from longshore.compute.values import Cause
 from longshore.errors import ContainerNotFound, InvalidState, LongshoreError
+from longshore.exit_record import Cause
 from longshore.hcs.dll.hresults import HcsError
 
 from .test_engine import engine, told

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from longshore.compute.limits import HcsLimits
-from longshore.compute.values import PIPE, Cause, State, Stdio
+from longshore.compute.values import PIPE, State, Stdio
 from longshore.errors import EngineClosed, TimeLimit
+from longshore.exit_record import Cause
 from longshore.hcs.dll.hresults import HcsError
 from longshore.spec import ProcessSpec
 

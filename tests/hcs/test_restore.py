@@ -19,8 +19,9 @@ import msgspec
 import pytest
 
 from longshore.compute.protocols import SystemGone
-from longshore.compute.values import Cause, State
+from longshore.compute.values import State
 from longshore.errors import InvalidState
+from longshore.exit_record import Cause
 from longshore.hcs.dll.hresults import HcsError
 from longshore.hcs.schema1.documents import ContainerProperties, ProcessListItem
 from longshore.hcs.system import properties

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from longshore.compute.limits import HcsLimits
-from longshore.compute.values import Cause, State, Stdio
+from longshore.compute.values import State, Stdio
 from longshore.errors import (
     InvalidSpec,
     InvalidState,
@@ -21,6 +21,7 @@ from longshore.errors import (
     ProcessNotFound,
     TimeLimit,
 )
+from longshore.exit_record import Cause
 from longshore.hcs.dll.hresults import HcsError
 from longshore.spec import ProcessSpec, Resources
 

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from longshore.compute.limits import HcsLimits
-from longshore.compute.values import DEVNULL, INHERIT, STDOUT, Cause, Exit, Stdio
+from longshore.compute.values import DEVNULL, INHERIT, STDOUT, Stdio
 from longshore.errors import (
     InvalidSpec,
 )
+from longshore.exit_record import Cause, Exit
 from longshore.hcs.dll.hresults import HcsError
 from longshore.hcs.streams import stdio
 from longshore.hcs.system.process import HcsProcess

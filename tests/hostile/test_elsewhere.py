@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from longshore.compute.events import Event
-from longshore.compute.values import Cause
 from longshore.engine.engine import Engine
+from longshore.exit_record import Cause
 from longshore.machine.linux_viewpoint import LOOK_AGAIN
 
 from ..cli.command import ARGV, Longshore

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from longshore import cli
+from longshore.cli import verbs
 from longshore.compute.values import Place
 from longshore.engine.engine import Engine
 from longshore.errors import InvalidSpec, LongshoreError
@@ -158,7 +159,7 @@ async def test_the_name_of_a_process_is_no_path(tmp_path: Path, name: str) -> No
             await box.process(name)
 
 
-VERBS = st.sampled_from([verb for verb in cli.VERBS if verb not in ("run", "events", "doctor", "restore", "attach")])
+VERBS = st.sampled_from([verb for verb in verbs.VERBS if verb not in ("run", "events", "doctor", "restore", "attach")])
 OPTIONS = st.sampled_from(
     "-v -m -e -u -w -l --name --mount --cpus --memory-swap --env-file --label --user --cap-add --security-opt --show"
     " --layer --ulimit --userns --stop-signal --format --filter -a -q -f --tail --since --no-stream -- -x".split()

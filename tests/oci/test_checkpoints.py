@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from longshore.compute.values import PIPE, Cause
+from longshore.compute.values import PIPE
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
 from longshore.errors import CheckpointExists, CheckpointNotFound, InvalidState, NotSupported
+from longshore.exit_record import Cause
 
 pytestmark = pytest.mark.real
 

@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from longshore.compute.values import PIPE, Cause
+from longshore.compute.values import PIPE
 from longshore.engine.engine import Engine
 from longshore.errors import CommandNotFound, InvalidSpec
+from longshore.exit_record import Cause
 from longshore.oci.processes import proc
 from longshore.oci.runtimes import watch
 from longshore.spec import Spec

@@ -12,6 +12,7 @@ import pytest
 from longshore.compute.events import Event
 from longshore.compute.values import DEVNULL, PIPE
 from longshore.engine.engine import Engine
+from longshore.oci.cgroups import killing
 from longshore.oci.cgroups.cgroup import EXEC, Cgroup, mode
 from longshore.oci.processes import proc
 
@@ -155,7 +156,7 @@ class DiesThawed(Shared):
 def be_killed_while_killing(pid: int, group: Cgroup) -> None:
     child = os.fork()
     if child == 0:
-        proc.kill_tree(pid, proc.start_time(pid), group)
+        killing.kill_tree(pid, proc.start_time(pid), group)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 

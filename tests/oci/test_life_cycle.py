@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from longshore.compute.events import Event
-from longshore.compute.values import DEVNULL, PIPE, Cause
+from longshore.compute.values import DEVNULL, PIPE
 from longshore.engine.engine import Engine
 from longshore.errors import (
     ContainerExists,
@@ -23,6 +23,7 @@ from longshore.errors import (
     ProcessExists,
     TimeLimit,
 )
+from longshore.exit_record import Cause
 from longshore.logs.reader import LogRecord
 from longshore.oci.runtimes.watch import DirectProcess, ended
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from longshore.compute.events import Event
-from longshore.compute.values import PIPE, Cause
+from longshore.compute.values import PIPE
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
+from longshore.exit_record import Cause
 from longshore.logs.reader import LogRecord
 from longshore.oci import system
 

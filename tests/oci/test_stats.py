@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from longshore.compute.values import PIPE, Cause
+from longshore.compute.values import PIPE
 from longshore.engine.engine import Engine
+from longshore.exit_record import Cause
 
 pytestmark = [pytest.mark.real, pytest.mark.modern]
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from longshore import PIPE, STDOUT
-from longshore.compute.values import Cause
 from longshore.engine.engine import Engine
 from longshore.errors import CommandNotExecutable, CommandNotFound, LongshoreError, ServiceError
+from longshore.exit_record import Cause
 from longshore.oci.config import seccomp
 from longshore.oci.runtimes import status
 from longshore.oci.runtimes.status import Channel, Outcome, parse, why_not

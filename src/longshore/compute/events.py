@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from .values import Exit
+from ..exit_record import Exit
 
 EventType = Literal[
     "start-container", "pause", "resume", "exit", "exit-process", "restore", "oom", "checkpoint", "delete"

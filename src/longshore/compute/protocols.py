@@ -14,19 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..errors import LongshoreError
-from .values import (
-    Exit,
-    Features,
-    Lease,
-    Place,
-    Plan,
-    ProcessInfo,
-    State,
-    Stats,
-    Stdio,
-    Streams,
-    SystemEnd,
-)
+from ..exit_record import Exit
+from .values import Features, Lease, Place, Plan, ProcessInfo, State, Stats, Stdio, Streams, SystemEnd
 
 if TYPE_CHECKING:
     from ..spec import ProcessSpec, Resources, Spec

@@ -20,7 +20,7 @@ import msgspec
 from .. import machine
 from ..aio.tasks import in_thread, shielded, uninterrupted
 from ..compute.protocols import Checkpointable, ComputeProcess, ComputeSystem
-from ..compute.values import DEVNULL, LOG, PIPE, Cause, Exit, Owner, Stdio, now
+from ..compute.values import DEVNULL, LOG, PIPE, Owner, Stdio, now
 from ..errors import (
     CheckpointExists,
     CheckpointNotFound,
@@ -30,6 +30,7 @@ from ..errors import (
     LongshoreError,
     NotSupported,
 )
+from ..exit_record import Cause, Exit
 from ..fs.files import make_private, read_whole, store_error, sync, sync_tree, write_mark, write_new
 from ..fs.trees import remove_tree
 from ..logs.rotation import mark_first

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..aio.tasks import shielded
-from ..compute.values import DEVNULL, PIPE, Cause, Completed, ContainerInfo, Exit, ProcessInfo, Stats, Stdio
+from ..compute.values import DEVNULL, PIPE, ContainerInfo, ProcessInfo, Stats, Stdio
 from ..errors import (
     CommandFailed,
     ContainerNotFound,
@@ -21,6 +21,7 @@ from ..errors import (
     ServiceError,
     TimeLimit,
 )
+from ..exit_record import Cause, Completed, Exit
 from ..logs.format import LogGap, LogRecord
 from ..spec import ProcessSpec, Resources, check_arguments, check_environment, parse_signal
 from ..spec.checks import check_endpoints

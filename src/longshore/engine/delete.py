@@ -7,13 +7,13 @@ from contextlib import suppress
 from functools import partial
 
 from ..aio.tasks import shielded
-from ..compute.values import INIT, Cause, Exit, Lease, State, now
+from ..compute.values import INIT, Lease, State, now
 from ..errors import ContainerNotFound, InvalidState, NotVisible, StoreError
+from ..exit_record import Cause, Exit
 from ..store.container_dir import Entry, trash_name
 from ..store.journal import News
 from ..store.leases import owned
 from ..store.records import Damaged, Record
-from ..store.trash import empty_trash
 from .checkpoint_recovery import undo_half_restored
 from .exits import record_never_started, tell_recorded, tell_unrecorded
 from .lifecycle import kill, wait_for_end
@@ -81,7 +81,7 @@ async def _delete(core: Core, entry: Entry, record: Record, *, force: bool) -> N
         claim.release()
     await forget(core, entry, uid)
     if core.trash_left:
-        await empty_trash(core)
+        await core.empty_trash()
 
 
 async def _end_for_deletion(core: Core, entry: Entry, record: Record) -> None:

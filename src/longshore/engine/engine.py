@@ -24,8 +24,9 @@ from ..aio.tasks import in_thread, shielded
 from ..compute.events import Event, Gap
 from ..compute.limits import USUAL, Limits
 from ..compute.protocols import ComputeService
-from ..compute.values import DEVNULL, LOG, PIPE, Cause, Features, Owner, Plan, Stdio
+from ..compute.values import DEVNULL, LOG, PIPE, Features, Owner, Plan, Stdio
 from ..errors import CommandFailed, ContainerNotFound, EngineClosed, LongshoreError, ServiceError, TimeLimit
+from ..exit_record import Cause
 from ..fs import watching
 from ..fs.files import in_words
 from ..fs.trees import remove_tree
@@ -35,7 +36,6 @@ from ..store.container_dir import Entry
 from ..store.journal import JournalReader
 from ..store.records import Damaged
 from ..store.state_directory import Store
-from ..store.trash import empty_trash
 from . import checkpoints, create, delete, lifecycle, lookup, recovery
 from .archive import MAX_ARCHIVE
 from .arguments import check_bound, check_input, check_input_and_stdin, check_seconds, check_streams
@@ -76,7 +76,12 @@ class Engine:
         store = _store or Store.at(state)
         chosen = runtime or os.environ.get("LONGSHORE_RUNTIME") or None
         store.lock_limit, store.disk_limit = limits.lock, limits.disk
-        self._core = Core(store, lambda: service or host.service(store, chosen, limits), recovery.bury, limits)
+        self._core = Core(
+            store,
+            lambda: service or host.service(store.id, store.run, store.data, chosen, limits),
+            recovery.bury,
+            limits,
+        )
         self._closing: asyncio.Task[None] | None = None
 
     # opening and closing
@@ -129,7 +134,7 @@ class Engine:
             for end in list(core.subscriptions):
                 end()
             if core.trash_left:
-                await empty_trash(core)
+                await core.empty_trash()
             await core.end_tasks()
             for process in list(core.followed):
                 process._fail(EngineClosed())

@@ -12,8 +12,9 @@ import msgspec
 
 from ..aio.tasks import shielded
 from ..compute.protocols import ComputeProcess
-from ..compute.values import INIT, Cause, Exit, Stdio, now
+from ..compute.values import INIT, Stdio, now
 from ..errors import ContainerNotFound, InvalidState, LongshoreError, ProcessExists, ProcessNotFound, StoreError
+from ..exit_record import Cause, Exit
 from ..fs.watching import DirectoryWatch
 from ..spec import ProcessSpec, check_id
 from ..store.container_dir import Entry

@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from ..compute.protocols import ComputeProcess
-from ..compute.values import INIT, Cause, Exit, SystemEnd, now
+from ..compute.values import INIT, SystemEnd, now
 from ..errors import ContainerNotFound, EngineClosed, LongshoreError, StoreError
+from ..exit_record import Cause, Exit
 from ..fs.watching import DirectoryWatch
 from ..store.container_dir import RECORD, Entry
 from ..store.journal import News, Position

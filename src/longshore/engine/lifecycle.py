@@ -16,7 +16,7 @@ import msgspec
 
 from ..aio.tasks import shielded
 from ..compute.protocols import ComputeProcess, ComputeSystem, Connectable
-from ..compute.values import INIT, Cause, Exit, Streams, now
+from ..compute.values import INIT, Streams, now
 from ..errors import (
     ContainerNotFound,
     EngineClosed,
@@ -27,6 +27,7 @@ from ..errors import (
     StoreError,
     TimeLimit,
 )
+from ..exit_record import Cause, Exit
 from ..fs.watching import DirectoryWatch
 from ..spec import Resources
 from ..store.container_dir import RECORD, SPEC, Entry

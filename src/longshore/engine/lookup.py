@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..compute.protocols import ComputeSystem, SystemGone, SystemHidden
-from ..compute.values import Cause, ContainerInfo, Exit, Lease, State, now
+from ..compute.values import ContainerInfo, Lease, State, now
 from ..errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -23,6 +23,7 @@ from ..errors import (
     ServiceError,
     StoreError,
 )
+from ..exit_record import Cause, Exit
 from ..fs.files import next_step
 from ..store.container_dir import Entry
 from ..store.journal import News

@@ -9,8 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from ..compute.values import Exit, Streams
+from ..compute.values import Streams
 from ..errors import EngineClosed, LongshoreError
+from ..exit_record import Exit
 from ..fs.files import in_words
 from ..logs.format import LogGap, LogRecord, Stream
 from ..logs.reader import LogReader

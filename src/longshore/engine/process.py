@@ -8,8 +8,9 @@ from contextlib import suppress
 
 from ..compute.limits import USUAL
 from ..compute.protocols import ComputeProcess
-from ..compute.values import Cause, Completed, Exit, Streams
+from ..compute.values import Streams
 from ..errors import LongshoreError, OutputLimit, ProcessNotFound, TimeLimit
+from ..exit_record import Cause, Completed, Exit
 from ..spec import parse_signal
 from .arguments import check_bound, check_input, check_seconds
 

@@ -7,13 +7,12 @@ import time
 
 import msgspec
 
-from ..compute.values import Cause
 from ..errors import ContainerNotFound, InvalidState, LongshoreError, NotVisible, StoreError, TimeLimit
+from ..exit_record import Cause
 from ..store.container_dir import Entry
 from ..store.journal import News
 from ..store.leases import EXECS, closed, dead_leases, drop, end_stopped_keepers, owned
 from ..store.records import Damaged, Record
-from ..store.trash import empty_trash
 from .checkpoint_recovery import take_back
 from .create import undo_half_made
 from .delete import delete
@@ -63,7 +62,7 @@ async def bury(core: Core, limit: float | None = BURIAL_LIMIT, *, again: bool = 
                 await _end_lease(core, lease, deadline)
             except (LongshoreError, OSError) as error:
                 log.warning("lease %s could not be ended: %s", lease, error)
-    await empty_trash(core, again=again)
+    await core.empty_trash(again=again)
 
 
 async def _end_lease(core: Core, lease: str, deadline: float | None) -> None:

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..aio import fork_safety
 from ..compute.limits import USUAL, Limits
 from ..compute.protocols import ComputeService, ComputeSystem
-from ..compute.values import Exit, Owner, SystemEnd
+from ..compute.values import Owner, SystemEnd
 from ..errors import EngineClosed, LongshoreError, StoreError
+from ..exit_record import Exit
 from ..fs.files import next_step
 from ..fs.standard_descriptors import Placeholders
 from ..store.container_dir import Entry
 from ..store.journal import Position
 from ..store.leases import OwnerLease
 from ..store.state_directory import Store
+from ..store.trash import empty_trash
 from .descriptor_budget import Descriptors
 
 if TYPE_CHECKING:
@@ -127,6 +129,12 @@ class Core:
         self.subscriptions: set[Callable[[], None]] = set()  # what ends each
         self.trash_left = False  # a deletion failed after the container was gone: the rest is for the next occasion
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def empty_trash(self, *, again: bool = False) -> None:
+        """Complete deletions that were interrupted or failed, as `store.trash.empty_trash` describes."""
+        self.trash_left = False  # before the work: a deletion that fails meanwhile sets it again
+        if await empty_trash(self.store, again=again):
+            self.trash_left = True
 
     @property
     def forked(self) -> bool:

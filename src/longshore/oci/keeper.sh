@@ -141,7 +141,7 @@ keep() {
   # The records, events and files of what was killed: by longshore itself, while we hold the lease's lock. It takes out
   # of `owned` what it has closed. A lease with something in there is left to whoever opens the store next.
   if [ -n "$python" ] && ! rmdir "$lease/owned"; then
-    PYTHONPATH=$pythonpath "$python" -m longshore.lease "$state" "${lease##*/}" 9>&- </dev/null
+    PYTHONPATH=$pythonpath "$python" -m longshore.engine.keeper_main "$state" "${lease##*/}" 9>&- </dev/null
   fi
   for top in "/sys/fs/cgroup$cgroup" /sys/fs/cgroup/*"$cgroup"; do
     [ -d "$top" ] && find "$top" -depth -type d -exec rmdir {} +

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from ..fs.files import try_hold
+from .cgroups import killing, membership
 from .cgroups.cgroup import Cgroup
 from .processes import proc
 
@@ -134,10 +135,10 @@ def _kill_exec(entry: Path, root: Path) -> None:
         start = proc.start_time(pid)
         if start is None or (rest and rest[0] and int(rest[0]) != start):
             return
-        if proc.is_in(pid, within):
+        if membership.is_in(pid, within):
             group = Cgroup(within, root=root)
             own = group.of_exec(pid)
-            proc.kill_tree(pid, start, group)
+            killing.kill_tree(pid, start, group)
             if own is not None:
                 own.remove()
 

@@ -15,8 +15,9 @@ import msgspec
 from ..aio.fork_safety import is_lost
 from ..aio.tasks import in_thread, shielded
 from ..compute.limits import Limits
-from ..compute.values import Cause, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd, now
+from ..compute.values import Place, ProcessInfo, Stats, Stdio, SystemEnd, now
 from ..errors import InvalidState, ServiceError
+from ..exit_record import Cause, Exit
 from ..spec import ProcessSpec, Resources
 from ..typed_json import decode_json
 from .bundle import last_step

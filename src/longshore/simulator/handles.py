@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..compute.limits import Limits
-from ..compute.values import DEVNULL, LOG, PIPE, Cause, Exit, Place, ProcessInfo, Stats, Stdio, Streams, SystemEnd, now
+from ..compute.values import DEVNULL, LOG, PIPE, Place, ProcessInfo, Stats, Stdio, Streams, SystemEnd, now
 from ..errors import EngineClosed, InvalidState, LongshoreError, NotSupported, ProcessNotFound
+from ..exit_record import Cause, Exit
 from ..spec import ProcessSpec, Resources, Spec
 from .machine import Machine
 from .process import KILL, TERM, WINCH, Process

@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from ..compute.values import Cause, Exit
 from ..errors import CommandNotExecutable, CommandNotFound, ServiceError
+from ..exit_record import Cause, Exit
 from .faults import Faults
 from .process import KILL, Process, signalled
 from .programs import BUILT_IN, NOT_EXECUTABLE, Program

@@ -9,7 +9,8 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ..compute.values import Cause, Exit, now
+from ..compute.values import now
+from ..exit_record import Cause, Exit
 from .faults import EXIT_NOTIFICATION, Fate
 from .programs import Program, complain
 from .streams import Input, Output

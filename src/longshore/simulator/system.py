@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..compute.values import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Cause, Exit, Place, Stdio, now
+from ..compute.values import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Place, Stdio, now
 from ..errors import InvalidSpec
+from ..exit_record import Cause, Exit
 from ..spec import Spec
 from .process import KILL, TERM, Process, signalled
 from .streams import ContainerLog, DescriptorInput, DescriptorOutput, Input, LogOutput, Output, PipeOutput

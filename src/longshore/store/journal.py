@@ -17,8 +17,9 @@ from pathlib import Path
 import msgspec
 
 from ..compute.events import Event, EventType, Gap
-from ..compute.values import Exit, now
+from ..compute.values import now
 from ..errors import InvalidSpec
+from ..exit_record import Exit
 from ..fs.files import briefly, open_file, read_whole, store_error, sync
 from ..typed_json import decoder
 

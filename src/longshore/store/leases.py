@@ -13,13 +13,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from ..aio import fork_safety
 from ..aio.tasks import in_thread, uninterrupted
@@ -322,16 +320,3 @@ def dead_leases(store: Store) -> Iterator[list[str]]:
     finally:
         for lock in held.values():
             lock.release()
-
-
-def main() -> int:
-    """For the keeper: close the records of a lease that has ended. Arguments: RUN:DATA and the lease."""
-    from ..engine.engine import close_dead_lease
-
-    state, lease = sys.argv[1:]
-    run, _, data = state.partition(":")
-    return 0 if asyncio.run(close_dead_lease(Store(Path(run), Path(data)), lease)) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..compute.values import Cause, Exit, Owner
+from ..compute.values import Owner
 from ..errors import StoreError
+from ..exit_record import Cause, Exit
 from ..typed_json import decode_json
 from .journal import Position
 

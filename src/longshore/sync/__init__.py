@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     from ..compute.events import Event, Gap
     from ..compute.limits import Limits
     from ..compute.protocols import ComputeService
-    from ..compute.values import Exit, Features, Owner, Plan, ProcessInfo, Stats
+    from ..compute.values import Features, Owner, Plan, ProcessInfo, Stats
     from ..engine.checkpoints import CheckpointInfo
     from ..engine.container import Completed, ContainerInfo
     from ..engine.recovery import Restored
     from ..errors import LongshoreError
+    from ..exit_record import Exit
     from ..logs.reader import LogGap, LogRecord, Stream
     from ..spec import Spec, SpecFields, SpecSettings
 

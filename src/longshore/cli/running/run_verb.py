@@ -6,8 +6,8 @@ import gc
 import sys
 from typing import TYPE_CHECKING
 
-from .. import ENGINE_FAILED
 from ..arguments.parser import Arguments, UsageError, Verb
+from ..terminal.exit_codes import ENGINE_FAILED
 from ..terminal.output import Unwritable, complain, escaped
 
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ...aio.tasks import in_thread
-from ...compute.values import PIPE, STDOUT, Cause, Exit
+from ...compute.values import PIPE, STDOUT
 from ...errors import LongshoreError
-from .. import ENGINE_FAILED
+from ...exit_record import Cause, Exit
 from ..arguments.parser import UsageError
 from . import terminal
+from .exit_codes import ENGINE_FAILED
 from .output import complain
 from .own_signals import end_program, passed_on
 from .streams import check_written, own_streams

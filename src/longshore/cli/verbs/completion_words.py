@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterator
 
 from ...machine import places
-from .. import VERBS, load
 from ..arguments.parser import GLOBAL, Arguments, Option, UsageError, Verb, parse_global
+from . import VERBS, load
 
 CAPABILITIES = (
     "ALL AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_ADMIN NET_BIND_SERVICE NET_RAW SETFCAP SETGID"

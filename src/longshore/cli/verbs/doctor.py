@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import ENGINE_FAILED
 from ..arguments.parser import Arguments, Option, Verb
+from ..terminal.exit_codes import ENGINE_FAILED
 from ..terminal.output import as_json, escaped, write
 
 if TYPE_CHECKING:

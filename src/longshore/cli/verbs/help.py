@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .. import ALIASES, VERBS, load
 from ..arguments.parser import GLOBAL, Arguments, Option, UsageError, Verb, close_match
+from . import ALIASES, VERBS, load
 
 WIDTH = 98
 GROUPS = (

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ...aio.tasks import shielded
-from ...compute.values import Cause, Exit, Streams, now
+from ...compute.values import Streams, now
 from ...errors import EngineClosed, InvalidSpec, InvalidState, LongshoreError, NotSupported, ProcessNotFound, TimeLimit
+from ...exit_record import Cause, Exit
 from ..dll.calls import Handle
 from ..dll.hresults import (
     ACCESS_DENIED,

@@ -10,8 +10,9 @@ import msgspec
 
 from ...aio.tasks import shielded
 from ...compute.limits import Limits
-from ...compute.values import INIT, Exit, Place, ProcessInfo, Stats, Stdio, SystemEnd
+from ...compute.values import INIT, Place, ProcessInfo, Stats, Stdio, SystemEnd
 from ...errors import InvalidSpec, InvalidState, LongshoreError, NotSupported, ServiceError, TimeLimit
+from ...exit_record import Exit
 from ...spec import ProcessSpec, Resources, Spec
 from ...typed_json import decode_json
 from ..dll.calls import Handle

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...fs.files import read_whole
-from ..processes.proc import cgroups
+from .membership import cgroups
 from .oom import OomWatch
 
 ROOT = Path("/sys/fs/cgroup")

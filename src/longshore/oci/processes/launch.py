@@ -17,12 +17,12 @@ import stat
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import cache
 from typing import Protocol
 
 from ...aio.tasks import in_thread, uninterrupted
 from ...errors import ServiceError
 from ...fs.files import next_step
+from ...machine.libc import libc
 from .starting import start_program
 
 CLONE_FS = 0x200
@@ -87,12 +87,6 @@ class MountStep(Protocol):
     def sealed(self) -> bool:
         """Whether it is read-only in the end."""
         ...
-
-
-@cache
-def libc() -> ctypes.CDLL:
-    """The C library, with errno kept per call."""
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def _check(result: int, what: str) -> None:

@@ -22,7 +22,7 @@ from ...machine.linux_viewpoint import is_zombie, read_stat
 from .relay import waiting
 
 if TYPE_CHECKING:
-    from ..cgroups.cgroup import Cgroup
+    pass
 
 # linux/pidfd.h, since Linux 6.13; the exit status since 6.15
 PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info of 64 bytes)
@@ -74,35 +74,10 @@ def alive(pid: int, start: int | None) -> bool:
     return int(fields[19]) == start  # without a start time it was gone before it could be looked at
 
 
-def cgroups(pid: int) -> list[tuple[str, str]] | None:
-    """The controllers (or name) of each hierarchy, and the path of the process's group in it, as the kernel shows it:
-    cgroups(7), /proc/pid/cgroup. None if there is no such process."""
-    try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace", newline="\n") as file:
-            fields = [line.removesuffix("\n").split(":", 2) for line in file]
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return [(controllers, path) for _, controllers, path in fields]
-
-
 def is_stopped(pid: int) -> bool:
     """Whether a process stands still by a signal, as after SIGSTOP."""
     fields = read_stat(pid)
     return fields is not None and fields[0] == b"T"
-
-
-def is_in(pid: int, cgroup: str) -> bool | None:
-    """Whether a process is in a cgroup, given by its path, or below it; None if it has ended, or is ending.
-
-    In a container without a cgroup namespace the kernel's paths begin with those of that container.
-    """
-    groups = cgroups(pid)
-    if groups is None:
-        return None
-    if any(f"{cgroup}/" in f"{path}/" for _, path in groups):
-        return True
-    fields = read_stat(pid)  # of who is ending, version 1 tells the root (kernel/cgroup/cgroup.c, proc_cgroup_show)
-    return None if fields is None or fields[0] in (b"Z", b"X") or int(fields[6]) & PF_EXITING else False
 
 
 def is_ending(pid: int, start: int | None) -> bool:
@@ -284,81 +259,6 @@ def tree(root: int, among: Iterable[int]) -> Iterator[int]:
         grown = bool(more)
         wanted |= more
     yield from (pid for pid in facts if pid in wanted)
-
-
-def kill_tree(root: int, start: int | None, cgroup: Cgroup) -> None:
-    """Kill a process and what it has started. Blocks for milliseconds; the process alone is killed where a program that
-    is stopped keeps others from freezing the container.
-
-    An exec with a cgroup of its own is killed with all that is in it. Else its descendants and its session are: the
-    container is frozen meanwhile, so that nothing is started behind our back, and what has made itself a daemon (a
-    session and a parent of its own) is not found: it ends with the container.
-    """
-    own = cgroup.of_exec(root)  # before the look whether the pid is still its: then this is its, too
-    if not alive(root, start) or (own is not None and own.kill_at_once()):
-        return
-    try:
-        _kill_frozen(root, start, cgroup, own)
-    except TimeoutError:
-        pidfd = open_pidfd(root, start)
-        if pidfd is not None:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            os.close(pidfd)
-
-
-def _kill_frozen(root: int, start: int | None, cgroup: Cgroup, own: Cgroup | None) -> None:
-    with cgroup.freezing_alone(KILL_PATIENCE):
-        if not alive(root, start):
-            return
-        was_frozen = cgroup.frozen()
-        killed: list[int] = []
-        with cgroup.freezing_for_a_moment(paused=was_frozen):
-            if not was_frozen:
-                cgroup.freeze()
-            try:
-                for pid in {*tree(root, cgroup.pids()), *(own.pids() if own is not None else ())}:
-                    with suppress(ProcessLookupError):
-                        killed.append(os.pidfd_open(pid))
-                        os.kill(pid, signal.SIGKILL)
-            finally:
-                cgroup.thaw()
-                if was_frozen:
-                    _wait_and_freeze(killed, cgroup)
-                for fd in killed:
-                    os.close(fd)
-
-
-def let_die(pid: int, start: int | None, cgroup: Cgroup) -> None:
-    """Have a killed process of a paused container die. Blocks for milliseconds.
-
-    In cgroup version 1 the frozen die only when thawed, so the others run on for this moment.
-    """
-    if cgroup.unified:
-        return
-    with cgroup.freezing_alone():
-        fd = open_pidfd(pid, start)
-        if fd is None or not cgroup.frozen():
-            if fd is not None:
-                os.close(fd)
-            return
-        try:
-            with cgroup.freezing_for_a_moment(paused=True):
-                cgroup.thaw()
-                _wait_and_freeze([fd], cgroup)
-        finally:
-            os.close(fd)
-
-
-def _wait_and_freeze(pidfds: list[int], cgroup: Cgroup) -> None:
-    deadline = time.monotonic() + SETTLE_LIMIT
-    for fd in pidfds:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-    if cgroup.pids():
-        with suppress(OSError):
-            cgroup.freeze()
 
 
 def resize_terminal(pid: int, start: int | None, rows: int, columns: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from ...compute.values import DEVNULL, INHERIT, PIPE, STDOUT, Stdio, Streams
 from ...errors import InvalidSpec
 from ...fs.standard_descriptors import is_of_loop
-from .launch import libc
+from ...machine.libc import libc
 from .relay import PATIENCE, Relay, check_given, is_same, waiting
 
 PIPE_SIZE = 1 << 20  # fewer wakeups on a fast stream; the kernel's usual bound for users, too

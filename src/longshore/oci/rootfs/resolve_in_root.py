@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 from ...aio.tasks import in_thread
 from ...errors import ServiceError
-from ..processes.launch import libc
+from ...machine.libc import libc
 
 T = TypeVar("T")
 

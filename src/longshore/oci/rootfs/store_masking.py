@@ -10,7 +10,7 @@ import msgspec
 
 from ...compute.values import Place
 from ...errors import InvalidSpec
-from ...store.state_directory import DATA, RUN
+from ...machine import places
 
 
 class MountPoint(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ def stores(place: Place) -> list[str]:
     found = [run, place.data.parents[1]]
     if run.name == "run":
         found.append(run.parent / "lib")  # Store.at: the other half of a store of one's own
-    return list(dict.fromkeys(str(path) for path in (*found, RUN, DATA)))
+    return list(dict.fromkeys(str(path) for path in (*found, *places())))
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from ...compute.values import Stdio
 from ...errors import ServiceError
 from ...fs.files import store_error
 from ...fs.watching import wait_for_file
+from ..cgroups import killing, membership
 from ..cgroups.cgroup import Cgroup
 from ..processes import proc
 from ..processes.launch import UMASK, Child, MountStep, pipe_to_child
@@ -125,11 +126,11 @@ async def _undo_start(child: Child, pidfile: PidFile, verb: str, cgroup: Cgroup,
     killed: it removes what it made. One that only waits for the streams of an exec would wait for what that left
     behind."""
     pid = await _bounded(pidfile.wait(child), limit)
-    if pid is not None and not child.ended and proc.is_in(pid, cgroup.path):
+    if pid is not None and not child.ended and membership.is_in(pid, cgroup.path):
         with suppress(ProcessLookupError):
             if verb == "exec":
                 start = proc.start_time(pid)
-                await in_thread(lambda: proc.kill_tree(pid, start, cgroup))
+                await in_thread(lambda: killing.kill_tree(pid, start, cgroup))
             os.kill(pid, signal.SIGKILL)  # alive, or a zombie until its runtime, alive, has waited for it
     if not child.ended:
         patience = STREAMS_LIMIT if verb == "exec" and pid is not None else limit
@@ -140,7 +141,7 @@ async def _undo_start(child: Child, pidfile: PidFile, verb: str, cgroup: Cgroup,
 
 def check_pid(operation: str, container_id: str, pid: int, cgroup: Cgroup) -> None:
     """ServiceError if what we were told is the pid of a process that is not the container's: it would be killed."""
-    if proc.is_in(pid, cgroup.path) is False:
+    if membership.is_in(pid, cgroup.path) is False:
         raise ServiceError(
             operation,
             container_id,

@@ -18,8 +18,10 @@ import msgspec
 
 from ...aio.fork_safety import is_lost
 from ...aio.tasks import in_thread
-from ...compute.values import Cause, Exit, Streams, now
+from ...compute.values import Streams, now
 from ...errors import EngineClosed, InvalidState, LongshoreError, ProcessNotFound, ServiceError
+from ...exit_record import Cause, Exit
+from ..cgroups import killing
 from ..cgroups.cgroup import Cgroup
 from ..processes import proc
 from ..processes.launch import Child
@@ -186,7 +188,7 @@ class OciProcess:
             await self.begun()
         self.send(signal)
         if signal == KILL and self._cgroup.frozen():
-            await in_thread(lambda: proc.let_die(self._pid, self._start, self._cgroup))
+            await in_thread(lambda: killing.let_die(self._pid, self._start, self._cgroup))
 
     def send(self, number: int) -> None:
         """Deliver a signal to the very process, never to another that got its pid."""
@@ -206,7 +208,7 @@ class OciProcess:
             raise ProcessNotFound(self.container_id, self.name)
 
     async def kill_tree(self) -> None:
-        await in_thread(lambda: proc.kill_tree(self._pid, self._start, self._cgroup))
+        await in_thread(lambda: killing.kill_tree(self._pid, self._start, self._cgroup))
 
     async def close_stdin(self) -> None:
         stdin = self.streams.stdin
