@@ -188,9 +188,7 @@ def __getattr__(name: str) -> object:
     elif name in _MODULES:
         found = import_module(f".{name}", __name__)
     elif name == "__version__":
-        from .machine import longshore_version
-
-        found = longshore_version()
+        found = import_module(".machine", __name__).longshore_version()
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found  # found at once from now on
