@@ -32,6 +32,7 @@ LAYERS = {
     "compute": {"spec", "errors", "exit_record"},
     "logs": {"compute", "fs"},
     "store": {"compute", "spec", "errors", "exit_record", "typed_json", "machine", "fs", "aio"},
+    "images": {"store", "logs", "compute", "spec", "errors", "exit_record", "typed_json", "machine", "fs", "aio"},
     "simulator": {"compute", "spec", "errors", "exit_record", "fs", "aio"},
     "oci": {"compute", "spec", "errors", "exit_record", "typed_json", "machine", "logs", "fs", "aio"},
     "hcs": {"compute", "spec", "errors", "exit_record", "typed_json", "machine", "logs", "fs", "aio"},
@@ -49,7 +50,7 @@ LAYERS = {
         "fs",
         "aio",
     },
-    "sync": {"engine", "store", "logs", "compute", "spec", "errors", "exit_record", "fs", "aio"},
+    "sync": {"engine", "images", "store", "logs", "compute", "spec", "errors", "exit_record", "fs", "aio"},
     "cli": {
         "engine",
         "typed_json",
@@ -66,7 +67,7 @@ LAYERS = {
     },
     "lease": {"engine"},
     "__main__": {"cli"},
-    "": {"sync", "engine", "logs", "compute", "spec", "errors", "exit_record", "machine"},
+    "": {"sync", "engine", "images", "logs", "compute", "spec", "errors", "exit_record", "machine"},
 }
 """What each folder may import of the package, and each module that is in none; the package itself is the empty name."""
 

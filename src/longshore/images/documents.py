@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..decoding import convert, decode_json
 from ..errors import InvalidImage, NotSupported
+from ..typed_json import convert, decode_json
 from . import media_types
 from .digests import is_digest, matches
 from .platforms import Platform
