@@ -227,7 +227,9 @@ def in_a_fresh_interpreter(source: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=False)
 
 
-ONLY_WHERE_IT_WORKS = {"fs.inotify", "fs.directory_changes", "fs.unix" if os.name == "nt" else "fs.windows"}
+ONLY_WHERE_IT_WORKS = {"fs.inotify", "fs.directory_changes", "fs.unix" if os.name == "nt" else "fs.windows"} | (
+    {f"images.{name}" for name in ("layer_writer", "lower_layers", "space", "unpack")} if os.name == "nt" else set()
+)
 """Modules whose import says by an ImportError that this system has not what they are for."""
 
 
