@@ -36,12 +36,16 @@ _ARCHITECTURES = {
 
 _LOWER_VARIANTS = {
     "amd64": ("v4", "v3", "v2", "v1"),
-    "arm": ("v7", "v6", "v5"),
+    "arm": ("v7", "v6", "v5", ""),  # an image that does not say for which of them is the last choice
+    "arm64": ("v9", "v8"),
 }
-"""Variants from the highest down; one that is not named is the lowest of amd64, and v7 of arm."""
+"""Variants from the highest down: what a machine runs is its own and those after it."""
 
-_IMPLIED = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
+_IMPLIED = {"amd64": "v1", "arm64": "v8"}
 """The variant of an image that names none."""
+
+_MEANT = {"arm": "v7"}
+"""The variant of a machine for which none is named."""
 
 _LEVELS = (  # https://gitlab.com/x86-psABIs/x86-64-ABI: the flags of /proc/cpuinfo that each level adds
     ("v2", "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3"),
@@ -114,20 +118,21 @@ def rank(offered: Platform, wanted: Platform) -> int | None:
     return _runnable(architecture, wanted.variant or variant).get(_variant_of(offered))
 
 
-def build_of(platform: Platform) -> str:
-    """Return Windows' build, without the revision: `10.0.20348` of `10.0.20348.169`."""
-    return ".".join(platform.os_version.split(".")[:3])
+def build_of(platform: Platform) -> list[int]:
+    """Return Windows' build, without the revision: 10, 0, 20348 of `10.0.20348.169`."""
+    return version_of(platform)[:3]
 
 
-def revision_of(platform: Platform) -> int:
-    """Return the revision of a build of Windows; -1 where none is named."""
+def version_of(platform: Platform) -> list[int]:
+    """Return the numbers of `os_version`, to compare; empty where there are none."""
     parts = platform.os_version.split(".")
-    return int(parts[3]) if len(parts) > 3 and parts[3].isdecimal() and len(parts[3]) < 10 else -1
+    numbers = all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts)
+    return [int(part) for part in parts] if numbers else []
 
 
 def _runnable(architecture: str, variant: str) -> dict[str, int]:
     """The variants that a machine of this one runs, and their rank; an image without a variant has the implied one."""
-    own = variant or _IMPLIED.get(architecture, "")
+    own = variant or _MEANT.get(architecture) or _IMPLIED.get(architecture, "")
     known = _LOWER_VARIANTS.get(architecture, ())
     if own not in known:
         return {own: 0}
