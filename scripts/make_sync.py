@@ -1,9 +1,9 @@
-"""Make `src/longshore/sync/__init__.py`, the blocking twin, from the asyncio classes: one source for every signature.
+"""Make `src/longshore/sync/__init__.py`, the blocking API, from the asyncio classes: one source for every signature.
 
     python scripts/make_sync.py            write it
     python scripts/make_sync.py --check    say whether it is up to date, by the exit code
 
-What a blocking class needs and its asyncio twin does not have is in `sync/streams.py`, by hand.
+What a blocking class needs and its asyncio class does not have is in `sync/streams.py`, by hand.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FOLDERS = ("engine", "store", "logs", "compute", "spec")
 """Where the names of the asyncio API are defined, the engine's first."""
 
 CLASSES = ("Process", "Attachment", "Container", "Engine")
-"""The asyncio classes that get a twin, in the order in which they are written down."""
+"""The asyncio classes that get a proxy, in the order in which they are written down."""
 
 READ_AHEAD = {"events", "logs"}
 """Iterators over what is past already, for the most part; others measure when they are asked."""
@@ -54,9 +54,9 @@ TYPES = {
     r"asyncio\.StreamReader": "Reader",
     r"asyncio\.StreamWriter": "Writer",
 }
-"""Types of the asyncio classes, as patterns, and of their twins."""
+"""Types of the asyncio classes, as patterns, and of their proxies."""
 
-HEADER = '''"""The blocking twin of the asyncio API: the same names, parameters and errors, without `await`.
+HEADER = '''"""The blocking form of the asyncio API: the same names, parameters and errors, without `await`.
 
     with longshore.sync.Engine() as engine:
         done = engine.run("host", ["echo", "hi"])
@@ -138,7 +138,7 @@ class Sources:
 
 
 def annotation(node: ast.expr | None) -> str:
-    """An annotation in the words of the twin."""
+    """An annotation as the proxy has it."""
     if node is None:
         return "None"
     text = ast.unparse(node)
@@ -170,12 +170,12 @@ def private(name: str) -> bool:
 
 
 class Maker:
-    """Writes the twins and keeps what they need to import."""
+    """Writes the proxies and keeps what they need to import."""
 
     def __init__(self) -> None:
         self.sources = Sources()
         self.typing: set[str] = {"LoopThread"}
-        self.running: set[str] = {"EngineTwin", "Twin"}
+        self.running: set[str] = {"BlockingEngine", "BlockingProxy"}
         self.modules: dict[str, str] = {}
 
     # signatures
@@ -293,13 +293,13 @@ class Maker:
             elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
                 yield target.attr, kinds[node.value.id]
 
-    def twin(self, name: str) -> str:
+    def proxy(self, name: str) -> str:
         module, definition = self.sources.find_class(name)
         members = list(self.sources.members(definition))
         functions = [node for node in members if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
         closes_stdin = any(node.name == "close_stdin" for node in functions)
         alias = module.rpartition(".")[2]
-        base = "EngineTwin" if name == "Engine" else f"Twin[_{alias}.{name}]"
+        base = "BlockingEngine" if name == "Engine" else f"BlockingProxy[_{alias}.{name}]"
         self.modules[f"_{alias}"] = module
         self.running.add(f"_{alias}")
         parts = []
@@ -370,9 +370,9 @@ class Maker:
 
     def make(self) -> str:
         """The module."""
-        twins = [self.twin(name) for name in CLASSES] + [self.run()]
+        proxies = [self.proxy(name) for name in CLASSES] + [self.run()]
         known = {*CLASSES}
-        by_hand = {"AHEAD", "ClosingIterator", "EngineTwin", "LoopThread", "Reader", "Twin", "Writer"}
+        by_hand = {"AHEAD", "ClosingIterator", "BlockingEngine", "LoopThread", "Reader", "BlockingProxy", "Writer"}
         running = {"ClosingIterator", "Reader", "Writer"} | (self.running - known)
         typing = self.typing - running - known - {"LoopThread"}
         lines = []
@@ -399,7 +399,7 @@ class Maker:
                 "\nif TYPE_CHECKING:",
                 textwrap.indent(lines[1], "    "),
                 "\n",
-                *twins,
+                *proxies,
                 f"__all__ = {public!r}",
             ]
         )

@@ -19,9 +19,10 @@ from .command import LIMIT, Longshore, wait_until
 
 AS_ON_WINDOWS = """
 import sys
-from longshore.cli import behind, main
+from longshore.cli import main
+from longshore.cli.running import background
 
-behind.NO_MONITOR = True
+background.NO_MONITOR = True
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -323,9 +323,9 @@ class _Player:
 
     async def addprocess(self, container: Container, step: Operation) -> int:
         spec = asked.process_spec(step.process or {})
-        async with self.engine._core.operation():
+        async with self.engine._state.operation():
             process = await exec.exec_(
-                self.engine._core,
+                self.engine._state,
                 container._entry,
                 container._uid,
                 spec,
@@ -379,7 +379,7 @@ class _Player:
 
     def _updates_pending(self, container: str) -> bool:
         with suppress(ContainerNotFound):
-            record = self.engine._core.store.entry(container).read_exit()
+            record = self.engine._state.store.container_dir(container).read_exit()
             return record is not None and record.updates_pending
         return False
 

@@ -338,9 +338,9 @@ async def drive(state: str, runtime: str, seed: int, path: Path) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     loop.add_signal_handler(signal.SIGUSR1, tell_what_is_waited_for, notes)
     async with Engine(state=state, runtime=runtime) as engine:
-        await engine._core.hold_lease()
-        assert engine._core.lease is not None
-        notes.write("did", "begin", keeper=engine._core.lease.keeper_pid)
+        await engine._state.hold_lease()
+        assert engine._state.lease is not None
+        notes.write("did", "begin", keeper=engine._state.lease.keeper_pid)
         Forks(notes, seed).begin()
         working = asyncio.create_task(Driver(engine, notes, seed, path.name).work())
         leaving = asyncio.create_task(leave.wait())

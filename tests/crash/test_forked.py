@@ -22,12 +22,12 @@ pytestmark = pytest.mark.real
 
 PROGRAM = """
 import asyncio, os, signal, sys
-from longshore.engine import Engine
+from longshore import Engine
 from longshore.errors import ContainerNotFound
 
 async def amid(engine, verb):
     "Begin a verb, and return in the middle of it."
-    entry = lambda: engine._core.store.entry("box")
+    entry = lambda: engine._state.store.container_dir("box")
     if verb == "create":
         task = asyncio.create_task(engine.create("box", root="host", args=["sleep", "1000"]))
         while not os.path.exists(sys.argv[1] + "/run/containers/box/bundle"):

@@ -83,11 +83,11 @@ def _lines(path: Path) -> int:
 async def test_a_keeper_that_was_killed_is_replaced_and_does_its_work(state: Path) -> None:
     async with Engine(state=state) as engine:
         await engine.launch("mine", root="host", args=["sleep", "1000"], owner="remove")
-        assert engine._core.lease is not None
-        first = engine._core.lease.keeper_pid
+        assert engine._state.lease is not None
+        first = engine._state.lease.keeper_pid
         assert first is not None
         await asyncio.get_running_loop().run_in_executor(None, kill, first)
-        while engine._core.lease.keeper_pid in (first, None):
+        while engine._state.lease.keeper_pid in (first, None):
             await asyncio.sleep(0.01)
         assert (await engine.run("host", ["echo", "still"])).text == "still\n"
     assert wait_for_nothing_left(state) == []
@@ -97,10 +97,10 @@ async def test_a_keeper_that_its_living_owner_gave_up_kills_nothing(state: Path)
     """It was too slow to come to its place, say: its pipe is closed, and its owner has another."""
     async with Engine(state=state) as engine:
         box = await engine.launch("mine", root="host", args=["sleep", "1000"], owner="remove")
-        lease = engine._core.lease
+        lease = engine._state.lease
         assert lease is not None
         before = lease._pipe
-        command = engine._core.service.keeper(lease, lease.directory)
+        command = engine._state.service.keeper(lease, lease.directory)
         assert command is not None
         late = await asyncio.to_thread(start, command, lease._owner.fd, lease._note_pipe)
         os.close(lease._pipe)

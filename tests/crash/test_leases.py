@@ -31,12 +31,12 @@ MOMENTS = 15.0  # seconds; the engine stops after 5, and a loaded machine adds i
 
 OWNER = """
 import asyncio, os, signal, sys
-from longshore.engine import Engine
+from longshore import Engine
 
 async def main():
     async with Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:
         {body}
-        print("ready", engine._core.lease.keeper_pid, flush=True)
+        print("ready", engine._state.lease.keeper_pid, flush=True)
         await asyncio.sleep(1000)
 
 {before}

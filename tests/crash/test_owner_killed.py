@@ -24,14 +24,14 @@ pytestmark = pytest.mark.real
 
 PROGRAM = """
 import asyncio, sys
-from longshore.engine import Engine
+from longshore import Engine
 async def main():
     async with Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:
         await engine.launch("kept", root="host", args=["sleep", "1000"])
         await (await engine.get("kept")).exec(["sleep", "1001"])
         await engine.launch("mine", root="host", args=["sleep", "1002"], owner="remove")
         await engine.launch("stopped", root="host", args=["sleep", "1003"], owner="stop")
-        print(engine._core.lease.keeper_pid, flush=True)
+        print(engine._state.lease.keeper_pid, flush=True)
         await engine.run("host", ["sleep", "1004"])
 asyncio.run(main())
 """
@@ -130,8 +130,8 @@ def test_a_stopped_owner_is_not_taken_for_a_dead_one(state: Path) -> None:
 HAS_A_KEEPER = """
 import os, subprocess, sys
 script, lease, number, python = sys.argv[1:]
-from longshore.files import Held, try_lock
-held = Held.opened(f"{lease}/owner.lock")
+from longshore.fs.files import LockFile, try_lock
+held = LockFile.opened(f"{lease}/owner.lock")
 assert try_lock(held.fd)
 os.dup2(held.fd, int(number))
 read, write = os.pipe()

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.real
 
 PROGRAM = """
 import asyncio, os, sys
-from longshore.engine import Engine
+from longshore import Engine
 async def main():
     async with Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:
         {body}
@@ -116,14 +116,14 @@ async def test_an_exec_of_a_killed_owner_is_ended_with_all_it_started_where_it_h
         state,
         runtime,
         """
-        from longshore.compute import PIPE
+        from longshore.compute.values import PIPE
         box = await engine.launch("kept", root="host", args=["sleep", "1000"])
         command = "(setsid sh -c 'echo up; sleep 1001; :' &); sleep 1002 & sleep 1003; :"
         process = await box.exec(["sh", "-c", command], stdout=PIPE)
         await process.stdout.readline()
         while len(await box.pids()) < 6:
             await asyncio.sleep(0.01)
-        print(engine._core.lease.keeper_pid, flush=True)
+        print(engine._state.lease.keeper_pid, flush=True)
         await asyncio.sleep(1000)
         """,
     )
@@ -213,7 +213,7 @@ async def test_a_process_that_got_the_pid_of_an_init_is_not_taken_for_it(state: 
             await box.kill()
             store = Store.at(state)
             store.open()
-            entry = store.entry("box")
+            entry = store.container_dir("box")
             record = entry.read()
             await box.wait()
         # as if nobody had recorded its end, and its pids were others' by now

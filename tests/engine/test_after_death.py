@@ -233,8 +233,8 @@ async def test_an_end_that_was_recorded_but_not_told_is_told_by_whoever_looks(wo
             await LOOKS[look](other)
         else:
             await LOOKS_AT_ONE[look](await other.get("box"))
-        journal = other._core.store.journal  # `events` would look, too
-        uid = other._core.store.entry("box").read().uid
+        journal = other._state.store.journal  # `events` would look, too
+        uid = other._state.store.container_dir("box").read().uid
         assert [event.type for event in journal.about(uid, Position())] == ["start-container", "exit"]
 
 
@@ -295,15 +295,15 @@ async def test_an_end_that_was_told_but_not_marked_so_is_not_told_again(world: W
     await box.wait()
     store = Store.at(world.state)
     store.open()
-    entry = store.entry("box")
+    entry = store.container_dir("box")
     record = entry.read()
-    record.start_told = record.exit_told = False  # as if it had died before the mark
+    record.start_published = record.exit_published = False  # as if it had died before the mark
     entry.write(record)
     await world.die(engine)
     async with world.engine() as other:
         await other.restore()
         assert await types(other) == ["start-container", "exit"]
-        assert entry.read().exit_told
+        assert entry.read().exit_published
 
 
 async def test_a_deletion_that_was_not_finished_is_finished_and_told_once(world: World) -> None:
@@ -312,7 +312,7 @@ async def test_a_deletion_that_was_not_finished_is_finished_and_told_once(world:
     await box.wait()
     store = Store.at(world.state)
     store.open()
-    record = store.entry("box").read()
+    record = store.container_dir("box").read()
     world.systems.pop("box", None)
     run, kept = world.state / "run", world.state / "lib"
     (run / "containers" / "box").rename(run / "trash" / record.uid)
@@ -356,7 +356,7 @@ async def _resume_untold(world: World, engine: Engine) -> Container:
     await box.pause()
     store = Store.at(world.state)
     store.open()
-    entry = store.entry("box")
+    entry = store.container_dir("box")
     record = entry.read()
     record.change = Change("resume", store.journal.end())
     entry.write(record)
@@ -386,9 +386,9 @@ async def test_a_start_whose_starter_died_before_it_could_tell_is_told_with_the_
     uid = (await box.info()).uid
     store = Store.at(world.state)
     store.open()
-    entry = store.entry("box")
+    entry = store.container_dir("box")
     record = entry.read()
-    record.start_told = False
+    record.start_published = False
     entry.write(record)
     for segment in (world.state / "lib" / "journal").glob("*.jsonl"):
         segment.unlink()
@@ -595,7 +595,7 @@ async def test_a_store_that_cannot_be_written_can_be_looked_at(tmp_path: Path) -
 async def test_what_was_being_made_when_the_power_was_lost_is_undone(world: World, left: bytes) -> None:
     """Its files were never synced: they are there, and empty. One whose spec is whole was made, and is damaged."""
     async with world.engine() as engine:
-        kept = engine._core.store.kept
+        kept = engine._state.store.kept
         await engine.create("made", args=FOREVER)
         await engine.create("being-made", args=FOREVER)
         for name in ("being-made/record.json", "being-made/spec.json", "made/record.json"):

@@ -14,7 +14,7 @@ PROGRAM = """
     import threading, time
     import msgspec
     import msgspec._utils
-    from longshore.decoding import convert, decode_json
+    from longshore.typed_json import convert, decode_json
     from longshore.spec import Spec
 
     DATA = b'{"args": ["true"], "mounts": [{"source": "/", "target": "/x"}]}'

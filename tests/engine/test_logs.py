@@ -400,13 +400,13 @@ def test_a_follower_gets_all_in_order_or_a_gap_just_where_something_is_missing(
 ) -> None:
     async def follow(path: Path) -> None:
         path.write_bytes(line(0, b"0"))
-        trail = rotation.Trail(path, mark_first(path), follow=True)
+        rotating = rotation.RotatingLog(path, mark_first(path), follow=True)
         written, seen = 1, 0
         told = False
 
         def read() -> bool:
             nonlocal seen, told
-            block = trail.read()
+            block = rotating.read()
             if isinstance(block, LogGap):
                 assert not told
                 told = True
@@ -427,16 +427,16 @@ def test_a_follower_gets_all_in_order_or_a_gap_just_where_something_is_missing(
                     text = line(written, b"%d" % written)
                     file.write(text[:20])
                     if torn:
-                        trail.look()
+                        rotating.look()
                     file.write(text[20:])
                 written += 1
             elif step == "look":
-                trail.look()
+                rotating.look()
             else:
                 read()
-        while read() or trail.look():
-            trail.look()
-        trail.close()
+        while read() or rotating.look():
+            rotating.look()
+        rotating.close()
         assert seen == written
 
     before = rotation.HELD

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows gives no descri
 
 QUICKER = """
 import os
-from longshore import standard
+from longshore.fs import standard_descriptors as standard
 
 os.close(0)
 look = standard._is_closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import multiprocessing
 import os
 import shutil
@@ -19,12 +20,12 @@ from longshore.compute.events import Event, Gap
 from longshore.compute.values import Owner, now
 from longshore.errors import ContainerExists, ContainerNotFound, InvalidSpec, InvalidState, StoreError
 from longshore.exit_record import Cause, Exit
-from longshore.fs.files import briefly, hold, link_once, try_hold, wait_for_lock, write_new
+from longshore.fs.files import hold, link_once, short_lock, try_hold, wait_for_lock, write_new
 from longshore.fs.trees import remove_some, remove_tree
 from longshore.spec import ProcessSpec, Spec
 from longshore.store import journal as journal_module
-from longshore.store.container_dir import Entry
-from longshore.store.journal import Journal, JournalReader, News, Position
+from longshore.store.container_dir import ContainerDir
+from longshore.store.journal import Journal, JournalReader, NewEvent, Position
 from longshore.store.records import Damaged, ExitRecord, Record, decode
 from longshore.store.state_directory import Store
 
@@ -41,7 +42,7 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
-def make(store: Store, id: str = "box", *, durable: bool = True) -> tuple[Entry, Record]:
+def make(store: Store, id: str = "box", *, durable: bool = True) -> tuple[ContainerDir, Record]:
     entry, claim = store.reserve(id, durable=durable)
     record = store.new_record(id, Spec.of(args=["true"]), "keep", None, kept=durable, durable=durable, stdin=False)
     record.token = b"x"
@@ -136,9 +137,9 @@ def test_a_lock_ends_when_it_is_released_though_a_child_that_was_just_forked_has
         again = try_hold(path)
         assert again is not None
         again.release()
-        with briefly(path):
+        with short_lock(path):
             pass
-        with briefly(path, limit=0):
+        with short_lock(path, limit=0):
             pass
     finally:
         os.close(blocks)
@@ -200,10 +201,10 @@ def test_an_id_is_taken_in_one_step(store: Store) -> None:
         with pytest.raises(ContainerExists):
             store.reserve("box", durable=durable)
     with pytest.raises(InvalidState, match="created already"):
-        store.entry("box").claim("delete")
+        store.container_dir("box").claim("delete")
     claim.release()
     with pytest.raises(ContainerNotFound):
-        store.entry("box").read()
+        store.container_dir("box").read()
 
 
 def test_looking_whether_it_is_claimed_takes_it_from_nobody(store: Store) -> None:
@@ -217,6 +218,23 @@ def test_looking_whether_it_is_claimed_takes_it_from_nobody(store: Store) -> Non
     assert not entry.is_claimed()
 
 
+def test_a_record_of_an_earlier_version_says_what_was_published(store: Store) -> None:
+    """Those fields have had other names in the code since, and keep their names on the disk."""
+    directory, record = make(store)
+    directory.new_process("it", "lease")
+    directory.write_process(store.new_process_record("it", ProcessSpec(args=["true"]), "lease", named=True))
+    for path in (directory.home / "record.json", directory.run / "execs" / "it" / "record.json"):
+        written = json.loads(path.read_bytes())
+        path.write_text(json.dumps({**written, "start_told": True, "exit_told": True}))
+    read, process = directory.read_own(record.uid), directory.read_process("it")
+    assert process is not None
+    assert (read.start_published, read.exit_published, process.exit_published) == (True, True, True)
+    directory.write(read)
+    directory.write_process(process)
+    assert {"start_told", "exit_told"} <= json.loads((directory.home / "record.json").read_bytes()).keys()
+    assert "exit_told" in json.loads((directory.run / "execs" / "it" / "record.json").read_bytes())
+
+
 async def test_a_removed_container_leaves_nothing_and_its_id_is_free_before_that_is_told(store: Store) -> None:
     entry, record = make(store)
     claim = entry.claim("delete")
@@ -226,7 +244,7 @@ async def test_a_removed_container_leaves_nothing_and_its_id_is_free_before_that
 
     await entry.remove(record.uid, claim, told)
     claim.release()
-    again = store.entry("box").read()
+    again = store.container_dir("box").read()
     assert again.uid != record.uid
     assert os.listdir(store.run_trash) == os.listdir(store.data_trash) == []
 
@@ -305,7 +323,7 @@ async def test_what_is_told_of_a_kept_container_is_on_the_disk_when_it_is_told(
     directory = ["."] if os.name == "posix" else []  # Windows opens none
     names = ("spec.json", "record.json", "exit.json", *directory)
     async with world.engine() as engine:
-        home = engine._core.store.kept / "box"
+        home = engine._state.store.kept / "box"
         monkeypatch.setattr(os, "fsync", fsync)
         box = await engine.create("box", args=FOREVER, owner=owner)
         assert synced == ({"spec.json", "record.json", *directory} if owner == "keep" else set())
@@ -325,7 +343,7 @@ def test_the_records_of_a_thousand_containers_are_read_quickly(
     """A bound with room for a busy machine: measured are 20 ms."""
     entry, record = make(store, "box-0")
     entry.link_exit(ExitRecord(version=1, exit=Exit(code=0, at=now())))
-    record.exit_told = True
+    record.exit_published = True
     entry.write(record)
     for number in range(1, 1000):
         id = f"box-{number}"
@@ -336,7 +354,7 @@ def test_the_records_of_a_thousand_containers_are_read_quickly(
     times = []
     for _ in range(5):
         begin = time.perf_counter()
-        found = [(each.read(), each.read_exit()) for each in store.entries()]
+        found = [(each.read(), each.read_exit()) for each in store.container_dirs()]
         times.append(time.perf_counter() - begin)
         assert len(found) == 1000
     with capsys.disabled():
@@ -383,8 +401,8 @@ def numbers(journal: Journal, since: int = 0) -> list[int]:
 
 def test_events_are_numbered_without_holes(tmp_path: Path) -> None:
     journal = journal_at(tmp_path / "j")
-    journal.append("box", "uid", News("start-container"), News("exit"))
-    journal.append("box", "uid", News("delete"))
+    journal.append("box", "uid", NewEvent("start-container"), NewEvent("exit"))
+    journal.append("box", "uid", NewEvent("delete"))
     assert numbers(journal) == [1, 2, 3]
     assert journal.last() == 3
     assert numbers(Journal(tmp_path / "j"), 1) == [2, 3]
@@ -407,7 +425,7 @@ def test_many_programs_write_one_order(tmp_path: Path) -> None:
 def _write_many(path: Path, uid: str) -> None:
     journal = Journal(path)
     for number in range(100):
-        journal.append("box", uid, News("exit-process", process=str(number)))
+        journal.append("box", uid, NewEvent("exit-process", process=str(number)))
 
 
 def in_boot(path: Path, boot: str) -> Journal:
@@ -429,12 +447,12 @@ def test_a_cursor_from_before_a_loss_of_power_gets_a_gap_and_all_that_was_told_s
     tmp_path: Path, cursor: int
 ) -> None:
     before = in_boot(tmp_path / "j", "one")
-    before.append("box", "uid", *[News("pause")] * 5)
+    before.append("box", "uid", *[NewEvent("pause")] * 5)
     lose(before, 2)
     after = in_boot(tmp_path / "j", "two")
     reader = JournalReader(after, cursor)
     assert [event.seq for event in reader.read() if isinstance(event, Event)] == list(range(cursor + 1, 4))
-    after.append("new", "uid", *[News("resume")] * 9)
+    after.append("new", "uid", *[NewEvent("resume")] * 9)
     missing, *rest = reader.read()
     assert isinstance(missing, Gap)
     assert missing.since == max(cursor, 3) + 1
@@ -447,31 +465,31 @@ def test_a_cursor_from_before_a_loss_of_power_gets_a_gap_and_all_that_was_told_s
 
 
 def test_a_cursor_beyond_all_that_can_have_been_lost_is_refused(tmp_path: Path) -> None:
-    in_boot(tmp_path / "j", "one").append("box", "uid", News("pause"))
+    in_boot(tmp_path / "j", "one").append("box", "uid", NewEvent("pause"))
     after = in_boot(tmp_path / "j", "two")
     with pytest.raises(InvalidSpec, match="since"):
         JournalReader(after, after.base() + 1)
 
 
 def test_who_begins_after_a_boot_misses_nothing(tmp_path: Path) -> None:
-    in_boot(tmp_path / "j", "one").append("box", "uid", News("pause"))
+    in_boot(tmp_path / "j", "one").append("box", "uid", NewEvent("pause"))
     after = in_boot(tmp_path / "j", "two")
     reader = JournalReader(after, None)
-    after.append("box", "uid", News("resume"))
+    after.append("box", "uid", NewEvent("resume"))
     assert [event.type for event in reader.read() if isinstance(event, Event)] == ["resume"]
 
 
 def test_in_one_boot_numbers_have_no_holes_whoever_opens_the_journal(tmp_path: Path) -> None:
     for _ in range(3):
-        in_boot(tmp_path / "j", "one").append("box", "uid", News("pause"))
+        in_boot(tmp_path / "j", "one").append("box", "uid", NewEvent("pause"))
     assert numbers(in_boot(tmp_path / "j", "one")) == [1, 2, 3]
 
 
 def test_two_programs_that_are_the_first_after_a_boot_leave_out_numbers_once(tmp_path: Path) -> None:
-    in_boot(tmp_path / "j", "one").append("box", "uid", News("pause"))
+    in_boot(tmp_path / "j", "one").append("box", "uid", NewEvent("pause"))
     first, second = in_boot(tmp_path / "j", "two"), in_boot(tmp_path / "j", "two")
-    first.append("box", "uid", News("resume"))
-    second.append("box", "uid", News("pause"))
+    first.append("box", "uid", NewEvent("resume"))
+    second.append("box", "uid", NewEvent("pause"))
     begin = first.base() + 1
     assert numbers(first) == [1, begin, begin + 1]
 
@@ -481,7 +499,7 @@ def test_no_number_is_given_again_though_a_whole_boot_was_lost(tmp_path: Path, l
     given: set[int] = set()
     for boot in ("one", "two", "three", "four"):
         journal = in_boot(tmp_path / "j", boot)
-        journal.append("box", "uid", *[News("pause")] * lost)
+        journal.append("box", "uid", *[NewEvent("pause")] * lost)
         new = numbers(journal)[-lost:]
         assert not given.intersection(new)
         given.update(new)
@@ -490,10 +508,10 @@ def test_no_number_is_given_again_though_a_whole_boot_was_lost(tmp_path: Path, l
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 60, b"{}", b'{"boot":"two"'])
 def test_where_the_boot_cannot_be_read_it_was_another(tmp_path: Path, content: bytes) -> None:
-    in_boot(tmp_path / "j", "two").append("box", "uid", *[News("pause")] * 2)
+    in_boot(tmp_path / "j", "two").append("box", "uid", *[NewEvent("pause")] * 2)
     (tmp_path / "j" / "boot").write_bytes(content)
     journal = in_boot(tmp_path / "j", "two")
-    journal.append("box", "uid", News("pause"))
+    journal.append("box", "uid", NewEvent("pause"))
     assert numbers(journal, 2)[0] > 2 + 100_000
 
 
@@ -509,7 +527,7 @@ async def test_the_boot_of_a_journal_is_on_the_disk_before_anything_is_told_in_i
         return mark.read_text() if os.path.samestat(found, mark.stat()) else ""
 
     async with world.engine() as engine:
-        boot = engine._core.store.boot
+        boot = engine._state.store.boot
         await engine.run("host", ["true"])
     async with world.engine() as engine:
         await engine.list()
@@ -520,11 +538,11 @@ async def test_the_boot_of_a_journal_is_on_the_disk_before_anything_is_told_in_i
 
 def test_a_line_torn_by_a_death_is_cut_off_and_its_number_used_again(tmp_path: Path) -> None:
     journal = journal_at(tmp_path / "j")
-    journal.append("box", "uid", News("start-container"))
+    journal.append("box", "uid", NewEvent("start-container"))
     with open(journal.path(1), "ab") as file:
         file.write(b'{"seq":2,"at":"20')
     assert numbers(journal) == [1]
-    Journal(tmp_path / "j").append("box", "uid", News("exit"))
+    Journal(tmp_path / "j").append("box", "uid", NewEvent("exit"))
     assert numbers(journal) == [1, 2]
 
 
@@ -532,25 +550,25 @@ def test_a_line_torn_by_a_death_is_cut_off_and_its_number_used_again(tmp_path: P
 def test_a_torn_line_of_any_size_is_cut_off(tmp_path: Path, size: int) -> None:
     journal = journal_at(tmp_path / "j")
     if size != 100:
-        journal.append("box", "uid", News("start-container"))
+        journal.append("box", "uid", NewEvent("start-container"))
     first = len(numbers(journal))
     with open(journal.path(1), "ab") as file:
         file.write(b"x" * size)
-    Journal(tmp_path / "j").append("box", "uid", News("exit"))
+    Journal(tmp_path / "j").append("box", "uid", NewEvent("exit"))
     assert numbers(journal) == list(range(1, first + 2))
 
 
 def test_a_line_that_cannot_be_read_is_a_gap(tmp_path: Path) -> None:
     journal = journal_at(tmp_path / "j")
     for _ in range(3):
-        journal.append("box", "uid", News("pause"))
+        journal.append("box", "uid", NewEvent("pause"))
     path = Path(journal.path(1))
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b"\0" * (len(lines[1]) - 1) + b"\n" + lines[2])
     found = JournalReader(Journal(tmp_path / "j"), 0).read()
     assert [type(item).__name__ for item in found] == ["Event", "Gap", "Event"]
     assert found[1] == Gap(since=2, until=2)
-    Journal(tmp_path / "j").append("box", "uid", News("resume"))
+    Journal(tmp_path / "j").append("box", "uid", NewEvent("resume"))
     assert numbers(journal)[-1] == 4
 
 
@@ -561,7 +579,7 @@ def test_old_segments_go_and_the_numbers_go_on(tmp_path: Path, monkeypatch: pyte
     reader = JournalReader(journal, 0)
     seen: list[Event | Gap] = []
     for number in range(200):
-        journal.append("box", "uid", News("pause"))
+        journal.append("box", "uid", NewEvent("pause"))
         if number % 3 == 0:
             seen += reader.read()
     seen += reader.read()
@@ -574,11 +592,11 @@ def test_old_segments_go_and_the_numbers_go_on(tmp_path: Path, monkeypatch: pyte
 
 def test_what_was_told_is_not_told_again(tmp_path: Path) -> None:
     journal = journal_at(tmp_path / "j")
-    journal.append("other", "x", News("start-container"))
+    journal.append("other", "x", NewEvent("start-container"))
     since = journal.end()
-    journal.append("box", "uid", News("start-container"))
-    journal.append("box", "uid", News("start-container"), News("exit", process="init"), unless_since=since)
-    journal.append("box", "uid", News("exit", process="init"), unless_since=since)
+    journal.append("box", "uid", NewEvent("start-container"))
+    journal.append("box", "uid", NewEvent("start-container"), NewEvent("exit", process="init"), unless_since=since)
+    journal.append("box", "uid", NewEvent("exit", process="init"), unless_since=since)
     assert [event.type for event in journal.about("uid", Position())] == ["start-container", "exit"]
 
 
@@ -588,7 +606,7 @@ def test_looking_back_over_a_hundred_thousand_events_is_quick(
 ) -> None:
     monkeypatch.setattr(journal_module, "SEGMENTS_KEPT", 100)
     journal = journal_at(tmp_path / "j")
-    journal.append("box", "wanted", News("start-container"))
+    journal.append("box", "wanted", NewEvent("start-container"))
     line = Path(journal.path(1)).read_bytes().replace(b"wanted", b"others")
     for segment in range(1, 11):
         with open(journal.path(segment), "ab") as file:
@@ -603,14 +621,14 @@ def test_looking_back_over_a_hundred_thousand_events_is_quick(
 
 def test_a_full_disk_leaves_no_part_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = journal_at(tmp_path / "j")
-    journal.append("box", "uid", News("start-container"))
+    journal.append("box", "uid", NewEvent("start-container"))
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:10]))
     with pytest.raises(StoreError) as caught:
-        journal.append("box", "uid", News("exit"))
+        journal.append("box", "uid", NewEvent("exit"))
     monkeypatch.undo()
     assert caught.value.hint is not None
-    journal.append("box", "uid", News("exit"))
+    journal.append("box", "uid", NewEvent("exit"))
     assert numbers(journal) == [1, 2]
 
 
@@ -620,13 +638,13 @@ def test_a_lock_that_is_held_for_a_moment_is_waited_for(tmp_path: Path) -> None:
     holder.start()
     assert ready.wait(30)
     begin = time.monotonic()
-    with briefly(tmp_path / "lock"):
+    with short_lock(tmp_path / "lock"):
         assert time.monotonic() - begin > 0.05
     holder.join()
 
 
 def _hold_for_a_moment(path: Path, ready: object) -> None:
-    with briefly(path):
+    with short_lock(path):
         ready.set()  # type: ignore[attr-defined]
         time.sleep(0.2)
 

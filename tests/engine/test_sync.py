@@ -426,7 +426,7 @@ def test_an_iterator_that_was_dropped_watches_nothing_any_more(blocking: sync.En
     for event in blocking.events(since=0):
         assert name_of(event) == "start-container web"
         break
-    core = blocking._inner._core
+    core = blocking._inner._state
     deadline = time.monotonic() + 10
     while core.subscriptions and time.monotonic() < deadline:
         blocking.version()  # a turn of its loop

@@ -163,7 +163,7 @@ def test_what_can_be_removed_beside_an_immutable_file_is(tmp_path: Path) -> None
 MOUNTED = """
 import os, subprocess, sys
 from longshore.errors import StoreError
-from longshore.trees import remove_tree
+from longshore.fs.trees import remove_tree
 subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 subprocess.run(["mount", "--bind", "outside", "tree/a/mount"], check=True)
 subprocess.run(["mount", "--bind", "outside/kept", "tree/a/file"], check=True)

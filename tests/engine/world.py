@@ -16,7 +16,7 @@ from longshore.compute.events import Event, Gap
 from longshore.engine.container import Container
 from longshore.engine.create import _Making
 from longshore.engine.engine import Engine
-from longshore.fs.files import Held
+from longshore.fs.files import LockFile
 from longshore.simulator import Machine, Process, Simulator, System
 from longshore.spec import HyperV, WindowsOptions
 from longshore.store.leases import EXECS
@@ -99,7 +99,7 @@ class World:
     async def die(self, engine: Engine) -> None:
         """The program that uses `engine` is killed: nothing of its code runs any more, its locks are free."""
         self.simulator_of(engine).caller_died()
-        core = engine._core
+        core = engine._state
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         ours = [task for task in tasks if task in core._tasks]
         core.closed = True
@@ -112,11 +112,11 @@ class World:
         # the kernel closes its descriptors; no other program here holds a lock now, but its lease's
         if core.lease is not None:
             core.lease._forget()
-        others = [each._core.lease for each in self.engines if each is not engine]
+        others = [each._state.lease for each in self.engines if each is not engine]
         alive = [held for lease in others if lease is not None for held in vars(lease).values()]
         for found in gc.get_objects():
-            if type(found) is Held and not any(found is held for held in alive):
-                found.let_go()
+            if type(found) is LockFile and not any(found is held for held in alive):
+                found.close()
             elif type(found) is _Making:
                 found._release_lock()
         self.deaths += 1

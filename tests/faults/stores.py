@@ -59,7 +59,7 @@ async def populate(world: World) -> None:
     await other.launch("theirs", args=FOREVER, owner="remove")
     done = await other.create("done", args=FOREVER)
     trash = world.state / "lib" / "trash" / done._uid
-    system = other._core.live["done"].system
+    system = other._state.open_containers["done"].system
     await system.terminate()
     await system.delete()
     await world.die(other)
@@ -67,9 +67,9 @@ async def populate(world: World) -> None:
     (world.state / "run" / "containers" / "done").rename(world.state / "run" / "trash" / trash.name)
     for where in ("lib", "run"):
         (world.state / where / "containers" / "half").mkdir()  # as far as its making came
-    record = mine._core.store.entry("created").read()
+    record = mine._state.store.container_dir("created").read()
     record.id, record.uid, record.token = "half", "0123456789abcdef", b""
-    mine._core.store.entry("half").write(record)
+    mine._state.store.container_dir("half").write(record)
     shutil.copy(world.state / "lib/containers/created/spec.json", world.state / "lib/containers/half/spec.json")
 
 
@@ -134,7 +134,7 @@ async def _books(world: World, name: str) -> list[str]:
     """Look, delete and make again; what is not as it should be with the file of this name spoiled."""
     whose = next((id for id in IDS if f"containers/{id}/" in name), None)
     engine = world.engine()
-    engine._core.limits = QUICK
+    engine._state.limits = QUICK
     found = await look(engine)
     wrong = [] if name == "run/boot" else [f"{id} is {info}" for id, info in _disturbed(found, whose)]
     for id in IDS:

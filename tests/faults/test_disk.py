@@ -82,9 +82,9 @@ async def _look(engine: Engine) -> None:
 
 
 async def _open(engine: Engine) -> None:
-    simulator = engine._core.service
+    simulator = engine._state.service
     assert isinstance(simulator, Simulator)
-    async with Engine(Simulator(machine=simulator.machine), state=engine._core.store.run.parent) as other:
+    async with Engine(Simulator(machine=simulator.machine), state=engine._state.store.run.parent) as other:
         await other.list()
 
 

@@ -41,7 +41,7 @@ def test_a_blocking_engine_that_is_left_open_needs_no_thread_to_be_closed(tmp_pa
     """Python 3.12 starts none any more when it ends, and those that were idle have gone."""
     source = """
         import longshore.sync
-        from longshore.hcs import calls
+        from longshore.hcs.dll import calls
         calls.IDLE_LIMIT = 0.01
         engine = longshore.sync.Engine(world.service, state=sys.argv[1] + "/state")
         engine.launch("box", world.spec(), owner="remove")

@@ -34,7 +34,7 @@ async def machine(tmp_path: Path) -> AsyncIterator[tuple[World, Engine]]:
 async def killed(it: World, engine: Engine) -> None:
     """The engine's program is killed: nothing of its code runs any more, its handles and locks are free."""
     it.die(it.service)
-    core = engine._core
+    core = engine._state
     core.closed = True
     tasks = list(core._tasks)
     for task in tasks:
@@ -69,7 +69,7 @@ async def test_what_a_dead_owner_left_is_ended_and_what_it_keeps_goes_on(tmp_pat
 async def test_what_a_dead_owner_left_is_ended_though_the_store_has_no_record_of_it(tmp_path: Path) -> None:
     async with machine(tmp_path) as (it, first):
         await first.launch("box", it.spec(*FOREVER), owner="remove")
-        home = first._core.store.entry("box").home
+        home = first._state.store.container_dir("box").home
         await killed(it, first)
         shutil.rmtree(home)
 
@@ -81,7 +81,7 @@ async def test_what_a_dead_owner_left_is_ended_though_the_store_has_no_record_of
 async def test_a_system_of_the_same_id_that_is_somebody_else_s_by_now_is_kept(tmp_path: Path) -> None:
     async with machine(tmp_path) as (it, first):
         await first.launch("box", it.spec(*FOREVER), owner="remove")
-        home = first._core.store.entry("box").home
+        home = first._state.store.container_dir("box").home
         await killed(it, first)
         shutil.rmtree(home)
         it.hcs.crew.terminate(it.hcs.systems["box"])

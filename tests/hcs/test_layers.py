@@ -295,7 +295,7 @@ async def test_the_layer_of_a_container_of_an_earlier_boot_is_taken_away(tmp_pat
     async with world(tmp_path, crew=True) as it:
         async with Engine(it.service, state=tmp_path / "state") as engine:
             await engine.create("box", layered_sleep())
-            entry = engine._core.store.entry("box")
+            entry = engine._state.store.container_dir("box")
             record = entry.read()
             record.boot = "an earlier one"
             entry.write(record)

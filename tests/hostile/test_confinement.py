@@ -129,7 +129,7 @@ async def test_a_neighbour_that_swaps_files_under_a_mount_while_it_is_set_up(eng
         except LongshoreError:
             outcomes.add("refused")
     made = list(secret.iterdir())
-    name = os.path.basename((await engine._core.service.runtime()).path)  # type: ignore[attr-defined]
+    name = os.path.basename((await engine._state.service.runtime()).path)  # type: ignore[attr-defined]
     known = holes(name, (await engine.version())[name])
     if any("CVE-2024-45310" in hole for hole in known):  # `doctor` tells it, and docs/security.md
         assert all(path.is_dir() and not list(path.iterdir()) for path in made), "more than the hole that is known"
@@ -337,7 +337,7 @@ def test_a_hole_is_known_in_each_line_of_versions(name: str, version: str, known
 
 async def test_explain_names_the_holes_of_the_runtime(engine: Engine) -> None:
     await engine.run("host", ["true"])
-    runtime = await engine._core.service.runtime()  # type: ignore[attr-defined]
+    runtime = await engine._state.service.runtime()  # type: ignore[attr-defined]
     reasons = (await engine.plan(root="host", args=["true"])).reasons
     assert all(hole in reasons["runtime"] for hole in holes(runtime.known.name, runtime.known.version))
 

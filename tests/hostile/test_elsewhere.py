@@ -44,7 +44,7 @@ Elsewhere = Callable[..., "subprocess.CompletedProcess[str]"]
 
 LOOK = """
 import asyncio, json, sys
-from longshore.engine import Engine
+from longshore import Engine
 from longshore.errors import LongshoreError, NotVisible
 
 async def attempt(verb):
@@ -153,12 +153,12 @@ def test_command_line_says_that_it_cannot_see(state: Path) -> None:
 
 OWNER = """
 import asyncio, sys
-from longshore.engine import Engine
+from longshore import Engine
 async def main():
     async with Engine(state=sys.argv[1], runtime="crun") as engine:
         box = await engine.launch("box", root="host", args=["sleep", "600"], owner="remove")
         await box.exec(["sleep", "600"])
-        print(engine._core.lease.keeper_pid, flush=True)
+        print(engine._state.lease.keeper_pid, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 asyncio.run(main())
 """
@@ -192,7 +192,7 @@ def test_lease_of_a_dead_owner_stays_when_seen_from_elsewhere(state: Path, elsew
 
 INSIDE = """
 import asyncio, sys
-from longshore.engine import Engine
+from longshore import Engine
 async def main():
     async with Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:
         box = await engine.launch("inside", root="host", args=["sleep", "600"])

@@ -314,7 +314,7 @@ def test_an_ordinary_user_is_told_what_is_missing(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import asyncio, encodings.ascii, os, sys
         import longshore.oci.service
-        from longshore.engine import Engine
+        from longshore import Engine
         os.setuid(65534)
         from longshore.errors import NotSupported
         async def main():

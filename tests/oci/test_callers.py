@@ -24,7 +24,7 @@ real = pytest.mark.real
 
 CALLER = textwrap.dedent("""
     import asyncio, os, signal, sys
-    from longshore.engine import Engine
+    from longshore import Engine
 
     async def main():
         async with Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:

@@ -44,7 +44,7 @@ def call(program: str, *words: str | Path, closed: set[int] = frozenset(), limit
 
 SETTINGS = """
     import asyncio, os, resource, signal, sys, threading
-    from longshore.engine import Engine
+    from longshore import Engine
 
     SHOW = ["sh", "-c", "grep -E 'Sig(Blk|Ign)' /proc/self/status; cat /proc/self/oom_score_adj /proc/self/personality"
             " 2>/dev/null; cat /proc/self/timerslack_ns; cut -d' ' -f19,40,41 /proc/self/stat"]
@@ -165,7 +165,7 @@ def test_streams_closed_under_an_open_engine_are_the_null_device(state: Path, ru
     program = """
         import asyncio, os, sys
         from longshore import INHERIT
-        from longshore.engine import Engine
+        from longshore import Engine
 
         async def main():
             inherited = {"stdin": INHERIT, "stdout": INHERIT, "stderr": INHERIT}

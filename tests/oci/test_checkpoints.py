@@ -118,7 +118,7 @@ async def test_an_archive_goes_on_in_a_fresh_store_under_another_name(able: Engi
     at = (await numbers(box))[-1]
     await box.export_checkpoint("one", tmp_path / "box.tar")
     await box.delete()
-    async with Engine(state=tmp_path / "fresh", runtime=(await able._core.service.runtime()).path) as other:  # type: ignore[attr-defined]
+    async with Engine(state=tmp_path / "fresh", runtime=(await able._state.service.runtime()).path) as other:  # type: ignore[attr-defined]
         taken = await other.import_checkpoint(tmp_path / "box.tar", "another")
         info = await taken.info()
         assert (info.state, info.exit and info.exit.cause) == ("stopped", Cause.CHECKPOINTED)
@@ -131,7 +131,7 @@ async def test_an_archive_goes_on_in_a_fresh_store_under_another_name(able: Engi
 
 OWNER = """
 import asyncio, sys
-from longshore.engine import Engine
+from longshore import Engine
 async def main():
     async with Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:
         box = await engine.get("box")
@@ -147,7 +147,7 @@ async def test_an_owner_killed_in_the_middle_leaves_nothing_half(able: Engine, s
     box = await able.launch("box", root="host", args=COUNT)
     await counted_to(box, 3)
     await box.checkpoint("one", leave_running=verb == "checkpoint")
-    runtime = os.path.basename((await able._core.service.runtime()).path)  # type: ignore[attr-defined]
+    runtime = os.path.basename((await able._state.service.runtime()).path)  # type: ignore[attr-defined]
     for wait in (0.5, 2.0, 4.0):
         owner = subprocess.Popen(
             [sys.executable, "-c", OWNER, str(state), runtime, verb], stdout=subprocess.PIPE, text=True
@@ -159,7 +159,7 @@ async def test_an_owner_killed_in_the_middle_leaves_nothing_half(able: Engine, s
         owner.wait()
         owner.stdout.close()
         async with asyncio.timeout(60):
-            while list((state / "run" / "leases").iterdir()) != [able._core.lease.directory]:  # type: ignore[union-attr]
+            while list((state / "run" / "leases").iterdir()) != [able._state.lease.directory]:  # type: ignore[union-attr]
                 await asyncio.sleep(0.1)  # the keeper tells nobody that it is done
         again = await able.get("box")
         now = (await again.info()).state

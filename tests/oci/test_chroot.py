@@ -17,7 +17,7 @@ import asyncio, os, sys
 root, state, runtime, *path = sys.argv[1:]
 sys.path[:0] = path
 import longshore.oci.service, longshore.simulator, encodings.idna
-from longshore.engine import Engine
+from longshore import Engine
 os.chroot(root)
 os.chdir("/")
 

@@ -454,6 +454,6 @@ async def test_many_execs_at_once(engine: Engine) -> None:
 async def cleared(engine: Engine) -> AsyncIterator[None]:
     """What a test leaves running is taken away before the look at what is left."""
     yield
-    if not engine._core.closed:
+    if not engine._state.closed:
         for info in await engine.list():
             await (await engine.get(info.id)).delete(force=True)

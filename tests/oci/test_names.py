@@ -61,7 +61,7 @@ def test_names_of_cgroup_files_are_ids_of_what_is_kept(state: Path, runtime: str
 
 OWNER = """
 import asyncio, sys
-from longshore.engine import Engine
+from longshore import Engine
 async def main():
     async with Engine(state=sys.argv[1]) as engine:
         for name in sys.argv[2:]:

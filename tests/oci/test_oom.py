@@ -119,7 +119,7 @@ async def test_a_stranger_kills_an_init_whose_child_had_been_out_of_memory_befor
         async for record in logs:
             if isinstance(record, LogRecord) and record.data == b"gone\n":
                 break
-    noted = engine._core.store.containers / "box" / "persist" / "oom"
+    noted = engine._state.store.containers / "box" / "persist" / "oom"
     noted.touch()  # in version 2, conmon before 2.2.0 does not do it (its issue 426)
     at = os.stat(noted).st_mtime - system.OOM_LIMIT - 1  # as if that had been a while ago
     os.utime(noted, (at, at))

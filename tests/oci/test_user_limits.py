@@ -39,7 +39,7 @@ assert libc.inotify_init1(0) == -1 and ctypes.get_errno() == 24
 ALL_VERBS = """
 import asyncio
 import longshore
-from longshore.engine import Engine
+from longshore import Engine
 
 async def main():
     async with asyncio.timeout(100), Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:

@@ -122,7 +122,7 @@ def test_a_console_is_raw_within_the_block_and_as_before_after_it(tmp_path: Path
     program.write_text(
         """
 import sys
-from longshore.cli import console
+from longshore.cli.terminal import console
 
 _, before = console._mode(0)
 with console.raw(0):

@@ -137,7 +137,7 @@ def test_a_program_may_end_with_systems_open_and_notifications_on_their_way(tmp_
         sys.path.insert(0, {str(Path(__file__).parents[2])!r})
         from longshore import Engine
         from longshore.hcs.service import HcsService
-        from longshore.hcs.pipes import WindowsPipes
+        from longshore.hcs.streams.pipes import WindowsPipes
         from tests.hcs.wine_double import Machine
         from tests.wine.conftest import spec
         machine = Machine("rule\\tHcsCreateProcess\\nstdout\\tout\\n")
@@ -178,9 +178,9 @@ def left():
     print(machine.open_handles()["callbacks"], machine.errors)
 
 atexit.register(left)  # the first registered is the last called
-from longshore.compute import PIPE, Place, Stdio
+from longshore.compute.values import PIPE, Place, Stdio
 from longshore.hcs.service import HcsService
-from longshore.hcs.pipes import WindowsPipes
+from longshore.hcs.streams.pipes import WindowsPipes
 from tests.hcs.wine_double import Machine
 from tests.wine.conftest import spec
 

@@ -35,19 +35,19 @@ from ..fs.files import make_private, read_whole, store_error, sync, sync_tree, w
 from ..fs.trees import remove_tree
 from ..logs.rotation import mark_first
 from ..spec import check_id
-from ..store.container_dir import Entry
-from ..store.journal import News
+from ..store.container_dir import ContainerDir
+from ..store.journal import NewEvent
 from ..store.records import VERSION, Damaged, ExitRecord, Record
 from . import archive
 from .archive import MANIFEST, Manifest
 from .checkpoint_recovery import FOLDER, MARK, undo_checkpoint, undo_half_restored
 from .create import clear_half_made
-from .delete import let_go
-from .exits import tell_recorded
+from .delete import release
+from .exits import publish_recorded
 from .lifecycle import begin, kill, wait_for_end
-from .lookup import adopt, current, derive, is_past, named_lease
+from .lookup import derive, is_past, named_lease, open_container, read_current
 from .process import Process
-from .state import Core, Live, log
+from .state import EngineState, OpenContainer, log
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 
@@ -62,13 +62,13 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     connections: bool = False
 
 
-async def _able(core: Core) -> Checkpointable:
+async def _able(engine: EngineState) -> Checkpointable:
     """The service, if it can make checkpoints here. NotSupported, with the reason, before anything is touched."""
-    features = await core.service.probe()
+    features = await engine.service.probe()
     features.need("checkpoint")
-    if not isinstance(core.service, Checkpointable):
+    if not isinstance(engine.service, Checkpointable):
         raise NotSupported("checkpoint", f"the {features.service} service has none")
-    return core.service
+    return engine.service
 
 
 def _check_name(name: str) -> str:
@@ -77,11 +77,11 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _directory(entry: Entry, name: str) -> Path:
+def _directory(entry: ContainerDir, name: str) -> Path:
     return entry.home / FOLDER / name
 
 
-def _read(entry: Entry, name: str) -> Manifest:
+def _read(entry: ContainerDir, name: str) -> Manifest:
     path = _directory(entry, _check_name(name)) / MANIFEST
     try:
         data = read_whole(path)
@@ -90,7 +90,7 @@ def _read(entry: Entry, name: str) -> Manifest:
     return archive.read_manifest(data, str(path))
 
 
-def _info(entry: Entry, name: str, manifest: Manifest) -> CheckpointInfo:
+def _info(entry: ContainerDir, name: str, manifest: Manifest) -> CheckpointInfo:
     size = sum(path.stat().st_size for path in _directory(entry, name).rglob("*") if path.is_file())
     return CheckpointInfo(
         name=name,
@@ -105,19 +105,19 @@ def _info(entry: Entry, name: str, manifest: Manifest) -> CheckpointInfo:
 
 
 async def checkpoint(
-    core: Core, entry: Entry, uid: str, name: str, *, leave_running: bool, connections: bool
+    engine: EngineState, entry: ContainerDir, uid: str, name: str, *, leave_running: bool, connections: bool
 ) -> CheckpointInfo:
     """Write a container to a checkpoint; then end it, unless it is left running."""
     _check_name(name)
-    service = await _able(core)
-    record = await current(core, entry, uid)
+    service = await _able(engine)
+    record = await read_current(engine, entry, uid)
     if not record.kept:
         raise InvalidState("checkpoint", entry.id, "one that runs for its caller", hint="make it with `create`")
-    lease = await core.hold_lease()
+    lease = await engine.hold_lease()
     claim = entry.claim("checkpoint")
     lease.own(entry.id)  # if we die, the keeper lets it go on
     try:
-        info = await derive(core, entry, entry.read_own(uid))
+        info = await derive(engine, entry, entry.read_own(uid))
         if info.state not in ("running", "paused"):
             raise InvalidState("checkpoint", entry.id, info.state, hint="only what runs can be written")
         busy = [each for each in entry.processes() if entry.read_process_exit(each) is None]
@@ -125,15 +125,15 @@ async def checkpoint(
             raise InvalidState("checkpoint", entry.id, f"busy with `{busy[0]}`", hint="wait for the exec, or kill it")
         if _directory(entry, name).exists():
             raise CheckpointExists(entry.id, name)
-        live = await adopt(core, entry, record)
+        opened = await open_container(engine, entry, record)
         await entry.change(uid, _mark(checkpointing=True))
         try:
             frozen = info.state == "paused"
-            await _write(core, service, live, name, lease.lock_fd, frozen=frozen, connections=connections)
+            await _write(engine, service, opened, name, lease.lock_fd, frozen=frozen, connections=connections)
         except BaseException:
-            await shielded(undo_checkpoint(core, entry, uid))
+            await shielded(undo_checkpoint(engine, entry, uid))
             raise
-        await shielded(_finish(core, entry, uid, leave_running=leave_running))
+        await shielded(_finish(engine, entry, uid, leave_running=leave_running))
         return _info(entry, name, _read(entry, name))
     finally:
         lease.disown(entry.id)
@@ -148,23 +148,30 @@ def _mark(*, checkpointing: bool) -> Callable[[Record], None]:
 
 
 async def _write(
-    core: Core, service: Checkpointable, live: Live, name: str, lock_fd: int, *, frozen: bool, connections: bool
+    engine: EngineState,
+    service: Checkpointable,
+    opened: OpenContainer,
+    name: str,
+    lock_fd: int,
+    *,
+    frozen: bool,
+    connections: bool,
 ) -> None:
-    entry = live.entry
+    entry = opened.entry
     final = _directory(entry, name)
     making = final.with_name(f".{name}.{os.urandom(4).hex()}")
     try:
         make_private(making)
     except OSError as error:
         raise store_error(f"make {making}", error) from error
-    record = entry.read_own(live.uid)
+    record = entry.read_own(opened.uid)
     if not frozen:
-        await live.system.pause()
-    await service.checkpoint(live.system, making, lock_fd, connections=connections)
+        await opened.system.pause()
+    await service.checkpoint(opened.system, making, lock_fd, connections=connections)
     manifest = Manifest(
         version=archive.VERSION,
         longshore=machine.longshore_version(),
-        service=core.service.name,
+        service=engine.service.name,
         container=entry.id,
         name=name,
         created_at=now(),
@@ -178,27 +185,27 @@ async def _write(
         write_new(making / MANIFEST, msgspec.json.encode(manifest))
         await shielded(in_thread(lambda: sync_tree(making)))  # a loss of power leaves it whole, or not there
         os.rename(making, final)
-        core.store.journal.append(entry.id, live.uid, News("checkpoint"))
+        engine.store.journal.append(entry.id, opened.uid, NewEvent("checkpoint"))
         await shielded(in_thread(lambda: sync(final.parent, entry.home)))
     except OSError as error:
         raise store_error(f"write {final}", error) from error
 
 
-async def _finish(core: Core, entry: Entry, uid: str, *, leave_running: bool) -> None:
+async def _finish(engine: EngineState, entry: ContainerDir, uid: str, *, leave_running: bool) -> None:
     """The checkpoint is whole: the container goes on, or ends."""
     if leave_running:
-        await undo_checkpoint(core, entry, uid)
+        await undo_checkpoint(engine, entry, uid)
         return
-    await kill(core, entry, uid, Cause.CHECKPOINTED)
-    await wait_for_end(core, entry, uid)
+    await kill(engine, entry, uid, Cause.CHECKPOINTED)
+    await wait_for_end(engine, entry, uid)
     await entry.change(uid, _mark(checkpointing=False))
 
 
-async def checkpoints(core: Core, entry: Entry, uid: str) -> list[CheckpointInfo]:
+async def checkpoints(engine: EngineState, entry: ContainerDir, uid: str) -> list[CheckpointInfo]:
     """Those there are, oldest first."""
-    await current(core, entry, uid)
+    await read_current(engine, entry, uid)
     found = []
-    for name in core.store.names(entry.home / FOLDER):
+    for name in engine.store.names(entry.home / FOLDER):
         if re.fullmatch(_NAME, name):
             try:
                 found.append(_info(entry, name, _read(entry, name)))
@@ -207,9 +214,9 @@ async def checkpoints(core: Core, entry: Entry, uid: str) -> list[CheckpointInfo
     return sorted(found, key=lambda info: (info.created_at, info.name))
 
 
-async def delete_checkpoint(core: Core, entry: Entry, uid: str, name: str) -> None:
+async def delete_checkpoint(engine: EngineState, entry: ContainerDir, uid: str, name: str) -> None:
     """Remove one. CheckpointNotFound; InvalidState while the container is being changed."""
-    is_past(core, await current(core, entry, uid), "delete a checkpoint of")
+    is_past(engine, await read_current(engine, entry, uid), "delete a checkpoint of")
     path = _directory(entry, _check_name(name))
     claim = entry.claim("delete a checkpoint of")
     try:
@@ -228,52 +235,52 @@ async def delete_checkpoint(core: Core, entry: Entry, uid: str, name: str) -> No
 # going on from one
 
 
-async def start_from(core: Core, entry: Entry, uid: str, name: str) -> tuple[str, Process]:
+async def start_from(engine: EngineState, entry: ContainerDir, uid: str, name: str) -> tuple[str, Process]:
     """Have a stopped container go on from a checkpoint: the uid of its next life, and its init."""
-    service = await _able(core)
+    service = await _able(engine)
     _read(entry, name)
-    await current(core, entry, uid)
-    lease = await core.hold_lease()
+    await read_current(engine, entry, uid)
+    lease = await engine.hold_lease()
     claim = entry.claim("start")
     lease.own(entry.id)
     kept = False
     try:
-        await undo_half_restored(core, entry)
+        await undo_half_restored(engine, entry)
         record = entry.read_own(uid)
-        info = await derive(core, entry, record)
+        info = await derive(engine, entry, record)
         if info.state != "stopped" or entry.read_exit() is None:
             raise InvalidState("restore", entry.id, info.state, hint="stop it first, or import an exported checkpoint")
-        await tell_recorded(core, entry, record)
-        await shielded(_end_earlier(core, entry, record))
-        next_record = _next_life(core, entry, record)
+        await publish_recorded(engine, entry, record)
+        await shielded(_end_earlier(engine, entry, record))
+        next_record = _next_life(engine, entry, record)
         next_record.starter = lease.id
         ours = record.owner != "keep"
         next_record.lease = lease.id if ours else None
-        system, process = await _restore(core, service, entry, record, next_record, name)
-        live = Live(next_record.uid, entry, system, next_record.journal)
-        live.start_told = True
-        core.live[entry.id] = live
-        core.owned.pop(uid, None)
+        system, process = await _restore(engine, service, entry, record, next_record, name)
+        opened = OpenContainer(next_record.uid, entry, system, next_record.journal)
+        opened.start_published = True
+        engine.open_containers[entry.id] = opened
+        engine.owned.pop(uid, None)
         if ours:
-            core.owned[next_record.uid] = entry, record.owner
+            engine.owned[next_record.uid] = entry, record.owner
             kept = True
-        return next_record.uid, begin(core, live, next_record, process)
+        return next_record.uid, begin(engine, opened, next_record, process)
     finally:
         if not kept:
             lease.disown(entry.id)
         claim.release()
 
 
-async def _end_earlier(core: Core, entry: Entry, record: Record) -> None:
+async def _end_earlier(engine: EngineState, entry: ContainerDir, record: Record) -> None:
     """Have the platform forget the life that has ended; its files stay."""
     with suppress(InvalidState):  # nothing is left of it
-        live = await adopt(core, entry, record)
-        await live.system.delete()
-        await let_go(core, live)
+        opened = await open_container(engine, entry, record)
+        await opened.system.delete()
+        await release(engine, opened)
 
 
-def _next_life(core: Core, entry: Entry, record: Record) -> Record:
-    found = core.store.new_record(
+def _next_life(engine: EngineState, entry: ContainerDir, record: Record) -> Record:
+    found = engine.store.new_record(
         entry.id,
         entry.read_spec(),
         record.owner,
@@ -289,12 +296,12 @@ def _next_life(core: Core, entry: Entry, record: Record) -> Record:
 
 
 async def _restore(
-    core: Core, service: Checkpointable, entry: Entry, before: Record, record: Record, name: str
+    engine: EngineState, service: Checkpointable, entry: ContainerDir, before: Record, record: Record, name: str
 ) -> tuple[ComputeSystem, ComputeProcess]:
     spec = entry.read_spec()
     lock = entry.making_lock()
     system: ComputeSystem | None = None
-    place = entry.place(named_lease(record) and await core.hold_lease(), lock.fd)
+    place = entry.place(named_lease(record) and await engine.hold_lease(), lock.fd)
     stdio = Stdio(stdin=PIPE if record.stdin else DEVNULL, stdout=LOG, stderr=LOG)
     try:
         write_mark(entry.home / MARK, record.uid.encode())
@@ -304,7 +311,7 @@ async def _restore(
         assert process is not None
         record.token, record.process, record.pid = system.token, process.token, process.pid
         record.started_at = now()
-        await shielded(_commit(core, entry, before, record))
+        await shielded(_commit(engine, entry, before, record))
     except OSError as error:
         await shielded(_undo(service, entry, system))
         raise store_error(f"restore container `{entry.id}`", error) from error
@@ -312,22 +319,22 @@ async def _restore(
         await shielded(_undo(service, entry, system))
         raise
     finally:
-        lock.let_go()
+        lock.close()
     await shielded(_tidy(service, entry))
     return system, process
 
 
-async def _commit(core: Core, entry: Entry, before: Record, record: Record) -> None:
+async def _commit(engine: EngineState, entry: ContainerDir, before: Record, record: Record) -> None:
     if record.log_inode is None:
         record.log_inode = mark_first(entry.place().log)
     async with entry.locked():
         entry.read_own(before.uid)
-        record.start_told = True
+        record.start_published = True
         entry.write(record)
-        core.store.journal.append(entry.id, record.uid, News("start-container", record.started_at))
+        engine.store.journal.append(entry.id, record.uid, NewEvent("start-container", record.started_at))
 
 
-async def _undo(service: Checkpointable, entry: Entry, system: ComputeSystem | None) -> None:
+async def _undo(service: Checkpointable, entry: ContainerDir, system: ComputeSystem | None) -> None:
     try:
         if system is not None:
             with suppress(LongshoreError):
@@ -340,7 +347,7 @@ async def _undo(service: Checkpointable, entry: Entry, system: ComputeSystem | N
         log.warning("container `%s`, whose restore failed, could not be put back: %s", entry.id, error)
 
 
-async def _tidy(service: Checkpointable, entry: Entry) -> None:
+async def _tidy(service: Checkpointable, entry: ContainerDir) -> None:
     try:
         await service.keep_restored(entry.place())
         (entry.home / MARK).unlink(missing_ok=True)
@@ -351,41 +358,45 @@ async def _tidy(service: Checkpointable, entry: Entry) -> None:
 # archives
 
 
-async def export_checkpoint(core: Core, entry: Entry, uid: str, name: str, path: str | os.PathLike[str]) -> None:
+async def export_checkpoint(
+    engine: EngineState, entry: ContainerDir, uid: str, name: str, path: str | os.PathLike[str]
+) -> None:
     """Write a checkpoint to one file."""
-    await current(core, entry, uid)
+    await read_current(engine, entry, uid)
     _read(entry, name)
     await uninterrupted(in_thread(lambda: archive.export(_directory(entry, name), Path(os.path.abspath(path)))))
 
 
 async def import_checkpoint(
-    core: Core, path: str | os.PathLike[str], id: str | None, owner: Owner, max_size: int
-) -> tuple[Entry, str, str]:
+    engine: EngineState, path: str | os.PathLike[str], id: str | None, owner: Owner, max_size: int
+) -> tuple[ContainerDir, str, str]:
     """Make a stopped container of an archive: its entry and uid, and the name of the checkpoint to start it from."""
-    await _able(core)
+    await _able(engine)
     source = Path(os.path.abspath(path))
     manifest = await in_thread(lambda: archive.look(source))
     id = check_id(id or manifest.container)
     name = _check_name(manifest.name)
-    if manifest.service != core.service.name:
-        raise NotSupported("this archive", f"it is of the {manifest.service} service, and this is {core.service.name}")
+    if manifest.service != engine.service.name:
+        raise NotSupported(
+            "this archive", f"it is of the {manifest.service} service, and this is {engine.service.name}"
+        )
     if manifest.machine != machine.kernel()[1]:
         raise NotSupported(
             "this archive", f"it is of a {manifest.machine}, and this machine is a {machine.kernel()[1]}"
         )
     if owner not in ("keep", "stop", "remove"):
         raise InvalidSpec("owner", f"{owner!r} is not known", hint="keep, stop or remove")
-    lease = await core.hold_lease()
-    await clear_half_made(core, id)
+    lease = await engine.hold_lease()
+    await clear_half_made(engine, id)
     lease.own(id)
     durable = owner != "remove"
     try:
-        entry, claim = core.store.reserve(id, durable=durable)
+        entry, claim = engine.store.reserve(id, durable=durable)
     except BaseException:
         lease.disown(id)
         raise
     ours = lease.id if owner != "keep" else None
-    record = core.store.new_record(id, manifest.spec, owner, ours, kept=True, durable=durable, stdin=manifest.stdin)
+    record = engine.store.new_record(id, manifest.spec, owner, ours, kept=True, durable=durable, stdin=manifest.stdin)
     try:
         entry.write(record)
         entry.write_spec(manifest.spec)
@@ -393,7 +404,7 @@ async def import_checkpoint(
         await uninterrupted(in_thread(lambda: archive.unpack(source, into, limit=max_size)))
         exit = Exit(code=None, cause=Cause.CHECKPOINTED, at=manifest.created_at)
         entry.link_exit(ExitRecord(version=VERSION, exit=exit))
-        record.start_told = record.exit_told = True  # what it did was told elsewhere
+        record.start_published = record.exit_published = True  # what it did was told elsewhere
         record.starting_at = record.started_at = manifest.created_at
         record.token = b"imported"  # no service knows it; from here on it exists
         entry.write(record)
@@ -408,7 +419,7 @@ async def import_checkpoint(
     if ours is None:
         lease.disown(id)
     else:
-        core.owned[record.uid] = entry, owner
+        engine.owned[record.uid] = entry, owner
     return entry, record.uid, name
 
 

@@ -25,20 +25,20 @@ from ..exit_record import Cause, Completed, Exit
 from ..logs.format import LogGap, LogRecord
 from ..spec import ProcessSpec, Resources, check_arguments, check_environment, parse_signal
 from ..spec.checks import check_endpoints
-from ..store.container_dir import Entry
+from ..store.container_dir import ContainerDir
 from . import checkpoints, delete, exec, lifecycle, lookup
 from .arguments import check_bound, check_input, check_seconds, check_since, check_streams, check_tail
 from .checkpoints import CheckpointInfo
 from .output import Attachment, log_chunks, log_records
 from .process import MAX_OUTPUT, Process
-from .state import Core, log
+from .state import EngineState, log
 
 
 class Container:
     """One container, known by its id. Many of these may stand for the same one, in many programs."""
 
-    def __init__(self, core: Core, entry: Entry, uid: str) -> None:
-        self._core = core
+    def __init__(self, engine: EngineState, entry: ContainerDir, uid: str) -> None:
+        self._state = engine
         self._entry = entry
         self._uid = uid
 
@@ -53,8 +53,8 @@ class Container:
     @property
     def init(self) -> Process | None:
         """Its first process, where this engine has started it or asked for it; else None: see `process`."""
-        live = self._core.find(self.id, self._uid)
-        return None if live is None else live.process
+        opened = self._state.find(self.id, self._uid)
+        return None if opened is None else opened.process
 
     async def start(self, *, checkpoint: str | None = None) -> Process:
         """Run its init; what it writes goes to the log. InvalidState unless it is created.
@@ -65,10 +65,10 @@ class Container:
         stopped, CheckpointNotFound, NotSupported. This is a next life of it, with an exit of its own; who else holds
         the earlier one has to `get` it again. Failed or cancelled: it is stopped, as it was.
         """
-        async with self._core.operation():
+        async with self._state.operation():
             if checkpoint is None:
-                return await lifecycle.start(self._core, self._entry, self._uid)
-            uid, process = await checkpoints.start_from(self._core, self._entry, self._uid, checkpoint)
+                return await lifecycle.start(self._state, self._entry, self._uid)
+            uid, process = await checkpoints.start_from(self._state, self._entry, self._uid, checkpoint)
             self._uid = uid
             return process
 
@@ -79,45 +79,45 @@ class Container:
         NotSupported, with the reason that `doctor` gives, before anything is touched; InvalidState unless it runs, made
         by `create`, with no exec in it; CheckpointExists. Failed or cancelled: it runs on, and there is no checkpoint.
         """
-        async with self._core.operation():
+        async with self._state.operation():
             return await checkpoints.checkpoint(
-                self._core, self._entry, self._uid, name, leave_running=leave_running, connections=connections
+                self._state, self._entry, self._uid, name, leave_running=leave_running, connections=connections
             )
 
     async def checkpoints(self) -> list[CheckpointInfo]:
         """Its checkpoints, oldest first."""
-        async with self._core.operation():
-            return await checkpoints.checkpoints(self._core, self._entry, self._uid)
+        async with self._state.operation():
+            return await checkpoints.checkpoints(self._state, self._entry, self._uid)
 
     async def delete_checkpoint(self, name: str) -> None:
         """Remove one of its checkpoints. CheckpointNotFound."""
-        async with self._core.operation():
-            await checkpoints.delete_checkpoint(self._core, self._entry, self._uid, name)
+        async with self._state.operation():
+            await checkpoints.delete_checkpoint(self._state, self._entry, self._uid, name)
 
     async def export_checkpoint(self, name: str, path: str | os.PathLike[str]) -> None:
         """Write one of its checkpoints to a new file, for `Engine.import_checkpoint`. CheckpointNotFound."""
-        async with self._core.operation():
-            await checkpoints.export_checkpoint(self._core, self._entry, self._uid, name, path)
+        async with self._state.operation():
+            await checkpoints.export_checkpoint(self._state, self._entry, self._uid, name, path)
 
     async def info(self) -> ContainerInfo:
         """What a listing says of it, now."""
-        async with self._core.operation():
-            record = await lookup.current(self._core, self._entry, self._uid)
-            return await lookup.look(self._core, self._entry, record)
+        async with self._state.operation():
+            record = await lookup.read_current(self._state, self._entry, self._uid)
+            return await lookup.look(self._state, self._entry, record)
 
     async def inspect(self) -> dict[str, Any]:
         """All that is known of it, as plain data; without the values of its environment."""
-        async with self._core.operation():
-            return await lookup.inspection(self._core, self._entry, self._uid)
+        async with self._state.operation():
+            return await lookup.inspection(self._state, self._entry, self._uid)
 
     async def wait(self) -> Exit:
         """Wait for the end of init; any number of waiters, in any program. Cancelling only stops waiting.
 
         InvalidState if it was not started. ContainerNotFound if it is deleted before it is started.
         """
-        async with self._core.operation():
+        async with self._state.operation():
             init = self.init
-            exit = await lifecycle.wait(self._core, self._entry, self._uid)
+            exit = await lifecycle.wait(self._state, self._entry, self._uid)
             if init is not None:
                 await init._passed_on()
             return exit
@@ -162,8 +162,8 @@ class Container:
         )
         stdio = check_streams(Stdio(stdin=stdin, stdout=stdout, stderr=stderr), log=False)
         check_seconds(timeout)
-        async with self._core.operation():
-            return await exec.exec_(self._core, self._entry, self._uid, process, stdio, name=name, timeout=timeout)
+        async with self._state.operation():
+            return await exec.exec_(self._state, self._entry, self._uid, process, stdio, name=name, timeout=timeout)
 
     async def run(
         self,
@@ -215,13 +215,13 @@ class Container:
 
     async def process(self, name: str) -> Process:
         """A process by its name, also one that another program started (its streams are that program's)."""
-        async with self._core.operation():
-            return await exec.process(self._core, self._entry, self._uid, name)
+        async with self._state.operation():
+            return await exec.process(self._state, self._entry, self._uid, name)
 
     async def processes(self) -> list[str]:
         """Names of the execs that run here, or ran with a name of their own."""
-        async with self._core.operation():
-            await lookup.current(self._core, self._entry, self._uid)
+        async with self._state.operation():
+            await lookup.read_current(self._state, self._entry, self._uid)
             return self._entry.processes()
 
     async def logs(
@@ -237,17 +237,17 @@ class Container:
         InvalidState if it has no log, because it runs for its caller.
         """
         tail, since = check_tail(tail), check_since(since)
-        async with self._core.operation():
-            self._core.descriptors.check_view(f"read the log of container `{self.id}`")
+        async with self._state.operation():
+            self._state.descriptors.check_view(f"read the log of container `{self.id}`")
             inode = await self._log_inode("read the log of")
-        ending = partial(lifecycle.ended, self._core, self._entry, self._uid) if follow else None
+        ending = partial(lifecycle.ended, self._state, self._entry, self._uid) if follow else None
         async for record in log_records(
-            self._core, self._entry, inode, tail=tail, since=since, ending=ending, pieces=pieces
+            self._state, self._entry, inode, tail=tail, since=since, ending=ending, pieces=pieces
         ):
             yield record
 
     async def _log_inode(self, operation: str) -> int | None:
-        record = await lookup.current(self._core, self._entry, self._uid)
+        record = await lookup.read_current(self._state, self._entry, self._uid)
         if not record.kept:
             raise InvalidState(
                 operation, self.id, "one without a log", hint="what `run` starts writes to its caller, not to a log"
@@ -256,16 +256,16 @@ class Container:
 
     async def attach(self, *, stdin: bool = False, logs: bool = False) -> Attachment:
         """Its streams from now on (with `logs`: from the first byte on), and its standard input if asked for."""
-        async with self._core.operation():
-            self._core.descriptors.check_view(f"attach to container `{self.id}`")
+        async with self._state.operation():
+            self._state.descriptors.check_view(f"attach to container `{self.id}`")
             inode = await self._log_inode("attach to")
             writer = await self._input() if stdin else None
             attachment = Attachment(self, writer)
-            ending = partial(lifecycle.ended, self._core, self._entry, self._uid)
+            ending = partial(lifecycle.ended, self._state, self._entry, self._uid)
             tail = None if logs else 0
             attachment._begin(
-                self._core,
-                lambda stream: log_chunks(self._core, self._entry, inode, stream, tail=tail, ending=ending),
+                self._state,
+                lambda stream: log_chunks(self._state, self._entry, inode, stream, tail=tail, ending=ending),
             )
             try:
                 await asyncio.sleep(0)  # the views are at the log's end as it is now: what comes next is theirs
@@ -275,19 +275,19 @@ class Container:
             return attachment
 
     async def _input(self) -> asyncio.StreamWriter:
-        record = await lookup.current(self._core, self._entry, self._uid)
+        record = await lookup.read_current(self._state, self._entry, self._uid)
         if not record.stdin and not record.terminal:
             raise InvalidState("attach the input of", self.id, "one without", hint="create it with stdin=PIPE (`-i`)")
-        live = await lookup.adopt(self._core, self._entry, record)
-        ours = None if live.process is None else live.process.stdin
-        return ours or await live.system.attach_stdin()
+        opened = await lookup.open_container(self._state, self._entry, record)
+        ours = None if opened.process is None else opened.process.stdin
+        return ours or await opened.system.attach_stdin()
 
     async def signal(self, signal: str | int) -> None:
         """Deliver a signal to init. InvalidState unless it runs. Where there are no signals, KILL kills and any
         other asks the container to shut down."""
         number = parse_signal(signal)
-        async with self._core.operation():
-            await lifecycle.signal(self._core, self._entry, self._uid, number)
+        async with self._state.operation():
+            await lifecycle.signal(self._state, self._entry, self._uid, number)
 
     async def kill(self) -> None:
         """End it at once, also when paused or not started; asked, not waited for.
@@ -295,8 +295,8 @@ class Container:
         Already ended is fine: the caller has what it wanted. (The command `longshore kill` calls that an error, as
         people know it from docker.)
         """
-        async with self._core.operation():
-            await lifecycle.kill(self._core, self._entry, self._uid)
+        async with self._state.operation():
+            await lifecycle.kill(self._state, self._entry, self._uid)
 
     async def stop(self, grace: float = 10, signal: str | int | None = None) -> Exit:
         """Ask it to end (its stop signal, or `signal`), and kill it after `grace` seconds. Returns how it ended.
@@ -306,24 +306,24 @@ class Container:
         """
         number = None if signal is None else parse_signal(signal)
         seconds = check_seconds(grace, "grace") or 0.0
-        async with self._core.operation():
-            return await lifecycle.stop(self._core, self._entry, self._uid, seconds, number)
+        async with self._state.operation():
+            return await lifecycle.stop(self._state, self._entry, self._uid, seconds, number)
 
     async def pause(self) -> None:
         """Freeze it. InvalidState unless running. Cancelled: resumed."""
-        async with self._core.operation():
-            await lifecycle.pause(self._core, self._entry, self._uid)
+        async with self._state.operation():
+            await lifecycle.pause(self._state, self._entry, self._uid)
 
     async def resume(self) -> None:
         """Let it go on. InvalidState unless paused. Cancelled: it may go on, and is then told of."""
-        async with self._core.operation():
-            await lifecycle.resume(self._core, self._entry, self._uid)
+        async with self._state.operation():
+            await lifecycle.resume(self._state, self._entry, self._uid)
 
     async def stats(self) -> Stats:
         """What it uses now. InvalidState unless it runs."""
-        async with self._core.operation():
+        async with self._state.operation():
             return await lookup.with_system(
-                self._core, self._entry, self._uid, "measure", lambda system: system.stats()
+                self._state, self._entry, self._uid, "measure", lambda system: system.stats()
             )
 
     async def watch_stats(self, interval: float = 1.0) -> AsyncGenerator[Stats, None]:
@@ -342,9 +342,9 @@ class Container:
 
     async def top(self) -> list[ProcessInfo]:
         """The processes that run in it."""
-        async with self._core.operation():
+        async with self._state.operation():
             return await lookup.with_system(
-                self._core, self._entry, self._uid, "list the processes of", lambda system: system.processes()
+                self._state, self._entry, self._uid, "list the processes of", lambda system: system.processes()
             )
 
     async def pids(self) -> list[int]:
@@ -381,26 +381,26 @@ class Container:
         )
         add = check_endpoints(add_endpoints, "add_endpoints")
         remove = check_endpoints(remove_endpoints, "remove_endpoints")
-        async with self._core.operation():
+        async with self._state.operation():
             if add or remove:
-                await lifecycle.need_endpoints(self._core, self._entry, self._uid)
+                await lifecycle.need_endpoints(self._state, self._entry, self._uid)
             if change or not (add or remove):
-                await lifecycle.update(self._core, self._entry, self._uid, change)
+                await lifecycle.update(self._state, self._entry, self._uid, change)
             if add or remove:
-                await lifecycle.change_endpoints(self._core, self._entry, self._uid, add, remove)
+                await lifecycle.change_endpoints(self._state, self._entry, self._uid, add, remove)
 
     async def resize(self, rows: int, columns: int) -> None:
         """Set the size of init's terminal."""
-        async with self._core.operation():
-            await lifecycle.resize(self._core, self._entry, self._uid, rows, columns)
+        async with self._state.operation():
+            await lifecycle.resize(self._state, self._entry, self._uid, rows, columns)
 
     async def delete(self, *, force: bool = False) -> None:
         """Remove it and all that it has. InvalidState if it runs, unless `force`: then it is killed first.
 
         Once begun it completes, also when cancelled. Deleted already is fine.
         """
-        async with self._core.operation():
-            await delete.delete(self._core, self._entry, self._uid, force=force)
+        async with self._state.operation():
+            await delete.delete(self._state, self._entry, self._uid, force=force)
 
 
 __all__ = ["MAX_OUTPUT", "Attachment", "Completed", "Container", "ContainerInfo", "Process"]

@@ -10,11 +10,11 @@ from ..aio.tasks import shielded
 from ..compute.protocols import ComputeProcess, ComputeSystem, NotUndone
 from ..compute.values import DEVNULL, LOG, Owner, Stdio, now
 from ..errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError, NotVisible
-from ..fs.files import Held, open_file
+from ..fs.files import LockFile, open_file
 from ..logs.rotation import mark_first
 from ..spec import Spec, check_id
-from ..store.container_dir import RECORD, SPEC, Entry, trash_name
-from ..store.journal import News
+from ..store.container_dir import RECORD, SPEC, ContainerDir, trash_name
+from ..store.journal import NewEvent
 from ..store.leases import OwnerLease
 from ..store.records import Damaged, Record
 from .arguments import check_streams
@@ -22,19 +22,21 @@ from .delete import delete
 from .lifecycle import begin
 from .lookup import NamedLease, named_lease
 from .process import Process
-from .state import Core, Live, log
+from .state import EngineState, OpenContainer, log
 
 
 class _Making:
     """A container that is being made, and what there is of it so far."""
 
-    def __init__(self, core: Core, lease: OwnerLease, entry: Entry, claim: Held, record: Record) -> None:
-        self.core = core
+    def __init__(
+        self, engine: EngineState, lease: OwnerLease, entry: ContainerDir, claim: LockFile, record: Record
+    ) -> None:
+        self.engine = engine
         self.lease = lease
         self.entry = entry
         self.claim = claim
         self.record = record
-        self.lock: Held | None = None
+        self.lock: LockFile | None = None
         self.system: ComputeSystem | None = None
         self.process: ComputeProcess | None = None
         self.left: LongshoreError | None = None
@@ -52,24 +54,24 @@ class _Making:
             if self.system is not None:
                 await discard(self.system)
             self._release_lock()  # the removal is not to wait for it
-            await entry.remove(record.uid, self.claim, self._tell_delete)
+            await entry.remove(record.uid, self.claim, self._publish_delete)
         except (LongshoreError, OSError) as error:
-            self.core.trash_left = True  # it may be there already
+            self.engine.trash_left = True  # it may be there already
             log.warning("container `%s`, which failed, could not be taken away: %s", entry.id, error)
-            self.core.half_made.append(entry)
+            self.engine.half_made.append(entry)
         else:
             self.lease.disown(entry.id)
         finally:
             self.release()
 
-    def _tell_delete(self) -> None:
-        journal = self.core.store.journal
+    def _publish_delete(self) -> None:
+        journal = self.engine.store.journal
         if any(True for _ in journal.about(self.record.uid, self.record.journal)):  # somebody has heard of it
-            journal.append(self.entry.id, self.record.uid, News("delete"))
+            journal.append(self.entry.id, self.record.uid, NewEvent("delete"))
 
     def _release_lock(self) -> None:
         if self.lock is not None:
-            self.lock.let_go()
+            self.lock.close()
 
     def release(self) -> None:
         self._release_lock()
@@ -77,8 +79,8 @@ class _Making:
 
 
 async def make(
-    core: Core, id: str, spec: Spec, owner: Owner, stdio: Stdio, *, launch: bool
-) -> tuple[Entry, str, Process | None]:
+    engine: EngineState, id: str, spec: Spec, owner: Owner, stdio: Stdio, *, launch: bool
+) -> tuple[ContainerDir, str, Process | None]:
     """Make a container, and start it with `launch`: its entry, its uid and its init.
 
     Until it is made it belongs to this engine's lease, whatever its owner setting: if we die, it is undone.
@@ -87,15 +89,15 @@ async def make(
     if owner not in ("keep", "stop", "remove"):
         raise InvalidSpec("owner", f"{owner!r} is not known", hint="keep, stop or remove")
     check_streams(stdio, log=True)
-    if core.store.viewpoint.blind:
-        raise NotVisible("create", id, core.store.viewpoint.blind)
-    async with core.descriptors.starting(f"create container `{id}`"):
-        entry, uid, init = await _reserve_and_make(core, id, spec, owner, stdio, launch=launch)
+    if engine.store.viewpoint.blind:
+        raise NotVisible("create", id, engine.store.viewpoint.blind)
+    async with engine.descriptors.starting(f"create container `{id}`"):
+        entry, uid, init = await _reserve_and_make(engine, id, spec, owner, stdio, launch=launch)
     try:  # not within `starting`: a deletion waits for what is promised there
         await entry.on_disk(SPEC, RECORD)
     except asyncio.CancelledError:  # it was told meanwhile: so are its end and its deletion
         try:
-            await shielded(delete(core, entry, uid, force=True))
+            await shielded(delete(engine, entry, uid, force=True))
         except (LongshoreError, OSError) as error:
             log.warning("container `%s`, whose making was cancelled, could not be removed: %s", id, error)
         raise
@@ -103,22 +105,24 @@ async def make(
 
 
 async def _reserve_and_make(
-    core: Core, id: str, spec: Spec, owner: Owner, stdio: Stdio, *, launch: bool
-) -> tuple[Entry, str, Process | None]:
+    engine: EngineState, id: str, spec: Spec, owner: Owner, stdio: Stdio, *, launch: bool
+) -> tuple[ContainerDir, str, Process | None]:
     kept = stdio.stdout == LOG
     durable = kept and owner != "remove"
     ours = owner != "keep" or not kept
-    lease = await core.hold_lease()
-    await clear_half_made(core, id)
+    lease = await engine.hold_lease()
+    await clear_half_made(engine, id)
     lease.own(id)  # before it exists: what is ours and is not there is no harm
     try:
-        entry, claim = core.store.reserve(id, durable=durable)
+        entry, claim = engine.store.reserve(id, durable=durable)
     except BaseException:
         lease.disown(id)
         raise
     stdin = stdio.stdin != DEVNULL
-    record = core.store.new_record(id, spec, owner, lease.id if ours else None, kept=kept, durable=durable, stdin=stdin)
-    making = _Making(core, lease, entry, claim, record)
+    record = engine.store.new_record(
+        id, spec, owner, lease.id if ours else None, kept=kept, durable=durable, stdin=stdin
+    )
+    making = _Making(engine, lease, entry, claim, record)
     try:
         await _make(making, spec, stdio, ours=ours, launch=launch)
     except BaseException as error:
@@ -129,22 +133,22 @@ async def _reserve_and_make(
         raise
     making.release()
     assert making.system is not None
-    live = Live(record.uid, entry, making.system, record.journal)
-    core.live[id] = live
+    opened = OpenContainer(record.uid, entry, making.system, record.journal)
+    engine.open_containers[id] = opened
     if ours:
-        core.owned[record.uid] = entry, owner if kept else "remove"
+        engine.owned[record.uid] = entry, owner if kept else "remove"
     else:
         lease.disown(id)
     init: Process | None = None
     if making.process is not None:
-        live.start_told = True
-        init = begin(core, live, record, making.process)
+        opened.start_published = True
+        init = begin(engine, opened, record, making.process)
     return entry, record.uid, init
 
 
 async def _make(making: _Making, spec: Spec, stdio: Stdio, *, ours: bool, launch: bool) -> None:
-    core, entry, record = making.core, making.entry, making.record
-    service = core.service
+    engine, entry, record = making.engine, making.entry, making.record
+    service = engine.service
     if record.kept:  # what runs for its caller is not shown before it runs
         entry.write(record)
         entry.write_spec(spec)
@@ -174,7 +178,7 @@ async def _make(making: _Making, spec: Spec, stdio: Stdio, *, ours: bool, launch
             entry.write_spec(spec)
         if process is not None:
             # not marked in the record: we know it, and who tells its end in our stead looks back
-            core.store.journal.append(entry.id, record.uid, News("start-container", record.started_at))
+            engine.store.journal.append(entry.id, record.uid, NewEvent("start-container", record.started_at))
 
 
 async def discard(system: ComputeSystem) -> None:
@@ -190,13 +194,13 @@ async def discard(system: ComputeSystem) -> None:
 # what a maker that died has left
 
 
-async def clear_half_made(core: Core, id: str) -> None:
+async def clear_half_made(engine: EngineState, id: str) -> None:
     """If a maker that died left this id half-made, undo it, so that the id is free."""
     with suppress(ContainerNotFound, Damaged):
-        await undo_half_made(core, core.store.entry(id))
+        await undo_half_made(engine, engine.store.container_dir(id))
 
 
-async def undo_half_made(core: Core, entry: Entry, lease: str | None = None) -> bool:
+async def undo_half_made(engine: EngineState, entry: ContainerDir, lease: str | None = None) -> bool:
     """Undo a container that has no token and no living maker. True if it was one. `lease`: whose it may have been.
 
     Damaged if it has lost its record; but what such a lease had, and would not have kept, is deleted.
@@ -207,7 +211,7 @@ async def undo_half_made(core: Core, entry: Entry, lease: str | None = None) -> 
     except Damaged:
         if lease is None or entry.durable:
             raise
-        await delete(core, entry, "", force=True)
+        await delete(engine, entry, "", force=True)
         return True
     try:
         claim = entry.claim("create")
@@ -219,10 +223,10 @@ async def undo_half_made(core: Core, entry: Entry, lease: str | None = None) -> 
         record: Record | None = None
         with suppress(ContainerNotFound):
             record = entry.read()
-        if _is_hidden(core, record):
+        if _is_hidden(engine, record):
             return False  # its helpers may be at work, and could neither be seen nor ended from here
         owner = named_lease(record) or (NamedLease(lease) if lease is not None else None)
-        await core.service.abandon(entry.id, entry.place(owner))
+        await engine.service.abandon(entry.id, entry.place(owner))
         await entry.remove(record.uid if record is not None else trash_name(), claim, lambda: None)
     finally:
         claim.release()
@@ -230,13 +234,13 @@ async def undo_half_made(core: Core, entry: Entry, lease: str | None = None) -> 
     return True
 
 
-def _is_hidden(core: Core, record: Record | None) -> bool:
+def _is_hidden(engine: EngineState, record: Record | None) -> bool:
     if record is None:
-        return core.store.sight_at(core.store.run) == "hidden"
-    return core.store.sight(record)[0] == "hidden"
+        return engine.store.sight_at(engine.store.run) == "hidden"
+    return engine.store.sight(record)[0] == "hidden"
 
 
-def _is_made(entry: Entry) -> bool:
+def _is_made(entry: ContainerDir) -> bool:
     try:
         return bool(entry.read().token)
     except ContainerNotFound:

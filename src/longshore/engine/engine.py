@@ -28,11 +28,11 @@ from ..compute.values import DEVNULL, LOG, PIPE, Features, Owner, Plan, Stdio
 from ..errors import CommandFailed, ContainerNotFound, EngineClosed, LongshoreError, ServiceError, TimeLimit
 from ..exit_record import Cause
 from ..fs import watching
-from ..fs.files import in_words
+from ..fs.files import as_store_errors
 from ..fs.trees import remove_tree
 from ..machine import has_init, longshore_version
 from ..spec import Spec, SpecFields, SpecSettings, check_id
-from ..store.container_dir import Entry
+from ..store.container_dir import ContainerDir
 from ..store.journal import JournalReader
 from ..store.records import Damaged
 from ..store.state_directory import Store
@@ -41,7 +41,7 @@ from .archive import MAX_ARCHIVE
 from .arguments import check_bound, check_input, check_input_and_stdin, check_seconds, check_streams
 from .container import MAX_OUTPUT, Completed, Container, ContainerInfo, Process
 from .recovery import Restored
-from .state import Core, log
+from .state import EngineState, log
 from .subscription import subscription
 
 
@@ -76,10 +76,10 @@ class Engine:
         store = _store or Store.at(state)
         chosen = runtime or os.environ.get("LONGSHORE_RUNTIME") or None
         store.lock_limit, store.disk_limit = limits.lock, limits.disk
-        self._core = Core(
+        self._state = EngineState(
             store,
             lambda: service or host.service(store.id, store.run, store.data, chosen, limits),
-            recovery.bury,
+            recovery.recover_dead_leases,
             limits,
         )
         self._closing: asyncio.Task[None] | None = None
@@ -87,7 +87,7 @@ class Engine:
     # opening and closing
 
     async def __aenter__(self) -> Self:
-        await self._core.open()
+        await self._state.open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -106,11 +106,11 @@ class Engine:
 
     async def close(self, grace: float = 10) -> None:
         """End what is this engine's to end, within `grace` seconds of asking; shielded, idempotent."""
-        if self._core.forked:
-            self._core.closed = True
+        if self._state.forked:
+            self._state.closed = True
             return
         if self._closing is None:
-            self._core.closed = True
+            self._state.closed = True
             self._closing = asyncio.create_task(self._close(grace), name="close the engine")
         await shielded(self._until_closed())
 
@@ -119,57 +119,57 @@ class Engine:
         await asyncio.shield(self._closing)
 
     async def _close(self, grace: float) -> None:
-        core = self._core
+        engine = self._state
         try:
-            await core.end_operations()
+            await engine.end_operations()
             await self._end_processes()
-            endings = [self._end_owned(entry, uid, owner, grace) for uid, (entry, owner) in core.owned.items()]
-            undoing = [create.undo_half_made(core, entry) for entry in core.half_made]
+            endings = [self._end_owned(entry, uid, owner, grace) for uid, (entry, owner) in engine.owned.items()]
+            undoing = [create.undo_half_made(engine, entry) for entry in engine.half_made]
             for error in await asyncio.gather(*endings, *undoing, return_exceptions=True):
                 if isinstance(error, BaseException):
                     log.warning("closing the engine: %s", error)
-            await core.record_now()
-            for what in core.unrecorded:
+            await engine.record_now()
+            for what in engine.unrecorded:
                 log.warning("closing the engine: %s could not be recorded: it is not known any more", what)
-            for end in list(core.subscriptions):
+            for end in list(engine.subscriptions):
                 end()
-            if core.trash_left:
-                await core.empty_trash()
-            await core.end_tasks()
-            for process in list(core.followed):
+            if engine.trash_left:
+                await engine.empty_trash()
+            await engine.end_tasks()
+            for process in list(engine.followed):
                 process._fail(EngineClosed())
-            for process in list(core.processes):
+            for process in list(engine.processes):
                 await process._compute.close()
-            for live in list(core.live.values()):
+            for opened in list(engine.open_containers.values()):
                 with suppress(LongshoreError):
-                    await live.system.close()
-            if core.lease is not None:
-                await core.lease.release()
+                    await opened.system.close()
+            if engine.lease is not None:
+                await engine.lease.release()
         finally:
-            if core.has_service and self._given is None:
-                await core.service.close()
-            watching.let_go()
-            core.standard.release()
+            if engine.has_service and self._given is None:
+                await engine.service.close()
+            watching.release()
+            engine.standard.release()
             if self._private is not None:
                 self._private()
 
     async def _end_processes(self) -> None:
         """Kill the execs that were started here."""
-        processes = [process for process in self._core.processes if process.exit is None]
+        processes = [process for process in self._state.processes if process.exit is None]
         for process in processes:
             try:
                 await process.kill()
             except LongshoreError as error:
                 log.warning("closing the engine: process `%s`: %s", process.name, error)
         if processes:
-            await asyncio.wait([process._ended for process in processes], timeout=self._core.limits.end)
+            await asyncio.wait([process._ended for process in processes], timeout=self._state.limits.end)
 
-    async def _end_owned(self, entry: Entry, uid: str, owner: Owner, grace: float) -> None:
+    async def _end_owned(self, entry: ContainerDir, uid: str, owner: Owner, grace: float) -> None:
         with suppress(ContainerNotFound):
             if owner == "stop":
-                await lifecycle.stop(self._core, entry, uid, grace, None)
+                await lifecycle.stop(self._state, entry, uid, grace, None)
             else:
-                await delete.delete(self._core, entry, uid, force=True)
+                await delete.delete(self._state, entry, uid, force=True)
 
     # making containers
 
@@ -249,7 +249,7 @@ class Engine:
         spec = Spec.of(root=root, args=args, **fields)
         stdin = check_input_and_stdin(input, stdin)
         stdio = check_streams(Stdio(stdin=stdin, stdout=stdout, stderr=stderr), log=False)
-        async with self._core.operation():
+        async with self._state.operation():
             id = name or f"run-{os.urandom(5).hex()}"
             completed = await self._run(id, spec, stdio, input=input, timeout=timeout, max_output=max_output)
         if check and completed.exit.code != 0:
@@ -261,7 +261,7 @@ class Engine:
     ) -> Completed:
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        entry, uid, process = await create.make(self._core, id, spec, "remove", stdio, launch=True)
+        entry, uid, process = await create.make(self._state, id, spec, "remove", stdio, launch=True)
         assert process is not None
         try:
             rest = None if timeout is None else max(0.0, timeout - (loop.time() - begin))
@@ -278,21 +278,21 @@ class Engine:
             raise ServiceError("run", id, "the command never started")  # where the service knows no reason
         return Completed(args=spec.command, exit=exit, stdout=out, stderr=err)
 
-    async def _remove(self, entry: Entry, uid: str) -> None:
+    async def _remove(self, entry: ContainerDir, uid: str) -> None:
         """Remove what `run` made. If that fails it stays this engine's to remove: `close` tries again."""
         try:
-            await delete.delete(self._core, entry, uid, force=True)
+            await delete.delete(self._state, entry, uid, force=True)
         except ContainerNotFound:  # somebody else has removed it, and its id is another's by now
-            await delete.forget(self._core, entry, uid)
+            await delete.forget(self._state, entry, uid)
         except (LongshoreError, OSError) as error:  # how the command ended is what the caller is to hear of
             log.warning("container `%s`, whose `run` is over, is not removed yet: %s", entry.id, error)
 
     async def _make(
         self, id: str, spec: Spec, owner: Owner, stdio: Stdio, *, launch: bool
     ) -> tuple[Container, Process | None]:
-        async with self._core.operation():
-            entry, uid, process = await create.make(self._core, id, spec, owner, stdio, launch=launch)
-            return Container(self._core, entry, uid), process
+        async with self._state.operation():
+            entry, uid, process = await create.make(self._state, id, spec, owner, stdio, launch=launch)
+            return Container(self._state, entry, uid), process
 
     async def import_checkpoint(
         self,
@@ -309,9 +309,9 @@ class Engine:
         that it says it has: import what you trust.
         """
         check_bound(max_size)
-        async with self._core.operation():
-            entry, uid, _ = await checkpoints.import_checkpoint(self._core, path, id, owner, max_size)
-            return Container(self._core, entry, uid)
+        async with self._state.operation():
+            entry, uid, _ = await checkpoints.import_checkpoint(self._state, path, id, owner, max_size)
+            return Container(self._state, entry, uid)
 
     # finding containers
 
@@ -321,13 +321,13 @@ class Engine:
         Of one whose record is damaged, all that can be done is `delete(force=True)`.
         """
         check_id(id)
-        async with self._core.operation():
-            entry = self._core.store.entry(id)
+        async with self._state.operation():
+            entry = self._state.store.container_dir(id)
             try:
-                return Container(self._core, entry, entry.read().uid)
+                return Container(self._state, entry, entry.read().uid)
             except Damaged as error:
                 log.warning("%s", error)
-                return Container(self._core, entry, "")
+                return Container(self._state, entry, "")
 
     async def list(
         self, *, labels: Mapping[str, str] | None = None, states: Collection[str] | None = None
@@ -336,8 +336,8 @@ class Engine:
 
         Reads the store; asks no runtime.
         """
-        async with self._core.operation():
-            return await lookup.listing(self._core, labels, states)
+        async with self._state.operation():
+            return await lookup.listing(self._state, labels, states)
 
     # events and the rest
 
@@ -350,36 +350,36 @@ class Engine:
         that are not known any more. Whoever handles an event may call the engine.
         """
         reader = None
-        if self._core.ready and not self._core.closed:
-            with in_words("read the journal"):
-                reader = JournalReader(self._core.store.journal, since)
-        return subscription(self._core, reader, since, follow=follow, container=container)
+        if self._state.ready and not self._state.closed:
+            with as_store_errors("read the journal"):
+                reader = JournalReader(self._state.store.journal, since)
+        return subscription(self._state, reader, since, follow=follow, container=container)
 
     async def restore(self) -> Restored:
         """Take up all containers again: watch those that run, record how others ended, undo half-made ones.
 
         Every call does so by itself for the container that it is about.
         """
-        async with self._core.operation():
-            return await recovery.restore(self._core)
+        async with self._state.operation():
+            return await recovery.restore(self._state)
 
     async def version(self) -> dict[str, str]:
         """Versions of longshore and of the parts that do the work."""
 
-        async with self._core.operation() as service:
+        async with self._state.operation() as service:
             return {"longshore": longshore_version(), **await service.version()}
 
     async def features(self) -> Features:
         """What works on this host, and why the rest does not."""
-        async with self._core.operation() as service:
+        async with self._state.operation() as service:
             return await service.probe()
 
     async def plan(self, spec: Spec | None = None, *, id: str = "example", **fields: Unpack[SpecFields]) -> Plan:
         """What `create` or `run` would do: documents, mounts, command lines, defaults with their reasons."""
         chosen = Spec.of(spec, **fields)
-        async with self._core.operation() as service:
-            store = self._core.store
-            place = Entry(store, check_id(id), store.containers / id).place()
+        async with self._state.operation() as service:
+            store = self._state.store
+            place = ContainerDir(store, check_id(id), store.containers / id).place()
             return await in_thread(lambda: service.plan(id, chosen, place))  # it reads files of the root
 
 
@@ -393,7 +393,7 @@ def _remove_private(state: str, pid: int) -> None:
 async def close_dead_lease(store: Store, lease: str) -> bool:
     """Close the records of a lease whose owner died: what its keeper does at last. False if something is left open."""
     async with Engine(_store=store) as engine:
-        return await recovery.close_lease(engine._core, lease)
+        return await recovery.close_lease(engine._state, lease)
 
 
 __all__ = ["Completed", "ContainerInfo", "Engine", "Restored", "close_dead_lease"]

@@ -18,12 +18,12 @@ from ..compute.values import INIT, SystemEnd, now
 from ..errors import ContainerNotFound, EngineClosed, LongshoreError, StoreError
 from ..exit_record import Cause, Exit
 from ..fs.watching import DirectoryWatch
-from ..store.container_dir import RECORD, Entry
-from ..store.journal import News, Position
+from ..store.container_dir import RECORD, ContainerDir
+from ..store.journal import NewEvent, Position
 from ..store.leases import is_alive
 from ..store.records import VERSION, Damaged, ExitRecord, Record
 from .process import Process
-from .state import Core, Live, log
+from .state import EngineState, OpenContainer, log
 
 ENDED_BY_FORCE = (Cause.SIGNALLED, Cause.KILLED, Cause.OOM, Cause.SYSTEM_GONE)
 """Causes that the service sees when it was we who killed a container."""
@@ -34,19 +34,19 @@ LATE_LIMIT = 0.25  # seconds that who looks waits for an end that is just being 
 OUTPUT_LIMIT = 5.0  # seconds until the last of its output must be in the log
 
 
-def begin_watching(core: Core, live: Live, process: ComputeProcess) -> asyncio.Task[Exit]:
-    """Have the end of a container watched for, by a task of the engine's. Once for each `Live`."""
-    if live.watcher is None:
-        live.watcher = core.spawn(_watch(core, live, process), f"exit of {live.entry.id}")
-    return live.watcher
+def begin_watching(engine: EngineState, opened: OpenContainer, process: ComputeProcess) -> asyncio.Task[Exit]:
+    """Have the end of a container watched for, by a task of the engine's. Once for each `OpenContainer`."""
+    if opened.watcher is None:
+        opened.watcher = engine.spawn(_watch(engine, opened, process), f"exit of {opened.entry.id}")
+    return opened.watcher
 
 
-def follow(core: Core, task: asyncio.Task[Exit], process: Process) -> None:
+def follow(engine: EngineState, task: asyncio.Task[Exit], process: Process) -> None:
     """Have what a user holds end as the task does."""
-    core.followed.add(process)
+    engine.followed.add(process)
 
     def done(task: asyncio.Task[Exit]) -> None:
-        core.followed.discard(process)
+        engine.followed.discard(process)
         if task.cancelled():
             process._fail(EngineClosed())
         elif (error := task.exception()) is not None:
@@ -57,57 +57,59 @@ def follow(core: Core, task: asyncio.Task[Exit], process: Process) -> None:
     task.add_done_callback(done)
 
 
-async def _watch(core: Core, live: Live, process: ComputeProcess) -> Exit:
+async def _watch(engine: EngineState, opened: OpenContainer, process: ComputeProcess) -> Exit:
     seen = await process.wait()
-    live.seen = True
-    if not live.ours:
+    opened.seen = True
+    if not opened.ours:
         known = seen.code is not None
         patience = 0.0 if known else PATIENCE
-        told = await told_by_others(core, live.entry, live.uid, live.since, known=known, patience=patience)
+        told = await wait_for_recorder(engine, opened.entry, opened.uid, opened.since, known=known, patience=patience)
         if told is not None:
             return told
     if seen.cause is Cause.NEVER_STARTED:
         end = SystemEnd(exit=seen)
     else:
-        end = await _settle(live, seen, live.system.settle_limit(core.limits))
-    if live.output is not None:
-        await asyncio.wait((live.output,), timeout=OUTPUT_LIMIT)
-    return await _record_seen(core, live, end)
+        end = await _settle(opened, seen, opened.system.settle_limit(engine.limits))
+    if opened.output is not None:
+        await asyncio.wait((opened.output,), timeout=OUTPUT_LIMIT)
+    return await _record_seen(engine, opened, end)
 
 
-async def _record_seen(core: Core, live: Live, end: SystemEnd) -> Exit:
+async def _record_seen(engine: EngineState, opened: OpenContainer, end: SystemEnd) -> Exit:
     """Record an end that we saw. Where it cannot be written, what was seen is returned all the same.
 
     If nobody else may know it, it is then kept, and recorded as soon as that works.
     """
-    entry = live.entry
+    entry = opened.entry
 
     async def record() -> Exit:
-        found = await _record(core, entry, live.uid, end, since=live.since, start_told=live.start_told, ours=live.ours)
-        live.unrecorded = None
+        found = await _record(
+            engine, entry, opened.uid, end, since=opened.since, start_published=opened.start_published, ours=opened.ours
+        )
+        opened.unrecorded = None
         return found
 
     try:
         return await record()
     except (StoreError, OSError) as error:
         log.warning("the exit of container `%s` could not be recorded yet: %s", entry.id, error)
-        if live.ours or end.exit.code is not None:  # else who finds it later may find out more
-            live.unrecorded = end
-            core.record_later(f"the exit of container `{entry.id}` ({live.uid})", record)
+        if opened.ours or end.exit.code is not None:  # else who finds it later may find out more
+            opened.unrecorded = end
+            engine.record_later(f"the exit of container `{entry.id}` ({opened.uid})", record)
         return end.exit
 
 
-async def _settle(live: Live, seen: Exit, limit: float) -> SystemEnd:
+async def _settle(opened: OpenContainer, seen: Exit, limit: float) -> SystemEnd:
     try:
         async with asyncio.timeout(limit + 5):  # the service has the limit; this is for one that ignores it
-            return await live.system.settle(seen, limit)
+            return await opened.system.settle(seen, limit)
     except (LongshoreError, OSError) as error:
-        log.warning("container `%s` could not be settled: %s", live.entry.id, error)
+        log.warning("container `%s` could not be settled: %s", opened.entry.id, error)
         return SystemEnd(exit=seen, error=str(error) or type(error).__name__)
 
 
-async def told_by_others(
-    core: Core, entry: Entry, uid: str, since: Position, *, known: bool, patience: float = 0.0
+async def wait_for_recorder(
+    engine: EngineState, entry: ContainerDir, uid: str, since: Position, *, known: bool, patience: float = 0.0
 ) -> Exit | None:
     """The exit as it was recorded by the program that knows more of it; None if no such program is alive.
 
@@ -120,23 +122,23 @@ async def told_by_others(
     try:
         watch = DirectoryWatch(entry.home)
     except OSError:
-        return told_exit(core, uid, since)
+        return published_exit(engine, uid, since)
     with watch:
         while True:
             try:
                 record = entry.read_own(uid)
                 found = entry.read_exit()
             except ContainerNotFound:
-                return told_exit(core, uid, since)
+                return published_exit(engine, uid, since)
             except (StoreError, OSError):
                 return None
             if found is not None:
-                await tell_untold(core, entry, record)
+                await publish_missing(engine, entry, record)
                 return found.exit
             if record.started_at is None and entry.is_claimed("start"):
-                limit = core.limits.other_start
-            elif (record.lease is not None or not known) and _starter_lives(core, record):
-                limit = core.limits.other_end
+                limit = engine.limits.other_start
+            elif (record.lease is not None or not known) and _starter_lives(engine, record):
+                limit = engine.limits.other_end
             else:
                 limit = patience
             left = begin + limit - loop.time()
@@ -147,26 +149,26 @@ async def told_by_others(
                     await watch.changed()
 
 
-def _starter_lives(core: Core, record: Record) -> bool:
+def _starter_lives(engine: EngineState, record: Record) -> bool:
     """Whether the program that started it, another than this, is there to record its end."""
-    if record.starter is None or (core.lease is not None and core.lease.id == record.starter):
+    if record.starter is None or (engine.lease is not None and engine.lease.id == record.starter):
         return False
-    return is_alive(core.store, record.starter)
+    return is_alive(engine.store, record.starter)
 
 
-def told_exit(core: Core, uid: str, since: Position) -> Exit | None:
+def published_exit(engine: EngineState, uid: str, since: Position) -> Exit | None:
     """The exit as the journal has it: for containers that are deleted."""
-    return next((event.exit for event in core.store.journal.about(uid, since) if event.type == "exit"), None)
+    return next((event.exit for event in engine.store.journal.about(uid, since) if event.type == "exit"), None)
 
 
 async def record_exit(
-    core: Core,
-    entry: Entry,
+    engine: EngineState,
+    entry: ContainerDir,
     uid: str,
     end: SystemEnd,
     *,
     since: Position,
-    start_told: bool = False,
+    start_published: bool = False,
     ours: bool = False,
 ) -> Exit:
     """Link the exit record into place, or take the one that is there; see that it is told, once. Returns it.
@@ -174,14 +176,21 @@ async def record_exit(
     Where it cannot be written (the disk is full), the exit is returned all the same: the next who looks tries again.
     """
     try:
-        return await _record(core, entry, uid, end, since=since, start_told=start_told, ours=ours)
+        return await _record(engine, entry, uid, end, since=since, start_published=start_published, ours=ours)
     except (StoreError, OSError) as error:
         log.warning("the exit of container `%s` could not be recorded: %s", entry.id, error)
         return end.exit
 
 
 async def _record(
-    core: Core, entry: Entry, uid: str, end: SystemEnd, *, since: Position, start_told: bool, ours: bool
+    engine: EngineState,
+    entry: ContainerDir,
+    uid: str,
+    end: SystemEnd,
+    *,
+    since: Position,
+    start_published: bool,
+    ours: bool,
 ) -> Exit:
     try:
         async with entry.locked():
@@ -197,9 +206,11 @@ async def _record(
                     error=end.error,
                 )
                 entry.link_exit(found)
-            if not record.exit_told:
-                _tell(core, entry, record, found, fresh=fresh, start_told=start_told or record.start_told)
-                record.start_told = record.exit_told = True
+            if not record.exit_published:
+                _publish(
+                    engine, entry, record, found, fresh=fresh, start_published=start_published or record.start_published
+                )
+                record.start_published = record.exit_published = True
                 record.paused, record.change = False, None
                 if record.kept or not ours:  # what runs for us is deleted next; who finds it instead looks back
                     entry.write(record)
@@ -207,15 +218,15 @@ async def _record(
             await entry.on_disk(RECORD, entry.exit_name)
         return found.exit
     except ContainerNotFound:  # deleted under us: whoever did that has told its end
-        return told_exit(core, uid, since) or end.exit
+        return published_exit(engine, uid, since) or end.exit
 
 
-def tell_unrecorded(core: Core, entry: Entry, record: Record) -> None:
+def publish_unrecorded(engine: EngineState, entry: ContainerDir, record: Record) -> None:
     """Journal the end of a container that is being deleted, if there was no room to record it."""
-    live = core.find(entry.id, record.uid)
-    if live is not None and (end := live.unrecorded) is not None:
+    opened = engine.find(entry.id, record.uid)
+    if opened is not None and (end := opened.unrecorded) is not None:
         found = ExitRecord(version=VERSION, exit=_completed(end.exit, record), oom=end.oom)
-        _tell(core, entry, record, found, fresh=False, start_told=record.start_told)
+        _publish(engine, entry, record, found, fresh=False, start_published=record.start_published)
 
 
 def _completed(exit: Exit, record: Record) -> Exit:
@@ -232,60 +243,64 @@ def _completed(exit: Exit, record: Record) -> Exit:
     return msgspec.structs.replace(exit, cause=cause, started_at=started, at=at, pid=exit.pid or record.pid)
 
 
-def _tell(core: Core, entry: Entry, record: Record, found: ExitRecord, *, fresh: bool, start_told: bool) -> None:
+def _publish(
+    engine: EngineState, entry: ContainerDir, record: Record, found: ExitRecord, *, fresh: bool, start_published: bool
+) -> None:
     """Journal the end, and the start before it, unless somebody who died meanwhile had done that."""
-    journal = core.store.journal
+    journal = engine.store.journal
     exit = found.exit
-    if exit.cause is Cause.NEVER_STARTED and not start_told:
+    if exit.cause is Cause.NEVER_STARTED and not start_published:
         if not any(event.type == "start-container" for event in journal.about(record.uid, record.journal)):
             return  # nobody has heard of its life: nor need anybody hear of its end
-        start_told = True
-    news = []
-    if not start_told and record.starting_at is not None:
-        news.append(News("start-container", record.started_at or record.starting_at))
+        start_published = True
+    events = []
+    if not start_published and record.starting_at is not None:
+        events.append(NewEvent("start-container", record.started_at or record.starting_at))
     if found.oom:
-        news.append(News("oom", exit.at))
-    news.append(News("exit", exit.at, INIT, exit))
+        events.append(NewEvent("oom", exit.at))
+    events.append(NewEvent("exit", exit.at, INIT, exit))
     # nothing of it can have been told before the record was linked, but for the start
-    surely_new = fresh and start_told
-    journal.append(entry.id, record.uid, *news, unless_since=None if surely_new else record.journal)
+    surely_new = fresh and start_published
+    journal.append(entry.id, record.uid, *events, unless_since=None if surely_new else record.journal)
 
 
-async def record_never_started(core: Core, entry: Entry, record: Record) -> Exit:
+async def record_never_started(engine: EngineState, entry: ContainerDir, record: Record) -> Exit:
     """The end of a container that was made, and whose code never ran: nobody is told of a life that was none."""
     end = SystemEnd(exit=Exit(code=None, cause=Cause.NEVER_STARTED, at=now()))
-    return await record_exit(core, entry, record.uid, end, since=record.journal)
+    return await record_exit(engine, entry, record.uid, end, since=record.journal)
 
 
-async def record_gone(core: Core, entry: Entry, record: Record, exit: Exit | None = None) -> Exit:
+async def record_gone(engine: EngineState, entry: ContainerDir, record: Record, exit: Exit | None = None) -> Exit:
     """The end of a container that nobody saw: nothing is left of it but its record."""
     told = None
-    if record.boot == core.store.boot:
-        told = await told_by_others(core, entry, record.uid, record.journal, known=False)
+    if record.boot == engine.store.boot:
+        told = await wait_for_recorder(engine, entry, record.uid, record.journal, known=False)
     if told is not None:
         return told
     end = SystemEnd(exit=exit or Exit(code=None, cause=Cause.SYSTEM_GONE, pid=record.pid))
-    return await record_exit(core, entry, record.uid, end, since=record.journal)
+    return await record_exit(engine, entry, record.uid, end, since=record.journal)
 
 
-async def tell_recorded(core: Core, entry: Entry, record: Record) -> None:
+async def publish_recorded(engine: EngineState, entry: ContainerDir, record: Record) -> None:
     """Journal an end that was recorded by a program which died before it told it."""
     with suppress(Damaged):
         found = entry.read_exit()
-        if found is not None and not record.exit_told:
-            await record_exit(core, entry, record.uid, SystemEnd(exit=found.exit), since=record.journal)
+        if found is not None and not record.exit_published:
+            await record_exit(engine, entry, record.uid, SystemEnd(exit=found.exit), since=record.journal)
 
 
-async def tell_untold(core: Core, entry: Entry, record: Record) -> None:
+async def publish_missing(engine: EngineState, entry: ContainerDir, record: Record) -> None:
     """The same for who only looks, at a container whose end is recorded."""
-    if not record.exit_told and core.store.sight(record)[0] != "hidden":
-        await tell_shortly(core, record.uid, lambda: tell_recorded(core, entry, record))
+    if not record.exit_published and engine.store.sight(record)[0] != "hidden":
+        await publish_in_background(engine, record.uid, lambda: publish_recorded(engine, entry, record))
 
 
-async def tell_shortly(core: Core, uid: str, tell: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def publish_in_background(
+    engine: EngineState, uid: str, publish: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
     """Tell what somebody else has done and not told; not waited for longer than a look may take."""
-    task = core.telling.get(uid)
+    task = engine.publishing.get(uid)
     if task is None:
-        task = core.telling[uid] = core.spawn(tell(), "tell what was not told")
-        task.add_done_callback(lambda _: core.telling.pop(uid, None))
+        task = engine.publishing[uid] = engine.spawn(publish(), "tell what was not told")
+        task.add_done_callback(lambda _: engine.publishing.pop(uid, None))
     await asyncio.wait((task,), timeout=LATE_LIMIT)

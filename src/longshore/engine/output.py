@@ -12,18 +12,18 @@ from typing import Any, Self
 from ..compute.values import Streams
 from ..errors import EngineClosed, LongshoreError
 from ..exit_record import Exit
-from ..fs.files import in_words
+from ..fs.files import as_store_errors
 from ..logs.format import LogGap, LogRecord, Stream
 from ..logs.reader import LogReader
 from ..logs.writer import LogWriter
-from ..store.container_dir import Entry
+from ..store.container_dir import ContainerDir
 from .process import CHUNK
-from .state import Core, log
+from .state import EngineState, log
 
 # writing
 
 
-def keep_output(core: Core, entry: Entry, streams: Streams, limit: int) -> asyncio.Task[None] | None:
+def keep_output(engine: EngineState, entry: ContainerDir, streams: Streams, limit: int) -> asyncio.Task[None] | None:
     """Write the log of a container from its streams, where the service hands them to us instead of a monitor.
 
     The log is then written for as long as this engine lives. None if a monitor does it.
@@ -35,7 +35,7 @@ def keep_output(core: Core, entry: Entry, streams: Streams, limit: int) -> async
         sources.append(("stderr", streams.stderr))
     if not sources:
         return None
-    return core.spawn(_copy(entry.place().log, limit, sources), f"log of {entry.id}")
+    return engine.spawn(_copy(entry.place().log, limit, sources), f"log of {entry.id}")
 
 
 async def _copy(path: Path, limit: int, sources: list[tuple[Stream, asyncio.StreamReader]]) -> None:
@@ -63,8 +63,8 @@ async def _copy(path: Path, limit: int, sources: list[tuple[Stream, asyncio.Stre
 
 
 async def log_records(
-    core: Core,
-    entry: Entry,
+    engine: EngineState,
+    entry: ContainerDir,
     inode: int | None,
     *,
     tail: int | None,
@@ -74,22 +74,22 @@ async def log_records(
 ) -> AsyncGenerator[LogRecord | LogGap, None]:
     """What stands in a log; with `ending`, what comes until that has returned, too. Ends when the engine is closed."""
     reader = LogReader(entry.place().log, expected_inode=inode)
-    until = _until(core, entry, ending)
-    core.subscriptions.add(reader.close)
+    until = _until(engine, entry, ending)
+    engine.subscriptions.add(reader.close)
     try:
-        with in_words(f"read the log of container `{entry.id}`"):
+        with as_store_errors(f"read the log of container `{entry.id}`"):
             async with aclosing(reader.records(tail=tail, since=since, until=until, lines=not pieces)) as records:
                 async for record in records:
                     yield record
     finally:
-        core.subscriptions.discard(reader.close)
+        engine.subscriptions.discard(reader.close)
         reader.close()
         await _end(until)
 
 
 async def log_chunks(
-    core: Core,
-    entry: Entry,
+    engine: EngineState,
+    entry: ContainerDir,
     inode: int | None,
     only: Stream,
     *,
@@ -98,20 +98,22 @@ async def log_chunks(
 ) -> AsyncGenerator[tuple[Stream, bytes] | LogGap, None]:
     """As `log_records`, but only the bytes: for who wants speed and no times."""
     reader = LogReader(entry.place().log, expected_inode=inode)
-    until = _until(core, entry, ending)
-    core.subscriptions.add(reader.close)
+    until = _until(engine, entry, ending)
+    engine.subscriptions.add(reader.close)
     try:
-        with in_words(f"read the log of container `{entry.id}`"):
+        with as_store_errors(f"read the log of container `{entry.id}`"):
             async with aclosing(reader.chunks(tail=tail, until=until, only=only)) as chunks:
                 async for chunk in chunks:
                     yield chunk
     finally:
-        core.subscriptions.discard(reader.close)
+        engine.subscriptions.discard(reader.close)
         reader.close()
         await _end(until)
 
 
-def _until(core: Core, entry: Entry, ending: Callable[[], Awaitable[None]] | None) -> asyncio.Task[None] | None:
+def _until(
+    engine: EngineState, entry: ContainerDir, ending: Callable[[], Awaitable[None]] | None
+) -> asyncio.Task[None] | None:
     if ending is None:
         return None
 
@@ -119,7 +121,7 @@ def _until(core: Core, entry: Entry, ending: Callable[[], Awaitable[None]] | Non
         with suppress(EngineClosed):  # the log ends then, too
             await ending()
 
-    return core.spawn(end(), f"end of {entry.id}, for its log")
+    return engine.spawn(end(), f"end of {entry.id}, for its log")
 
 
 async def _end(until: asyncio.Task[None] | None) -> None:
@@ -177,11 +179,11 @@ class Attachment:
         return self._flows["stderr"].reader
 
     def _begin(
-        self, core: Core, chunks: Callable[[Stream], AsyncGenerator[tuple[Stream, bytes] | LogGap, None]]
+        self, engine: EngineState, chunks: Callable[[Stream], AsyncGenerator[tuple[Stream, bytes] | LogGap, None]]
     ) -> None:
         """Read the log once for each stream: who reads only one of them, or slowly, does not hold up the other."""
         for name in self._flows:
-            self._tasks.append(core.spawn(self._pump(name, chunks(name)), f"{name} of {self._container.id}"))
+            self._tasks.append(engine.spawn(self._pump(name, chunks(name)), f"{name} of {self._container.id}"))
 
     async def _pump(self, name: Stream, chunks: AsyncGenerator[tuple[Stream, bytes] | LogGap, None]) -> None:
         flow = self._flows[name]

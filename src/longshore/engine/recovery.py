@@ -9,20 +9,20 @@ import msgspec
 
 from ..errors import ContainerNotFound, InvalidState, LongshoreError, NotVisible, StoreError, TimeLimit
 from ..exit_record import Cause
-from ..store.container_dir import Entry
-from ..store.journal import News
+from ..store.container_dir import ContainerDir
+from ..store.journal import NewEvent
 from ..store.leases import EXECS, closed, dead_leases, drop, end_stopped_keepers, owned
 from ..store.records import Damaged, Record
 from .checkpoint_recovery import take_back
 from .create import undo_half_made
 from .delete import delete
-from .exec import close_processes, tell_recorded_process
-from .exits import record_never_started, tell_recorded
+from .exec import close_processes, publish_recorded_process
+from .exits import publish_recorded, record_never_started
 from .lifecycle import wait_for_end
-from .lookup import adopt, derive, end_of_gone, state_of
-from .state import Core, Live, log
+from .lookup import derive, end_of_gone, open_container, state_of
+from .state import EngineState, OpenContainer, log
 
-BURIAL_LIMIT = 5.0  # seconds that who opens the store spends on what the dead have left; the rest is for the next
+RECOVERY_LIMIT = 5.0  # seconds that who opens the store spends on what the dead have left; the rest is for the next
 MOMENT = 0.5  # seconds that each lease gets in any case
 CLOSE_LIMIT = 5.0  # seconds that a container which was killed may take to be gone
 AT_ONCE = 8  # containers that are closed side by side
@@ -40,17 +40,19 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     hidden: list[str] = []
 
 
-async def bury(core: Core, limit: float | None = BURIAL_LIMIT, *, again: bool = False) -> None:
+async def recover_dead_leases(
+    engine: EngineState, limit: float | None = RECOVERY_LIMIT, *, again: bool = False
+) -> None:
     """At the opening of the store: end the leases whose owner and keeper are dead, empty the trash.
 
     What is not done within `limit` seconds is left: the next who opens the store goes on with it. `again`: empty the
     trash also of what could not be removed before.
     """
-    if core.store.viewpoint.blind:
+    if engine.store.viewpoint.blind:
         return
     deadline = None if limit is None else time.monotonic() + limit
-    await end_stopped_keepers(core.store, core.service)
-    with dead_leases(core.store) as leases:
+    await end_stopped_keepers(engine.store, engine.service)
+    with dead_leases(engine.store) as leases:
         for lease in leases:
             if deadline is not None and time.monotonic() > deadline:
                 log.warning(
@@ -59,53 +61,55 @@ async def bury(core: Core, limit: float | None = BURIAL_LIMIT, *, again: bool = 
                 continue
             log.info("ending lease %s, whose owner and keeper are dead", lease)
             try:
-                await _end_lease(core, lease, deadline)
+                await _end_lease(engine, lease, deadline)
             except (LongshoreError, OSError) as error:
                 log.warning("lease %s could not be ended: %s", lease, error)
-    await core.empty_trash(again=again)
+    await engine.empty_trash(again=again)
 
 
-async def _end_lease(core: Core, lease: str, deadline: float | None) -> None:
-    directory = core.store.leases / lease
+async def _end_lease(engine: EngineState, lease: str, deadline: float | None) -> None:
+    directory = engine.store.leases / lease
     failed: LongshoreError | None = None
     try:
-        await core.service.end_lease(lease, directory, _left(deadline))
+        await engine.service.end_lease(lease, directory, _left(deadline))
     except LongshoreError as error:
         failed = error  # one that cannot be ended keeps nothing from the others
-    if not await close_lease(core, lease, deadline):
+    if not await close_lease(engine, lease, deadline):
         failed = failed or StoreError(f"cannot close lease {lease}: some of its containers or execs are not closed yet")
     if failed is not None:
         raise failed
-    await core.service.end_lease(lease, directory, _left(deadline))  # what was still busy the first time
-    drop(core.store, lease)
+    await engine.service.end_lease(lease, directory, _left(deadline))  # what was still busy the first time
+    drop(engine.store, lease)
 
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(MOMENT, deadline - time.monotonic())
 
 
-async def close_lease(core: Core, lease: str, deadline: float | None = None) -> bool:
+async def close_lease(engine: EngineState, lease: str, deadline: float | None = None) -> bool:
     """Close the records of a lease whose owner died and whose processes were killed: exits, events, files.
 
     What is closed is taken off the lease. False if anything is left, now or after `deadline`: then the lease has to
     stay, for the next who opens the store. Two programs may be at this.
     """
     at_once = asyncio.Semaphore(AT_ONCE)
-    containers = await asyncio.gather(*(_close(core, lease, id, at_once, deadline) for id in owned(core.store, lease)))
+    containers = await asyncio.gather(
+        *(_close(engine, lease, id, at_once, deadline) for id in owned(engine.store, lease))
+    )
     execs = True
-    for entry in core.store.entries():
-        execs = await _close_execs(core, lease, entry) and execs
+    for entry in engine.store.container_dirs():
+        execs = await _close_execs(engine, lease, entry) and execs
     if execs:
-        closed(core.store, lease, EXECS)
+        closed(engine.store, lease, EXECS)
     return execs and all(containers)
 
 
-async def _close(core: Core, lease: str, id: str, at_once: asyncio.Semaphore, deadline: float | None) -> bool:
+async def _close(engine: EngineState, lease: str, id: str, at_once: asyncio.Semaphore, deadline: float | None) -> bool:
     async with at_once:
         if deadline is not None and time.monotonic() > deadline:
             return False
         try:
-            await _close_owned(core, core.store.entry(id), lease)
+            await _close_owned(engine, engine.store.container_dir(id), lease)
         except ContainerNotFound:
             pass
         except Damaged as error:  # it has been killed; for its records there is only the deletion by force
@@ -113,17 +117,17 @@ async def _close(core: Core, lease: str, id: str, at_once: asyncio.Semaphore, de
         except (LongshoreError, OSError) as error:
             log.warning("closing lease %s: container `%s`: %s", lease, id, error)
             return False
-        closed(core.store, lease, id)
+        closed(engine.store, lease, id)
         return True
 
 
-async def _close_execs(core: Core, lease: str, entry: Entry) -> bool:
+async def _close_execs(engine: EngineState, lease: str, entry: ContainerDir) -> bool:
     try:
         if entry.processes():
             record = entry.read()
-            await close_processes(core, entry, record.uid, lease)
-            if record.token and core.store.sight(record)[0] == "visible":
-                await state_of(core, record)  # if its owner died while it killed an exec, this thaws it
+            await close_processes(engine, entry, record.uid, lease)
+            if record.token and engine.store.sight(record)[0] == "visible":
+                await state_of(engine, record)  # if its owner died while it killed an exec, this thaws it
     except (ContainerNotFound, Damaged):
         pass
     except (LongshoreError, OSError) as error:
@@ -132,11 +136,11 @@ async def _close_execs(core: Core, lease: str, entry: Entry) -> bool:
     return True
 
 
-async def _close_owned(core: Core, entry: Entry, lease: str) -> None:
+async def _close_owned(engine: EngineState, entry: ContainerDir, lease: str) -> None:
     """Close what a lease had of one container; raises where something of that is left to do."""
-    if await undo_half_made(core, entry, lease):
+    if await undo_half_made(engine, entry, lease):
         return
-    await take_back(core, entry)  # the lease knows of it while it is written to a checkpoint, or restored from one
+    await take_back(engine, entry)  # the lease knows of it while it is written to a checkpoint, or restored from one
     record = entry.read()
     if record.lease != lease:
         return
@@ -147,12 +151,12 @@ async def _close_owned(core: Core, entry: Entry, lease: str) -> None:
 
     record = await entry.change(record.uid, killed)
     if record.owner == "remove" or not record.kept:
-        await _end(core, entry, record)
-        await delete(core, entry, record.uid, force=True)
+        await _end(engine, entry, record)
+        await delete(engine, entry, record.uid, force=True)
         return
-    await _end(core, entry, record)
+    await _end(engine, entry, record)
     record = entry.read_own(record.uid)
-    if entry.read_exit() is None or not record.exit_told:
+    if entry.read_exit() is None or not record.exit_published:
         raise StoreError(f"cannot close container `{entry.id}`: its end is not recorded yet")
 
     def ours_no_more(record: Record) -> None:
@@ -161,57 +165,57 @@ async def _close_owned(core: Core, entry: Entry, lease: str) -> None:
     await entry.change(record.uid, ours_no_more)
 
 
-async def _end(core: Core, entry: Entry, record: Record) -> None:
+async def _end(engine: EngineState, entry: ContainerDir, record: Record) -> None:
     """See that a container of a dead owner's has ended, and that its end is recorded and published."""
     if entry.read_exit() is not None:
-        await tell_recorded(core, entry, record)
+        await publish_recorded(engine, entry, record)
     elif record.starting_at is None:
-        await record_never_started(core, entry, record)
+        await record_never_started(engine, entry, record)
     else:
         try:
-            live = await adopt(core, entry, record)
+            opened = await open_container(engine, entry, record)
         except InvalidState:
-            await end_of_gone(core, entry, record.uid)
+            await end_of_gone(engine, entry, record.uid)
         else:
-            await _kill_and_wait(core, entry, record, live)
+            await _kill_and_wait(engine, entry, record, opened)
 
 
-async def _kill_and_wait(core: Core, entry: Entry, record: Record, live: Live) -> None:
+async def _kill_and_wait(engine: EngineState, entry: ContainerDir, record: Record, opened: OpenContainer) -> None:
     try:
         async with asyncio.timeout(CLOSE_LIMIT):
-            await live.system.terminate()
-            await wait_for_end(core, entry, record.uid)
+            await opened.system.terminate()
+            await wait_for_end(engine, entry, record.uid)
     except TimeoutError:
         hint = "look for a process in state D (`ps`): it hangs in the kernel"
         raise TimeLimit(f"container `{entry.id}`, which was killed,", CLOSE_LIMIT, hint=hint) from None
 
 
-async def restore(core: Core) -> Restored:
+async def restore(engine: EngineState) -> Restored:
     """Take up all containers again."""
     running: list[str] = []
     ended: list[str] = []
     undone: list[str] = []
     hidden: list[str] = []
-    await bury(core, limit=None, again=True)
-    for entry in list(core.store.entries()):
+    await recover_dead_leases(engine, limit=None, again=True)
+    for entry in list(engine.store.container_dirs()):
         try:
-            if await undo_half_made(core, entry):
+            if await undo_half_made(engine, entry):
                 undone.append(entry.id)
                 continue
             record = entry.read()
-            if core.store.sight(record)[0] == "hidden":
+            if engine.store.sight(record)[0] == "hidden":
                 hidden.append(entry.id)
                 continue
             before = entry.read_exit()
             if before is not None:
-                await tell_recorded(core, entry, record)
-            elif (await derive(core, entry, record)).state in ("running", "paused"):
-                await _take_up(core, entry, record)
+                await publish_recorded(engine, entry, record)
+            elif (await derive(engine, entry, record)).state in ("running", "paused"):
+                await _take_up(engine, entry, record)
                 running.append(entry.id)
             elif entry.read_exit() is not None:
                 ended.append(entry.id)
             for name in entry.processes():
-                await tell_recorded_process(core, entry, record.uid, name)
+                await publish_recorded_process(engine, entry, record.uid, name)
         except ContainerNotFound:
             continue
         except NotVisible:
@@ -222,10 +226,10 @@ async def restore(core: Core) -> Restored:
     return Restored(running=running, ended=ended, undone=undone, hidden=hidden)
 
 
-async def _take_up(core: Core, entry: Entry, record: Record) -> None:
-    known = core.find(entry.id, record.uid) is not None
-    await adopt(core, entry, record)
+async def _take_up(engine: EngineState, entry: ContainerDir, record: Record) -> None:
+    known = engine.find(entry.id, record.uid) is not None
+    await open_container(engine, entry, record)
     if not known:
         async with entry.locked():
             if entry.read_own(record.uid).started_at is not None and entry.read_exit() is None:
-                core.store.journal.append(entry.id, record.uid, News("restore"))
+                engine.store.journal.append(entry.id, record.uid, NewEvent("restore"))

@@ -18,7 +18,7 @@ from ..errors import EngineClosed, LongshoreError, StoreError
 from ..exit_record import Exit
 from ..fs.files import next_step
 from ..fs.standard_descriptors import Placeholders
-from ..store.container_dir import Entry
+from ..store.container_dir import ContainerDir
 from ..store.journal import Position
 from ..store.leases import OwnerLease
 from ..store.state_directory import Store
@@ -36,10 +36,10 @@ log = logging.getLogger("longshore.engine")
 logging.getLogger("longshore").addHandler(logging.NullHandler())
 
 
-class Live:
-    """What the engine holds of one container that it has to do with. Owned by `Core.live`."""
+class OpenContainer:
+    """What the engine holds of one container that it has to do with. Owned by `EngineState.open_containers`."""
 
-    def __init__(self, uid: str, entry: Entry, system: ComputeSystem, since: Position) -> None:
+    def __init__(self, uid: str, entry: ContainerDir, system: ComputeSystem, since: Position) -> None:
         self.uid = uid
         self.entry = entry
         self.system = system
@@ -47,7 +47,7 @@ class Live:
         self.ours = False  # started by this engine: what there is to know of its end, we know first
         self.seen = False  # the end of its init was seen; it is being settled
         self.unrecorded: SystemEnd | None = None  # its end, while that cannot be recorded
-        self.start_told = False  # by us; the record may not say so yet
+        self.start_published = False  # by us; the record may not say so yet
         self.starting: asyncio.Future[None] | None = None  # while we start it
         self.watcher: asyncio.Task[Exit] | None = None
         self.output: asyncio.Task[None] | None = None  # writes its log, where the service does not
@@ -57,25 +57,25 @@ class Live:
 class Operation:
     """One call that is under way. Closing the engine cancels it; what it raises then is EngineClosed."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, engine: EngineState) -> None:
+        self._state = engine
         self._task: asyncio.Task[Any] | None = None
         self._cancelling = 0
         self._ended = False
         self.done = asyncio.Event()
 
     async def __aenter__(self) -> ComputeService:
-        service = await self._core.open()
+        service = await self._state.open()
         self._task = asyncio.current_task()
         assert self._task is not None
         self._cancelling = self._task.cancelling()
-        self._core.operations.add(self)
+        self._state.operations.add(self)
         return service
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._core.operations.discard(self)
+        self._state.operations.discard(self)
         self.done.set()
         if isinstance(error, OSError) and not isinstance(error, (LongshoreError, TimeoutError)):
             # a call on some file, of which each may fail, that nobody nearer has put into words
@@ -94,20 +94,20 @@ class Operation:
             self._task.cancel()
 
 
-class Core:
+class EngineState:
     """The state of one engine. What is done with it stands in the modules that take it as their first argument."""
 
     def __init__(
         self,
         store: Store,
         make_service: Callable[[], ComputeService],
-        opened: Callable[[Core], Awaitable[None]],
+        on_open: Callable[[EngineState], Awaitable[None]],
         limits: Limits = USUAL,
     ) -> None:
         self.store = store
         self.limits = limits
         self._make_service = make_service
-        self._opened = opened
+        self._on_open = on_open
         self._service: ComputeService | None = None
         self._opening: asyncio.Future[None] | None = None
         self._ready = False
@@ -115,17 +115,17 @@ class Core:
         self.standard = Placeholders()  # from `open` to the end of `close`
         self.closed = False
         self.lease: OwnerLease | None = None
-        self.live: dict[str, Live] = {}
-        self.adopting: dict[str, asyncio.Task[Live]] = {}
+        self.open_containers: dict[str, OpenContainer] = {}
+        self.being_opened: dict[str, asyncio.Task[OpenContainer]] = {}
         self.gone: dict[str, asyncio.Task[Exit]] = {}  # by uid: ends that are found out, of what cannot be opened
-        self.telling: dict[str, asyncio.Task[None]] = {}  # by uid: what the dead have done and not told
-        self.owned: dict[str, tuple[Entry, Owner]] = {}  # by uid: what is ended with us
-        self.half_made: list[Entry] = []  # what failed to be made, and could not be undone either
+        self.publishing: dict[str, asyncio.Task[None]] = {}  # by uid: what the dead have done and not told
+        self.owned: dict[str, tuple[ContainerDir, Owner]] = {}  # by uid: what is ended with us
+        self.half_made: list[ContainerDir] = []  # what failed to be made, and could not be undone either
         self.processes: set[Process] = set()  # execs that were started here, and have not ended
         self.followed: set[Process] = set()  # whoever else may be waited for
         self.unrecorded: dict[str, Callable[[], Awaitable[object]]] = {}  # ends that were seen: what records each
         self.operations: set[Operation] = set()
-        self.descriptors = Descriptors(lambda: len(self.live))
+        self.descriptors = Descriptors(lambda: len(self.open_containers))
         self.subscriptions: set[Callable[[], None]] = set()  # what ends each
         self.trash_left = False  # a deletion failed after the container was gone: the rest is for the next occasion
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -173,7 +173,7 @@ class Core:
                 self.store.open()
                 if self._service is None:
                     self._service = self._make_service()
-                await self._opened(self)
+                await self._on_open(self)
                 self._ready = True
             finally:
                 self._opening.set_result(None)
@@ -181,7 +181,7 @@ class Core:
         return self.service
 
     def operation(self) -> Operation:
-        """`async with core.operation() as service:` around everything that a user can call."""
+        """`async with engine.operation() as service:` around everything that a user can call."""
         return Operation(self)
 
     async def hold_lease(self) -> OwnerLease:
@@ -246,7 +246,7 @@ class Core:
             except TimeoutError:
                 log.warning("closing the engine: a call did not end within %g s", self.limits.end)
 
-    def find(self, id: str, uid: str) -> Live | None:
+    def find(self, id: str, uid: str) -> OpenContainer | None:
         """What we hold of this very container."""
-        live = self.live.get(id)
-        return live if live is not None and live.uid == uid else None
+        opened = self.open_containers.get(id)
+        return opened if opened is not None and opened.uid == uid else None

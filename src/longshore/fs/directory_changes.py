@@ -145,12 +145,12 @@ class _Notifier:
                     watch.close()  # the directory is gone: told once, as a change
             if watch is not None:
                 try:
-                    self._loop.call_soon_threadsafe(self._tell, number)
+                    self._loop.call_soon_threadsafe(self._notify, number)
                 except RuntimeError:
                     pass  # the loop is closed: nobody is told any more
         _kernel32().CloseHandle(self._port)
 
-    def _tell(self, key: int) -> None:
+    def _notify(self, key: int) -> None:
         watch = self._watches.get(key)
         if watch is not None:
             watch.callback(None)

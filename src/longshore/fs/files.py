@@ -49,7 +49,9 @@ else:
 
 PathLike = str | os.PathLike[str]
 
-BRIEF_LIMIT = 5.0  # seconds that a lock may be taken which is held for a few system calls; the loop waits meanwhile
+SHORT_LOCK_LIMIT = (
+    5.0  # seconds that a lock may be taken which is held for a few system calls; the loop waits meanwhile
+)
 
 
 _NEXT_STEPS = {
@@ -77,7 +79,7 @@ def store_error(what: str, error: OSError) -> StoreError:
 
 
 @contextmanager
-def in_words(what: str) -> Iterator[None]:
+def as_store_errors(what: str) -> Iterator[None]:
     """StoreError, with what was tried, in the place of an operating system's error that nobody nearer has told."""
     try:
         yield
@@ -183,8 +185,8 @@ def sync_tree(top: PathLike) -> None:
         sync(*(os.path.join(directory, name) for name in names), directory)
 
 
-class Held:
-    """A lock file that is open, mostly to be held; `release` and `let_go` are idempotent.
+class LockFile:
+    """A lock file that is open, mostly to be held; `release` and `close` are idempotent.
 
     A forked child has none of them: it would hold, for as long as it lives, what a parent that died held.
     """
@@ -195,7 +197,7 @@ class Held:
             _open.add(self)
 
     @classmethod
-    def opened(cls, path: PathLike, *, make: bool = True) -> Held:
+    def opened(cls, path: PathLike, *, make: bool = True) -> LockFile:
         """The lock file at `path`, not locked yet; it is made if need be, unless `make` is off."""
         with fork_safety.not_now():
             return cls(open_lock(path) if make else open_file(path, os.O_RDWR))
@@ -213,25 +215,25 @@ class Held:
             try:
                 unlock(self.fd)
             finally:
-                self.let_go()
+                self.close()
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """Close the file: who has inherited the lock goes on holding it."""
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             os.close(fd)
 
 
-_open: WeakSet[Held] = WeakSet()
+_open: WeakSet[LockFile] = WeakSet()
 
 
-def _let_go_in_child() -> None:
+def _close_in_child() -> None:
     for held in list(_open):
         with suppress(OSError):
-            held.let_go()  # not `release`: the lock is the parent's
+            held.close()  # not `release`: the lock is the parent's
 
 
-fork_safety.in_child(_let_go_in_child)
+fork_safety.in_child(_close_in_child)
 
 
 def open_lock(path: PathLike) -> int:
@@ -239,16 +241,16 @@ def open_lock(path: PathLike) -> int:
     return open_file(path, os.O_RDWR | os.O_CREAT)
 
 
-def try_hold(path: PathLike, *, make: bool = True) -> Held | None:
+def try_hold(path: PathLike, *, make: bool = True) -> LockFile | None:
     """Take the lock at `path` if nobody has it; the file is made if need be, unless `make` is off."""
-    held = Held.opened(path, make=make)
+    held = LockFile.opened(path, make=make)
     try:
         if try_lock(held.fd):
             return held
     except BaseException:
-        held.let_go()
+        held.close()
         raise
-    held.let_go()
+    held.close()
     return None
 
 
@@ -262,21 +264,21 @@ def is_held(path: PathLike, *, make: bool = True) -> bool:
 
 
 @contextmanager
-def briefly(path: PathLike, limit: float = BRIEF_LIMIT) -> Iterator[None]:
+def short_lock(path: PathLike, limit: float = SHORT_LOCK_LIMIT) -> Iterator[None]:
     """Hold a lock that everybody holds for a few system calls only, never across anything that waits. It blocks.
 
     StoreError after `limit` seconds: whoever has it was stopped just then.
     """
-    held = Held.opened(path)
+    held = LockFile.opened(path)
     try:
         if not try_lock(held.fd):
-            _wait_briefly(held.fd, path, limit)
+            _wait_for_short_lock(held.fd, path, limit)
         yield
     finally:
         held.release()
 
 
-def _wait_briefly(fd: int, path: PathLike, limit: float) -> None:
+def _wait_for_short_lock(fd: int, path: PathLike, limit: float) -> None:
     deadline = time.monotonic() + limit
     pause = 0.0001
     while not try_lock(fd):
@@ -303,9 +305,9 @@ async def hold(path: PathLike, limit: float) -> AsyncIterator[None]:
         held.release()
 
 
-async def wait_for_lock(path: PathLike, limit: float) -> Held:
+async def wait_for_lock(path: PathLike, limit: float) -> LockFile:
     """Wait in a thread that may be abandoned: flock(2) has no time limit of its own. StoreError after `limit`."""
-    held = Held.opened(path)
+    held = LockFile.opened(path)
     mutex = threading.Lock()
     locked = abandoned = False
 
@@ -335,12 +337,11 @@ async def wait_for_lock(path: PathLike, limit: float) -> Held:
 
 __all__ = [
     "MOVES_WHAT_IS_OPEN",
-    "Held",
-    "briefly",
+    "LockFile",
+    "as_store_errors",
     "canonical",
     "descriptors",
     "hold",
-    "in_words",
     "is_held",
     "is_usable_name",
     "link_once",
@@ -351,6 +352,7 @@ __all__ = [
     "read_whole",
     "replace",
     "replace_open",
+    "short_lock",
     "store_error",
     "sync",
     "sync_tree",

@@ -12,11 +12,13 @@ from types import TracebackType
 from typing import Self
 
 try:
-    from .inotify import drain, release, subscribe
+    from .inotify import drain, subscribe
+    from .inotify import release as _release_shared
 except ImportError:
     drain = None  # type: ignore[assignment]  # elsewhere changes are told, but not of what, nor at once
     try:
-        from .directory_changes import release, subscribe
+        from .directory_changes import release as _release_shared
+        from .directory_changes import subscribe
     except ImportError:  # neither Linux nor Windows
         subscribe = None  # type: ignore[assignment]
 
@@ -51,7 +53,7 @@ class DirectoryWatch:
     def _subscribe(self, directory: Path) -> bool:
         """Whether changes will be reported."""
         try:
-            self._unsubscribe = subscribe(directory, self._told)
+            self._unsubscribe = subscribe(directory, self._on_change)
         except OSError as error:
             if error.errno not in NONE_LEFT:
                 raise
@@ -59,7 +61,7 @@ class DirectoryWatch:
             return False
         return True
 
-    def _told(self, moved: list[bytes] | None) -> None:
+    def _on_change(self, moved: list[bytes] | None) -> None:
         self._event.set()
         if moved is None:
             self._dropped = True
@@ -136,10 +138,10 @@ def _filled(path: Path) -> bool:
         return False
 
 
-def let_go() -> None:
+def release() -> None:
     """Give back what the watches of this loop have shared, if there are none left. For when an engine is closed."""
     if subscribe is not None:
-        release()
+        _release_shared()
 
 
-__all__ = ["DirectoryWatch", "let_go", "wait_for_file"]
+__all__ = ["DirectoryWatch", "release", "wait_for_file"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .format import DAMAGE, Lines, LogGap, LogRecord, Stream, all_of_the_other, joined, runs
-from .rotation import Trail, mark_first
+from .rotation import RotatingLog, mark_first
 from .writer import LogWriter
 
 
@@ -27,12 +27,12 @@ class LogReader:
     def __init__(self, path: Path, expected_inode: int | None = None) -> None:
         self._path = path
         self._expected = expected_inode
-        self._trails: set[Trail] = set()
+        self._open_logs: set[RotatingLog] = set()
 
     def close(self) -> None:
         """Let go of all files; what still iterates ends. Idempotent."""
-        for trail in list(self._trails):
-            trail.close()
+        for rotating in list(self._open_logs):
+            rotating.close()
 
     async def records(
         self,
@@ -90,33 +90,33 @@ class LogReader:
         self, tail: int | None, since: datetime | None, until: asyncio.Future[Any] | None
     ) -> AsyncGenerator[bytes | LogGap | list[LogRecord | LogGap], None]:
         try:
-            trail = Trail(self._path, self._expected, follow=until is not None)
+            rotating = RotatingLog(self._path, self._expected, follow=until is not None)
         except (FileNotFoundError, NotADirectoryError):
             return  # its directory is gone: the container was deleted
-        self._trails.add(trail)
+        self._open_logs.add(rotating)
         try:
             if tail is not None:
-                yield trail.tail(tail)
+                yield rotating.tail(tail)
             elif since is not None:
-                trail.from_time(since)
-            while not trail.closed:
+                rotating.from_time(since)
+            while not rotating.closed:
                 last = until is None or until.done()  # asked before we read: all was written before it was done
-                trail.look()
-                while (block := trail.read()) is not None:
+                rotating.look()
+                while (block := rotating.read()) is not None:
                     yield block
                     await asyncio.sleep(0)  # a long log does not keep others from running
-                    trail.look()
+                    rotating.look()
                 if last:
-                    if trail.look():
+                    if rotating.look():
                         continue
-                    for rest in trail.finish():
+                    for rest in rotating.finish():
                         yield rest
                     return
                 assert until is not None
-                await trail.change(until)
+                await rotating.change(until)
         finally:
-            self._trails.discard(trail)
-            trail.close()
+            self._open_logs.discard(rotating)
+            rotating.close()
 
 
 def _items(block: bytes | LogGap | list[LogRecord | LogGap]) -> Iterator[LogRecord | LogGap]:

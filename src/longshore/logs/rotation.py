@@ -74,7 +74,7 @@ class _File:
         return os.fstat(self.fd).st_size
 
 
-class Trail:
+class RotatingLog:
     """The log, and the files that replaced it one after the other; `read` goes through them in order.
 
     All is synchronous: a few system calls on a local file, at most a block of which is read at once.

@@ -19,14 +19,14 @@ from ..compute.values import Lease, Place
 from ..errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError, StoreError
 from ..fs.files import (
     MOVES_WHAT_IS_OPEN,
-    Held,
-    briefly,
+    LockFile,
     hold,
     is_held,
     is_usable_name,
     link_once,
     open_lock,
     read_whole,
+    short_lock,
     store_error,
     sync,
     try_hold,
@@ -62,7 +62,7 @@ log = logging.getLogger("longshore.engine")
 RECORD, SPEC = "record.json", "spec.json"
 
 
-class Entry:
+class ContainerDir:
     """The files of one container."""
 
     def __init__(self, store: Store, id: str, home: Path) -> None:
@@ -240,18 +240,18 @@ class Entry:
 
     # claims
 
-    def claim(self, operation: str) -> Held:
+    def claim(self, operation: str) -> LockFile:
         """Be the one program that creates, starts or deletes this container now; InvalidState if another is."""
         self.make_run()
         try:
-            with briefly(self.store.lock_path):  # who only looks (`is_claimed`) must not seem to be one
+            with short_lock(self.store.lock_path):  # who only looks (`is_claimed`) must not seem to be one
                 return self.claim_new(operation)
         except GONE:
             raise ContainerNotFound(self.id) from None
         except OSError as error:
             raise store_error(f"lock container `{self.id}`", error) from error
 
-    def claim_new(self, operation: str) -> Held:
+    def claim_new(self, operation: str) -> LockFile:
         """As `claim`, for who has the store's lock. OSError if there are no such files."""
         path = f"{self.run}/claim"
         held = try_hold(path)
@@ -262,7 +262,7 @@ class Entry:
             raise InvalidState(operation, self.id, f"being {doing.decode(errors='replace') or 'changed'} already")
         return self._claimed(held, operation)
 
-    async def claim_at_last(self, operation: str, limit: float) -> Held:
+    async def wait_for_claim(self, operation: str, limit: float) -> LockFile:
         """As `claim`, but wait for who has it. StoreError after `limit` seconds."""
         with suppress(InvalidState):
             return self.claim(operation)
@@ -271,7 +271,7 @@ class Entry:
         except GONE:
             raise ContainerNotFound(self.id) from None
 
-    def _claimed(self, held: Held, operation: str) -> Held:
+    def _claimed(self, held: LockFile, operation: str) -> LockFile:
         try:
             held.write(_CLAIMED.get(operation, "changed"))
         except OSError as error:
@@ -282,7 +282,7 @@ class Entry:
     def is_claimed(self, *operations: str) -> bool:
         """Whether somebody does one of these to it at this moment; any, if none is given."""
         try:
-            with briefly(self.store.lock_path):
+            with short_lock(self.store.lock_path):
                 if not is_held(f"{self.run}/claim"):
                     return False
             word = read_whole(f"{self.run}/claim").decode(errors="replace") if operations else ""
@@ -290,10 +290,10 @@ class Entry:
             return False
         return not operations or word in [_CLAIMED[operation] for operation in operations]
 
-    def making_lock(self) -> Held:
+    def making_lock(self) -> LockFile:
         """A lock that helpers which make the container inherit: free again when all have ended, and it is let go of."""
         try:
-            held = Held.opened(f"{self.run}/making.lock")
+            held = LockFile.opened(f"{self.run}/making.lock")
         except OSError as error:
             raise store_error(f"lock {self.run}/making.lock", error) from error
         try_lock(held.fd)
@@ -381,7 +381,7 @@ class Entry:
 
     # the end
 
-    async def remove(self, uid: str, claim: Held, told: Callable[[], None]) -> None:
+    async def remove(self, uid: str, claim: LockFile, told: Callable[[], None]) -> None:
         """Take the container out of the store: its id is free; then call `told`; then remove the files.
 
         The caller has the claim: it moves along, so that who finds the trash knows whether somebody is at it.
@@ -416,13 +416,13 @@ class Entry:
         async with self.locked():
             yield
 
-    async def _remove_in_place(self, trash: Path, kept_trash: Path, claim: Held, told: Callable[[], None]) -> None:
+    async def _remove_in_place(self, trash: Path, kept_trash: Path, claim: LockFile, told: Callable[[], None]) -> None:
         """As `remove`, where a directory cannot be moved while somebody reads a log in it: its files are, one by one.
 
         The trash gets a claim of its own first. From then on, who finds the record there knows that we are at it.
         """
         moves = [(self.run, trash), (self.home, kept_trash)][: 1 + self.durable]
-        ours: Held | None = None
+        ours: LockFile | None = None
         try:
             while ours is None:  # who empties the trash meanwhile takes a directory without claim for a dead one's
                 for _, target in moves:

@@ -20,7 +20,7 @@ from ..compute.events import Event, EventType, Gap
 from ..compute.values import now
 from ..errors import InvalidSpec
 from ..exit_record import Exit
-from ..fs.files import briefly, open_file, read_whole, store_error, sync
+from ..fs.files import open_file, read_whole, short_lock, store_error, sync
 from ..typed_json import decoder
 
 SEGMENT_SIZE = 4 << 20  # bytes after which a new segment begins
@@ -36,7 +36,7 @@ class Position(msgspec.Struct, frozen=True):
     offset: int = 0
 
 
-class News(msgspec.Struct, frozen=True):
+class NewEvent(msgspec.Struct, frozen=True):
     """What an event will say, before it has its number."""
 
     type: EventType
@@ -92,14 +92,14 @@ class Journal:
             return Position(segments[-1], os.stat(self.path(segments[-1])).st_size)
         return Position(segments[-1], 0)
 
-    def append(self, container: str, uid: str, *news: News, unless_since: Position | None = None) -> None:
+    def append(self, container: str, uid: str, *news: NewEvent, unless_since: Position | None = None) -> None:
         """Append events of one container, in this order and with nothing between them.
 
         With `unless_since`, one of the same type and process that stands after that position is taken for it, so
         that what a program that died had already told is not told twice. StoreError: then none was appended.
         """
         try:
-            with briefly(self._lock):  # blocks: others hold it for the length of one write
+            with short_lock(self._lock):  # blocks: others hold it for the length of one write
                 if unless_since is not None:
                     told = {(event.type, event.process) for event in self.about(uid, unless_since)}
                     news = tuple(item for item in news if (item.type, item.process) not in told)
@@ -133,7 +133,7 @@ class Journal:
 
         That is on the disk then, unless the disk takes longer than `limit` seconds. It blocks. OSError, StoreError.
         """
-        with briefly(self._lock):
+        with short_lock(self._lock):
             self._begin()
         syncing = threading.Thread(
             target=sync, args=(self._boot_path, self.directory), name="longshore-sync", daemon=True
@@ -363,4 +363,4 @@ class JournalReader:
         return found
 
 
-__all__ = ["Event", "EventType", "Gap", "Journal", "JournalReader", "News", "Position"]
+__all__ = ["Event", "EventType", "Gap", "Journal", "JournalReader", "NewEvent", "Position"]

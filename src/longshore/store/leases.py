@@ -23,7 +23,7 @@ from ..aio import fork_safety
 from ..aio.tasks import in_thread, uninterrupted
 from ..compute.protocols import ComputeService, HasKeepers
 from ..errors import LongshoreError, ServiceError
-from ..fs.files import Held, briefly, is_held, store_error, try_hold, try_lock
+from ..fs.files import LockFile, is_held, short_lock, store_error, try_hold, try_lock
 from ..fs.trees import remove_though_open, remove_tree
 from .keeper import Keeper, start
 from .state_directory import Store
@@ -54,9 +54,9 @@ class OwnerLease:
         self._service = service
         self.id = f"{os.getpid():x}-{os.urandom(4).hex()}"
         self.directory = store.leases / self.id
-        self._lock = Held(-1)
-        self._owner = Held(-1)
-        self._alive = Held(-1)
+        self._lock = LockFile(-1)
+        self._owner = LockFile(-1)
+        self._alive = LockFile(-1)
         self._pipe = -1
         self._keeper: Keeper | None = None
         self._starting = asyncio.Lock()
@@ -87,23 +87,23 @@ class OwnerLease:
         return self
 
     def _make(self) -> None:
-        lock = owner = alive = Held(-1)
+        lock = owner = alive = LockFile(-1)
         try:
             # so that nobody finds it unlocked, and takes it for one whose owner died
-            with briefly(self._store.lock_path):
+            with short_lock(self._store.lock_path):
                 self.directory.mkdir(mode=0o700)
                 for name in ("owned", "execs"):
                     (self.directory / name).mkdir(mode=0o700)
                 self._store.note_view(self.directory)
-                alive = Held.opened(self.directory / "alive.lock")
+                alive = LockFile.opened(self.directory / "alive.lock")
                 try_lock(alive.fd)
-                owner = Held.opened(self.directory / "owner.lock")
+                owner = LockFile.opened(self.directory / "owner.lock")
                 try_lock(owner.fd)
-                lock = Held.opened(self.directory / "lease.lock")
+                lock = LockFile.opened(self.directory / "lease.lock")
                 try_lock(lock.fd, shared=True)
         except OSError as error:
             for each in (lock, owner, alive):
-                each.let_go()
+                each.close()
             with suppress(OSError):
                 remove_tree(self.directory)
             raise store_error(f"make the lease {self.directory}", error) from error
@@ -162,7 +162,7 @@ class OwnerLease:
 
     def _keeper_died(self) -> None:
         """Somebody killed it: another takes its place."""
-        self._let_go_of_keeper()
+        self._release_keeper()
         self._deaths.append(time.monotonic())
         if self._replacing is None or self._replacing.done():
             self._replacing = asyncio.ensure_future(self._replace_keeper())
@@ -181,7 +181,7 @@ class OwnerLease:
                 log.warning("lease %s has no keeper: %s", self.id, error)
                 self._deaths.append(time.monotonic())
 
-    def _let_go_of_keeper(self) -> None:
+    def _release_keeper(self) -> None:
         if self._keeper is not None:
             if self._loop is not None and not self._loop.is_closed():
                 self._loop.remove_reader(self._keeper.pidfd)
@@ -216,7 +216,7 @@ class OwnerLease:
     def _forget(self) -> None:
         """In a forked child: close our copies, touch nothing else."""
         for held in (self._lock, self._owner, self._alive):
-            held.let_go()
+            held.close()
         with suppress(OSError):
             self._close_pipe()
         if self._keeper is not None:
@@ -234,24 +234,24 @@ class OwnerLease:
         _leases.discard(self)
         if self._keeper is not None:
             self._keeper.kill()
-        self._let_go_of_keeper()
-        self._lock.let_go()
+        self._release_keeper()
+        self._lock.close()
         try:
             await self._service.end_lease(self.id, self.directory)
         except LongshoreError as error:
             log.warning("lease %s is left to the next program that opens the store: %s", self.id, error)
-            self._owner.let_go()
-            self._alive.let_go()
+            self._owner.close()
+            self._alive.close()
             return
-        self._owner.let_go()
-        self._alive.let_go()  # after it: who finds this free takes who has the other for a keeper
+        self._owner.close()
+        self._alive.close()  # after it: who finds this free takes who has the other for a keeper
         remove_though_open(self.directory, self._store.run_trash)  # somebody may just be trying the lock
 
 
 def is_alive(store: Store, lease: str) -> bool:
     """Whether the owner of a lease lives; or its keeper, which has not come to the end yet."""
     try:
-        with briefly(store.lock_path):
+        with short_lock(store.lock_path):
             return is_held(store.leases / lease / "owner.lock", make=False)
     except OSError:
         return False
@@ -265,7 +265,7 @@ async def end_stopped_keepers(store: Store, service: ComputeService) -> None:
             if store.sight_at(directory) == "hidden":
                 continue
             with suppress(OSError):
-                with briefly(store.lock_path):
+                with short_lock(store.lock_path):
                     kept = not is_held(directory / "alive.lock", make=False) and is_held(
                         directory / "owner.lock", make=False
                     )
@@ -302,14 +302,14 @@ def owned(store: Store, lease: str) -> list[str]:
 @contextmanager
 def dead_leases(store: Store) -> Iterator[list[str]]:
     """The leases whose owner and keeper are dead, and which nobody else is ending: locked while the block runs."""
-    held: dict[str, Held] = {}
+    held: dict[str, LockFile] = {}
     try:
         names = os.listdir(store.leases)
     except OSError:
         names = []
     try:
         if names:
-            with suppress(OSError), briefly(store.lock_path):  # none is just being made
+            with suppress(OSError), short_lock(store.lock_path):  # none is just being made
                 for name in names:
                     if store.sight_at(store.leases / name) == "hidden":
                         continue  # what it has may live, and could not be ended from here

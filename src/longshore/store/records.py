@@ -24,7 +24,12 @@ class Change(msgspec.Struct, frozen=True):
     since: Position
 
 
-class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Record(
+    msgspec.Struct,
+    kw_only=True,
+    omit_defaults=True,
+    rename={"start_published": "start_told", "exit_published": "exit_told"},  # as earlier versions store them
+):
     """What is known of one container; small, so that a listing reads one file for each."""
 
     version: int
@@ -54,8 +59,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     pid: int | None = None
     starting_at: datetime | None = None  # before the service was asked to start it
     started_at: datetime | None = None  # after it had said yes
-    start_told: bool = False
-    exit_told: bool = False
+    start_published: bool = False
+    exit_published: bool = False
     paused: bool = False  # as it was told
     change: Change | None = None
     checkpointing: bool = False  # frozen until its checkpoint is whole
@@ -72,7 +77,7 @@ class ExitRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     error: str | None = None
 
 
-class ProcessRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ProcessRecord(msgspec.Struct, kw_only=True, omit_defaults=True, rename={"exit_published": "exit_told"}):
     """What is known of one exec process."""
 
     version: int
@@ -84,7 +89,7 @@ class ProcessRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     journal: Position = Position()
     token: bytes = b""
     pid: int | None = None
-    exit_told: bool = False
+    exit_published: bool = False
 
 
 class StoreInfo(msgspec.Struct):

@@ -19,13 +19,13 @@ from ..compute.limits import USUAL
 from ..compute.values import Owner, now
 from ..errors import ContainerExists, ContainerNotFound, InvalidSpec, LongshoreError, StoreError
 from ..fs.files import (
-    Held,
-    briefly,
+    LockFile,
     canonical,
     is_usable_name,
     link_once,
     make_private,
     read_whole,
+    short_lock,
     store_error,
     sync,
     write_new,
@@ -33,7 +33,7 @@ from ..fs.files import (
 from ..machine import boot_id, first_namespaces, places, viewpoint
 from ..machine.visibility import Sight, Viewpoint
 from ..spec import ProcessSpec, Spec
-from .container_dir import Entry
+from .container_dir import ContainerDir
 from .journal import Journal
 from .records import VERSION, ProcessRecord, Record, StoreInfo, decode
 
@@ -119,7 +119,7 @@ class Store:
                 make_private(path)
             self._remove_half_written()
             if info is None:
-                with briefly(self.lock_path):
+                with short_lock(self.lock_path):
                     link_once(info_path, msgspec.json.encode(StoreInfo(VERSION, os.urandom(4).hex())))
                 sync(info_path, self.data)
                 info = self._info(info_path)
@@ -151,12 +151,12 @@ class Store:
     def _remove_half_written(self) -> None:
         """Remove what programs left that died while they wrote `store.json` or `boot`, or emptied `run`."""
         if any(name.startswith(ASIDE) for name in os.listdir(self.run)):
-            with briefly(self.lock_path):
+            with short_lock(self.lock_path):
                 self._discard_aside()
         for directory in (self.run, self.data):
             left = [name for name in os.listdir(directory) if name.startswith((".store.json.", ".boot.", f".{VIEW}."))]
             if left:
-                with briefly(self.lock_path):
+                with short_lock(self.lock_path):
                     for name in left:
                         with suppress(FileNotFoundError):
                             os.unlink(directory / name)
@@ -174,7 +174,7 @@ class Store:
             # what cannot be written can be looked at; who tells something tries again
             with suppress(OSError, StoreError):
                 self.journal.begin(self.disk_limit)
-            with briefly(self.lock_path):
+            with short_lock(self.lock_path):
                 if path.exists() and _content(path) != boot.encode() and not self._is_of(boot):
                     self._set_aside()
                 self.note_view(self.run)
@@ -200,7 +200,7 @@ class Store:
 
     def _is_of(self, boot: str) -> bool:
         """Whether a container was made in this boot: then `run/boot` is wrong, and there may be life here."""
-        for entry in self.entries():
+        for entry in self.container_dirs():
             with suppress(LongshoreError):
                 if entry.read().boot == boot:
                     return True
@@ -242,18 +242,18 @@ class Store:
 
     @property
     def lock_path(self) -> str:
-        """Held, for a few system calls, by who takes an id, makes a lease, or looks whether a maker lives."""
+        """LockFile, for a few system calls, by who takes an id, makes a lease, or looks whether a maker lives."""
         return f"{self.run}/lock"
 
-    def entries(self) -> Iterator[Entry]:
+    def container_dirs(self) -> Iterator[ContainerDir]:
         """The files of every container, half-made ones included, in no order. Made to be quick for thousands."""
         kept = self.names(self.kept)
         for name in kept:
-            yield Entry(self, name, self.kept / name)
+            yield ContainerDir(self, name, self.kept / name)
         known = set(kept)
         for name in self.names(self.containers):
             if name not in known:
-                yield Entry(self, name, self.containers / name)
+                yield ContainerDir(self, name, self.containers / name)
 
     @staticmethod
     def names(directory: Path) -> list[str]:
@@ -265,7 +265,7 @@ class Store:
         except OSError as error:
             raise store_error(f"list {directory}", error) from error
 
-    def entry(self, id: str) -> Entry:
+    def container_dir(self, id: str) -> ContainerDir:
         """The files of a container that exists (perhaps half-made). ContainerNotFound if there are none."""
         for home in (self.kept / id, self.containers / id):
             try:
@@ -274,10 +274,10 @@ class Store:
                 continue
             except OSError as error:
                 raise store_error(f"look at {home}", error) from error
-            return Entry(self, id, home)
+            return ContainerDir(self, id, home)
         raise ContainerNotFound(id)
 
-    def reserve(self, id: str, *, durable: bool) -> tuple[Entry, Held]:
+    def reserve(self, id: str, *, durable: bool) -> tuple[ContainerDir, LockFile]:
         """Take an id, and the claim to make it: in one step, so that of two programs one gets ContainerExists."""
         if not is_usable_name(id):
             raise InvalidSpec("id", f"{id!r} cannot be the name of a file here", hint="use another id")
@@ -285,14 +285,14 @@ class Store:
         made = []
         try:
             # the lock: who finds a directory without record and claim knows that its maker is dead
-            with briefly(self.lock_path):
+            with short_lock(self.lock_path):
                 try:
                     if not durable and kept.is_dir():
                         raise ContainerExists(id)
                     for path in (run, kept) if durable else (run,):
                         os.mkdir(path, 0o700)
                         made.append(path)
-                    entry = Entry(self, id, kept if durable else run)
+                    entry = ContainerDir(self, id, kept if durable else run)
                     return entry, entry.claim_new("create")
                 except BaseException:
                     for path in reversed(made):
@@ -365,4 +365,4 @@ def shortened(args: list[str]) -> list[str]:
     return [argument[:1000] for argument in args[:20]]
 
 
-__all__ = ["DATA", "RUN", "Entry", "Owner", "Record", "Store", "boot_id"]
+__all__ = ["DATA", "RUN", "ContainerDir", "Owner", "Record", "Store", "boot_id"]

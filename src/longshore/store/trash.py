@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import StoreError
-from ..fs.files import MOVES_WHAT_IS_OPEN, Held, read_whole, try_hold, write_new
+from ..fs.files import MOVES_WHAT_IS_OPEN, LockFile, read_whole, try_hold, write_new
 from .container_dir import remove_in_bits
-from .journal import News
+from .journal import NewEvent
 from .records import Damaged, Record, decode
 from .state_directory import Store
 
@@ -84,12 +84,12 @@ def _is_hidden(store: Store, uid: str) -> bool:
     return store.sight_at(store.run) == "hidden"
 
 
-def _claim_remains(path: Path) -> Held | None:
+def _claim_remains(path: Path) -> LockFile | None:
     """The claim that moved into the trash with its container; None if somebody has it: he is still at work."""
     try:
         return try_hold(path, make=False)
     except FileNotFoundError:
-        return Held(-1)  # a boot has taken it, or the removal had come that far
+        return LockFile(-1)  # a boot has taken it, or the removal had come that far
 
 
 def _publish_deletion(store: Store, uid: str) -> None:
@@ -98,4 +98,4 @@ def _publish_deletion(store: Store, uid: str) -> None:
         with suppress(OSError, Damaged):
             record: Record = decode(read_whole(path), Record, path)
             if record.token:  # else it was never made, and nobody has heard of it
-                store.journal.append(record.id, record.uid, News("delete"), unless_since=record.journal)
+                store.journal.append(record.id, record.uid, NewEvent("delete"), unless_since=record.journal)

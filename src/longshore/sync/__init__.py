@@ -1,4 +1,4 @@
-"""The blocking twin of the asyncio API: the same names, parameters and errors, without `await`.
+"""The blocking form of the asyncio API: the same names, parameters and errors, without `await`.
 
     with longshore.sync.Engine() as engine:
         done = engine.run("host", ["echo", "hi"])
@@ -25,7 +25,7 @@ from ..engine import output as _output
 from ..engine import process as _process
 from ..engine.archive import MAX_ARCHIVE
 from ..engine.container import MAX_OUTPUT
-from .streams import AHEAD, ClosingIterator, EngineTwin, Reader, Twin, Writer
+from .streams import AHEAD, BlockingEngine, BlockingProxy, ClosingIterator, Reader, Writer
 
 if TYPE_CHECKING:
     import os
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Any, Self
 
-    from ..compute.events import Event, Gap
     from ..compute.limits import Limits
     from ..compute.protocols import ComputeService
-    from ..compute.values import Features, Owner, Plan, ProcessInfo, Stats
+    from ..compute.values import Exit, Features, Plan, ProcessInfo, Stats
     from ..engine.checkpoints import CheckpointInfo
     from ..engine.container import Completed, ContainerInfo
     from ..engine.recovery import Restored
     from ..errors import LongshoreError
-    from ..exit_record import Exit
     from ..logs.reader import LogGap, LogRecord, Stream
     from ..spec import Spec, SpecFields, SpecSettings
+    from ..store.journal import Event, Gap
+    from ..store.records import Owner
 
 
-class Process(Twin[_process.Process]):
+class Process(BlockingProxy[_process.Process]):
     """A process in a container: its streams, as in `asyncio.subprocess`, and its end."""
 
     @property
@@ -147,7 +147,7 @@ class Process(Twin[_process.Process]):
         self._call(self._inner.close_stdin())
 
 
-class Attachment(Twin[_output.Attachment]):
+class Attachment(BlockingProxy[_output.Attachment]):
     """A view of a kept container's output from now (or its beginning) on, and perhaps its standard input.
 
     A slow reader stalls nobody: the output comes from the log. Where the log's bound has cost output, `gaps` says
@@ -192,7 +192,7 @@ class Attachment(Twin[_output.Attachment]):
         self.close()
 
 
-class Container(Twin[_container.Container]):
+class Container(BlockingProxy[_container.Container]):
     """One container, known by its id. Many of these may stand for the same one, in many programs."""
 
     @property
@@ -445,7 +445,7 @@ class Container(Twin[_container.Container]):
         self._call(self._inner.delete(force=force))
 
 
-class Engine(EngineTwin):
+class Engine(BlockingEngine):
     """Finds, creates and lists the containers of this machine. `with` it, or `close` it.
 
     `service` is the compute service (None: this machine's); `state` the state directory (None: $LONGSHORE_ROOT,

@@ -141,9 +141,9 @@ class Reader(io.BufferedIOBase):
             return
         super().close()
         with suppress(EngineClosed):
-            self._loop.post(self._let_go)
+            self._loop.post(self._release)
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         transport = getattr(self._stream, "_transport", None)  # asyncio has no public way to stop reading
         if transport is not None:
             with suppress(NotImplementedError):  # a view of a log has no pipe to let go of
@@ -207,7 +207,7 @@ class Writer(io.BufferedIOBase):
             super().close()
 
 
-class _Pump(Generic[T]):
+class _Prefetcher(Generic[T]):
     """Takes the items of an asynchronous iterator, in one task of the loop; at most `ahead` before they are wanted."""
 
     def __init__(self, ahead: int) -> None:
@@ -276,28 +276,28 @@ class ClosingIterator(Iterator[T]):
     def __init__(self, loop: LoopThread, source: AsyncIterator[T], ahead: int = 0) -> None:
         self._closed = True  # until it is under way: __del__ looks
         self._loop = loop
-        self._pump: _Pump[T] = _Pump(ahead)
-        pump = self._pump
-        loop.post(lambda: pump.start(source))
+        self._prefetcher: _Prefetcher[T] = _Prefetcher(ahead)
+        prefetcher = self._prefetcher
+        loop.post(lambda: prefetcher.start(source))
         self._closed = False
 
     def __next__(self) -> T:
-        pump = self._pump
+        prefetcher = self._prefetcher
         while not self._closed:
-            ended = pump.ended  # before looking for an item: it may be the last
+            ended = prefetcher.ended  # before looking for an item: it may be the last
             with suppress(IndexError):
-                return pump.items.popleft()
+                return prefetcher.items.popleft()
             if ended:
                 self._closed = True
-                if pump.error is not None:
-                    raise pump.error
+                if prefetcher.error is not None:
+                    raise prefetcher.error
                 break
             try:
-                self._loop.call(pump.available())
+                self._loop.call(prefetcher.available())
             except EngineClosed:
                 if self._loop.forked:
                     raise
-                self._closed = not pump.items
+                self._closed = not prefetcher.items
         raise StopIteration
 
     def close(self) -> None:
@@ -306,7 +306,7 @@ class ClosingIterator(Iterator[T]):
             return
         self._closed = True
         with suppress(EngineClosed):
-            self._loop.call(self._pump.close())
+            self._loop.call(self._prefetcher.close())
 
     def __enter__(self) -> Self:
         return self
@@ -317,12 +317,12 @@ class ClosingIterator(Iterator[T]):
         self.close()
 
     def __del__(self) -> None:
-        if not self._closed and not self._pump.ended:
+        if not self._closed and not self._prefetcher.ended:
             with suppress(EngineClosed, RuntimeError):
-                self._loop.post(self._pump.cancel)
+                self._loop.post(self._prefetcher.cancel)
 
 
-class Twin(Generic[I]):
+class BlockingProxy(Generic[I]):
     """A blocking object that stands for an asyncio one. The same one stands for it each time it is met."""
 
     _inner: I
@@ -331,10 +331,10 @@ class Twin(Generic[I]):
 
     @classmethod
     def _of(cls, loop: LoopThread, inner: I) -> Self:
-        twin = cls.__new__(cls)
-        twin._inner, twin._loop, twin._files = inner, loop, {}
+        proxy = cls.__new__(cls)
+        proxy._inner, proxy._loop, proxy._files = inner, loop, {}
         # kept with the other one: what a Reader has read ahead must not depend on who still holds it
-        found: Self = inner.__dict__.setdefault("_blocking_twin", twin)
+        found: Self = inner.__dict__.setdefault("_blocking_proxy", proxy)
         return found
 
     def __repr__(self) -> str:
@@ -399,7 +399,7 @@ async def _limited(coroutine: Coroutine[Any, Any, T], seconds: float, what: str)
         raise TimeLimit(what, seconds) from None
 
 
-class EngineTwin(Twin["Engine"]):
+class BlockingEngine(BlockingProxy["Engine"]):
     """The part of the blocking Engine that is not made from the asyncio one: how it begins and ends."""
 
     def __init__(self, inner: Engine) -> None:
@@ -439,4 +439,4 @@ class EngineTwin(Twin["Engine"]):
             """Python looks for it before it calls `__aenter__`."""
 
 
-__all__ = ["ClosingIterator", "EngineTwin", "Reader", "Twin", "Writer"]
+__all__ = ["BlockingEngine", "BlockingProxy", "ClosingIterator", "Reader", "Writer"]
