@@ -59,6 +59,7 @@ def mounts(state: Path) -> Iterator[str]:
 
 KEPT = re.compile(
     r"lib(/store\.json|/probe\.json|/journal(/lock|/boot|/\d+\.jsonl)?|/containers|/trash)?"
+    r"|lib/images(/ingest|/(blobs|layers|fixups|records|names)(/.*)?)?|run/images(/locks|/gc\.lock)?"
     r"|run(/lock|/boot|/view|/containers|/leases|/trash|/runtime(/[^/]+)?|/views(/.*)?)?"
 )
 """What a store has when it has no container and no owner: all else is left from one."""

@@ -228,7 +228,7 @@ def in_a_fresh_interpreter(source: str) -> subprocess.CompletedProcess[str]:
 
 
 ONLY_WHERE_IT_WORKS = {"fs.inotify", "fs.directory_changes", "fs.unix" if os.name == "nt" else "fs.windows"} | (
-    {f"images.{name}" for name in ("layer_writer", "lower_layers", "space", "unpack")} if os.name == "nt" else set()
+    {f"images.{name}" for name in ("layer_writer", "lower_layers", "unpack", "verify")} if os.name == "nt" else set()
 )
 """Modules whose import says by an ImportError that this system has not what they are for."""
 

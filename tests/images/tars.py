@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from longshore.images.unpack import Unpacked, unpack
+from longshore.images.records import Unpacked
+from longshore.images.unpack import unpack
 
 END = bytes(1024)
 WHAT = "layer sha256:0"

@@ -9,7 +9,7 @@ import pytest
 
 from longshore.errors import InvalidImage
 from longshore.images.lower_layers import LayerStack, find_fixup, needs_below, write_fixup
-from longshore.images.unpack import Unpacked
+from longshore.images.records import Unpacked
 
 from .tars import WHAT, Tree, file, folder, kinds, link, opaque, pax, seen, symlink, unpacked, whiteout
 

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from longshore.errors import InvalidImage
-from longshore.images.unpack import Unpacked, unpack
+from longshore.images.records import Unpacked
+from longshore.images.unpack import unpack
 
 from . import tars
 from .model import Entry, Layer, Refused

@@ -109,6 +109,22 @@ def sync_one(path: PathLike) -> None:
         os.close(fd)
 
 
+def sync_file_system(path: PathLike) -> None:
+    """Wait until all that was written to the file system of `path` is on the disk: syncfs(2), which Python has not.
+
+    Raises: OSError if the disk failed since the last call, from Linux 5.8 on.
+    """
+    import ctypes
+
+    fd = open_file(path, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), os.fspath(path))
+    finally:
+        os.close(fd)
+
+
 def lock_at_last(fd: int) -> None:
     """Lock, waiting for as long as it takes."""
     fcntl.flock(fd, fcntl.LOCK_EX)

@@ -176,6 +176,10 @@ def unlock(fd: int) -> None:
     """Closing does it: no child has the descriptor."""
 
 
+def sync_file_system(path: PathLike) -> None:
+    """Do nothing: Windows has no such call for who is not an administrator of the volume."""
+
+
 def sync_one(path: PathLike) -> None:
     """Have a file on the disk. Nothing is done for a directory: none can be opened."""
     if os.path.isdir(path):

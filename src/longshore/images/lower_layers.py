@@ -22,8 +22,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from .layer_writer import Folder, LayerWriter, is_allowed
+from .records import Unpacked
 from .space import FreeSpace
-from .unpack import Unpacked
 
 if sys.platform == "win32":
     raise ImportError("Windows makes layers by a call of its own")

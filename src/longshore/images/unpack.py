@@ -26,9 +26,8 @@ import sys
 from collections.abc import Iterable
 from typing import Protocol
 
-import msgspec
-
 from .layer_writer import LayerWriter, joined
+from .records import Unpacked
 from .space import FreeSpace, no_space
 from .tar_reader import BLOCK_DEVICE, CHARACTER, FIFO, FILE, FOLDER, LINK, SYMLINK, TarEntry, TarReader, shown
 
@@ -41,17 +40,6 @@ _OPAQUE = b".wh..wh..opq"
 
 _OF_THE_ARCHIVE = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EFBIG)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class Unpacked(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What a layer was found to be; paths are bytes, relative to its root, which is the empty one."""
-
-    size: int = 0  # bytes of data in its files
-    files: int = 0  # all that is in it, folders included
-    implied: list[bytes] = []  # folders without an entry of their own
-    whiteouts: list[bytes] = []  # folders that have whiteouts in them
-    missing: list[bytes] = []  # hard links to what is not in this layer, or is not yet where they stand
-    opaque: bool = False  # nothing of lower layers is seen
 
 
 class Below(Protocol):

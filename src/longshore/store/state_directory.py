@@ -38,8 +38,17 @@ from .journal import Journal
 from .records import VERSION, ProcessRecord, Record, StoreInfo, decode
 
 ASIDE = ".before."  # in `run`, until it is in the trash: what an earlier boot left there
-OURS_IN_DATA = ("boot", "containers", "journal", "lost+found", "probe.json", "trash")  # may be there before store.json
-OURS_IN_RUN = ("boot", "containers", "leases", "lock", "lost+found", "runtime", "trash", "view", "views")
+# what may be there before store.json:
+OURS_IN_DATA = (
+    "boot",
+    "containers",
+    "images",
+    "journal",
+    "lost+found",
+    "probe.json",
+    "trash",
+)
+OURS_IN_RUN = ("boot", "containers", "images", "leases", "lock", "lost+found", "runtime", "trash", "view", "views")
 VIEW = "view"  # in a lease, and in `run`: the boot and the namespaces that its pids belong to
 _VIEW = re.compile(rb"([!-~]*)\n(\w+:\[\d+\] \w+:\[\d+\])?")
 
