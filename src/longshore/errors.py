@@ -1,6 +1,34 @@
 """The error family: one tree, so that `except LongshoreError` catches all that longshore raises on purpose.
 
 A message is one line that makes sense alone in a log: what was tried, on what, why not. `hint` is the next step.
+
+    LongshoreError
+      InvalidSpec             (ValueError)   a setting cannot be meant as it stands
+      ContainerNotFound       (LookupError)
+      ContainerExists
+      ProcessNotFound         (LookupError)
+      ProcessExists
+      CheckpointNotFound      (LookupError)
+      CheckpointExists
+      ImageNotFound           (LookupError)
+      PlatformNotFound        (LookupError)  the image exists, but not for this platform
+      InvalidImage            (ValueError)   wrong bytes for a digest, or a document against its format
+      InvalidState                           the container cannot do this in its state
+      NotVisible                             this program cannot see the container's processes
+      NotSupported                           this host or service cannot do it
+      CommandNotFound                        a shell would say 127
+      CommandNotExecutable                   a shell would say 126
+      CommandFailed                          `run(check=True)`, and the exit code was not 0
+      ServiceError                           the compute service failed
+      StoreError                             the state directory cannot be used
+      RegistryError                          a registry refused or failed
+        RegistryUnreachable                  there was no usable answer from it
+        RegistryAuthError                    it wants credentials, or refuses those given
+      TimeLimit               (TimeoutError)
+      OutputLimit
+      DescriptorLimit
+      MonitorLost                            the container's monitor died
+      EngineClosed
 """
 
 from __future__ import annotations

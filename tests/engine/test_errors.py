@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -43,6 +44,17 @@ def test_every_error_survives_being_pickled_and_copied_with_its_facts(kind: type
         assert str(other) == str(error)
         assert vars(other) == vars(error)
         assert other.hint == error.hint
+
+
+def test_the_tree_in_the_documentation_is_the_one_of_the_classes() -> None:
+    drawn: dict[str, str] = {}
+    above: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.match(r"    ( *)([A-Z]\w+)(?: +\((\w+)\))?", line)
+        if found:
+            above[len(found[1]) // 2 :] = [found[2]]
+            drawn[found[2]] = ", ".join(filter(None, [above[-2] if len(above) > 1 else "Exception", found[3]]))
+    assert drawn == {kind.__name__: ", ".join(base.__name__ for base in kind.__bases__) for kind in KINDS}
 
 
 def hang(state: Path) -> None:
