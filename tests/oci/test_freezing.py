@@ -188,7 +188,8 @@ async def test_who_is_killed_while_it_kills_in_a_paused_container_leaves_it_paus
     be_killed_while_killing(process.pid, DiesFrozen(group.path))
     assert (await box.info()).state == "paused"
     be_killed_while_killing(process.pid, DiesThawed(group.path))
-    group.mend()
+    with group.freezing_alone():
+        pass
     assert (await box.info()).state == "paused"
     await box.resume()
     assert (await box.info()).state == "running"

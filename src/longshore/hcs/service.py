@@ -24,7 +24,7 @@ from .dll.vmcompute import System, Vmcompute, load
 from .schema1 import documents, foreign_document, translate
 from .streams.pipes import Pipes, WindowsPipes
 from .system import layers, properties
-from .system.lease_records import LeaseNotes, Made
+from .system.lease_records import CreationRecord, LeaseRecords
 from .system.notifications import Type, completed
 from .system.process import HcsProcess, ProcessToken
 from .system.query_state import ask_state, look_whether_paused
@@ -67,7 +67,7 @@ class HcsService:
         self._build = probe.build() if build is None else build
         self._exists = exists
         self._end_with_handles = end_with_handles
-        self._notes = LeaseNotes(run)
+        self._records = LeaseRecords(run)
         self._made: Session | None = None
         self._systems: dict[str, HcsSystem] = {}
 
@@ -86,7 +86,7 @@ class HcsService:
         return translate.Host(cpus=cpus, name_to_guid=lambda name: str(vm.name_to_guid(name)), exists=self._exists)
 
     def _system(self, token: SystemToken, place: Place, spec: Callable[[], Spec], stdio: Stdio | None) -> HcsSystem:
-        return HcsSystem(self.session, token, place, spec, notes=self._notes, stdio=stdio, on_close=self._forget)
+        return HcsSystem(self.session, token, place, spec, records=self._records, stdio=stdio, on_close=self._forget)
 
     def _forget(self, system: HcsSystem) -> None:
         if self._systems.get(system.id) is system:
@@ -131,7 +131,7 @@ class HcsService:
         except HcsError as error:
             raise error.about(f"create ({error.operation})", id) from error
         translate.init_process(spec)  # what cannot be meant is refused before anything is made
-        made = Made(owner=config.owner, spec=spec)
+        made = CreationRecord(owner=config.owner, spec=spec)
         begun: layers.Scratch | None = None  # to be taken away again, as far as it comes
         system: HcsSystem | None = None
         try:
@@ -154,7 +154,7 @@ class HcsService:
             else:
                 made.write(place)
             if place.lease is not None:
-                self._notes.add_system(place.lease.id, id, config.owner)
+                self._records.add_system(place.lease.id, id, config.owner)
                 config.terminate_on_last_handle_closed = self._end_with_handles
             token = SystemToken(id=id, hyperv=config.hv_partition, scratch=made.scratch)
             system = self._system(token, place, lambda: spec, stdio)
@@ -176,10 +176,10 @@ class HcsService:
             making = session.threads.call(vm.create_compute_system, id, document)
             value, done = await session.make("create", id, making, lambda made: _end_late(vm, made[0]))
         except HcsError as error:
-            told = error.about("create", id)
+            wrapped = error.about("create", id)
             if same(error.code or 0, NO_COMMAND):
-                told.hint = "check that the folders of the layers exist, and the paths of mounts"
-            raise told from error
+                wrapped.hint = "check that the folders of the layers exist, and the paths of mounts"
+            raise wrapped from error
         expected = system.watch.expect(Type.SYSTEM_CREATE_COMPLETED)
         try:
             # before its completion is waited for: the service keeps that until somebody is there to be told
@@ -196,10 +196,10 @@ class HcsService:
         if system is not None:
             await self._undo_system(system, error)
         if place.lease is not None:
-            self._notes.remove_system(place.lease.id, id)
+            self._records.remove_system(place.lease.id, id)
         if scratch is not None:
             await layers.remove(self.session, scratch, id)
-        Made.forget(place)
+        CreationRecord.forget(place)
 
     async def _undo_system(self, system: HcsSystem, error: BaseException) -> None:
         if system.handle is None:
@@ -263,7 +263,7 @@ class HcsService:
             known = decode_json(token, SystemToken)
         except msgspec.MsgspecError:
             raise SystemGone from None
-        system = self._system(known, place, lambda: Made.read(place).spec, None)
+        system = self._system(known, place, lambda: CreationRecord.read(place).spec, None)
         if await self._open(system) is None:
             if known.scratch is None:
                 raise SystemGone
@@ -318,14 +318,14 @@ class HcsService:
     # ending what others left
 
     async def abandon(self, id: str, place: Place) -> None:
-        made: Made | None = None
+        made: CreationRecord | None = None
         with suppress(OSError, msgspec.MsgspecError):
-            made = Made.read(place)
+            made = CreationRecord.read(place)
         await self._end(id, made.owner if made is not None else OWNER, place)
         if made is not None and made.scratch is not None:
             await layers.remove(self.session, made.scratch, id)
-        Made.forget(place)
-        self._notes.forget_system(id)
+        CreationRecord.forget(place)
+        self._records.forget_system(id)
 
     async def _end(self, id: str, owner: str | None, place: Place) -> None:
         """Terminate a system that somebody else made, if it has this owner."""
@@ -334,8 +334,8 @@ class HcsService:
             return
         try:
             if owner is not None:
-                told = (await system.properties()).owner
-                if told and told != owner:
+                found = (await system.properties()).owner
+                if found and found != owner:
                     return
             await system.terminate()
             await system.delete()
@@ -350,18 +350,18 @@ class HcsService:
         """As the protocol has it. What fails is tried again the next time; the first error is raised at the end."""
         name = lease if isinstance(lease, str) else lease.id
         failure: LongshoreError | None = None
-        for note in self._notes.of(name):
+        for record in self._records.of(name):
             try:
-                if note.process is None:
-                    await self._end(note.id, note.owner, self._nowhere)
+                if record.process is None:
+                    await self._end(record.id, record.owner, self._nowhere)
                 else:
-                    await self._end_process(note.id, note.process)
+                    await self._end_process(record.id, record.process)
             except LongshoreError as error:
                 log.warning("ending lease %s: %s", name, error)
                 failure = failure or error
             else:
-                self._notes.remove(name, note)
-        self._notes.forget_lease(name)
+                self._records.remove(name, record)
+        self._records.forget_lease(name)
         if failure is not None:
             raise failure
 

@@ -17,7 +17,7 @@ from ..spec import Rlimit, Spec
 from ..spec.parts import UNLIMITED
 from . import documents as oci
 from .config import seccomp, translate
-from .config.container_paths import View, destinations
+from .config.container_paths import ContainerPaths, destinations
 from .config.ignored import ANY_RUNTIME, Known
 from .rootfs.executable import check_sizes
 from .rootfs.layers import MS_NOSUID, Step
@@ -192,7 +192,7 @@ def _check_targets(config: dict[str, Any], root: RootPlan) -> None:
 
     It would cover what the runtime itself writes to (CVE-2019-16884), or what is to be masked.
     """
-    view = View(root.inside, [])
+    view = ContainerPaths(root.inside, [])
     for mount in config.get("mounts") or []:
         path = posixpath.normpath(mount["destination"])
         at = None if _of_the_kernel(path) else view.follow(path)
@@ -230,7 +230,7 @@ def _from_spec(id: str, spec: Spec, cgroup_path: str, root: RootPlan) -> Draft:
     if spec.network == "host" and not root.of_the_machine:
         mounts += _resolver(root, [mount.destination for mount in mounts])
         reasons["network"] = "the host's, as asked; its resolv.conf and hosts are bound where the root has such files"
-    view = View(inside, destinations(mounts))  # without `root.binds`: what is in those, `inside` shows
+    view = ContainerPaths(inside, destinations(mounts))  # without `root.binds`: what is in those, `inside` shows
 
     home = "/root" if root.kind == "host" and account.uid == 0 else account.home or "/"
     if root.kind == "host" and account.uid != 0:
@@ -337,7 +337,7 @@ def _from_document(id: str, spec: Spec, cgroup_path: str, root: RootPlan, runtim
     args, env = process["args"], process.get("env") or []
     check_sizes(args, env, stack_limit=_stack_limit(spec))
     if not config.get("hooks"):  # which may change what is in the root
-        view = View(root.inside, destinations(config.get("mounts") or []))
+        view = ContainerPaths(root.inside, destinations(config.get("mounts") or []))
         view.check_command(id, args[0], view.find_command(args[0], env=env, cwd=process.get("cwd") or "/"))
     config["mounts"] = [*msgspec.to_builtins(root.binds), *(config.get("mounts") or [])]
     if spec.rlimits:

@@ -36,12 +36,12 @@ TRY_LIMIT = 20.0  # seconds that a runtime may take for an empty container
 VERSION_LIMIT = 10.0
 PREFIX = "longshore-probe-"  # of the folder in which a runtime is tried, and of its cgroup
 LEFT_AFTER = 600.0  # seconds after which nobody is at work in one any more
-FAILURE_KEPT = 300.0  # seconds that a failure is remembered: what caused it may be mended without a new binary
+FAILURE_KEPT = 300.0  # seconds that a failure is remembered: what caused it may be corrected without a new binary
 ANSWERS_KEPT = 64  # the oldest go first: services with namespaces of their own come and go
 VERSION = 2  # of what is tried
 
 # The holes that are worth a word, and the first upstream version without them, of each line of versions that got one; a
-# distribution may have mended them in an older one (security-tracker.debian.org tells).
+# distribution may have fixed them in an older one (security-tracker.debian.org tells).
 HOLES: Mapping[str, Sequence[tuple[Sequence[str], str]]] = {
     "runc": [
         (("1.1.5",), "CVE-2023-27561, CVE-2023-28642 (links in a root lead past its masked paths)"),
@@ -296,16 +296,16 @@ async def versions(paths: Sequence[str]) -> dict[str, str]:
 def holes(name: str, version: str) -> list[str]:
     """Known holes of a runtime's upstream version."""
     have = _numbers(version)
-    return [text for mended, text in HOLES.get(name, []) if have and not _has_fix(have, mended)]
+    return [text for fixed_in, text in HOLES.get(name, []) if have and not _has_fix(have, fixed_in)]
 
 
-def _has_fix(have: tuple[int, ...], mended: Sequence[str]) -> bool:
+def _has_fix(have: tuple[int, ...], fixed_in: Sequence[str]) -> bool:
     """Whether a version has the fix of these versions: one of a later line, or not before it in the same line."""
-    lines = [_numbers(each) for each in mended]
+    lines = [_numbers(each) for each in fixed_in]
     return have >= lines[-1] or any(have[:2] == line[:2] and have >= line for line in lines)
 
 
-def holes_in_words(name: str, version: str) -> str:
+def describe_holes(name: str, version: str) -> str:
     """What is said of a runtime's holes; empty if none is known."""
     known = holes(name, version)
     return f"upstream's {version} has {'; '.join(known)}: see whether your package has the fix" if known else ""
@@ -335,7 +335,7 @@ async def probe(wanted: str | None, *, cache: Path) -> Features:
             add(os.path.basename(name), False, "cannot be tried as an ordinary user", "use sudo")
             continue
         answer = await tried(path, cache)
-        known = holes_in_words(os.path.basename(name), answer.version)
+        known = describe_holes(os.path.basename(name), answer.version)
         words = f"version {answer.version or 'unknown'} at {path}"
         if known:
             words += f"; {known}"

@@ -30,7 +30,7 @@ from .runtimes import conmon
 from .runtimes.foreground import check_pid, read_pid, run_direct
 from .runtimes.runtime import Runtime
 from .runtimes.status import Channel, is_first
-from .runtimes.watch import KeptProcess, OciProcess, StrangerProcess, identify
+from .runtimes.watch import ForeignProcess, KeptProcess, OciProcess, identify
 from .system import LEAF, OciSystem, SystemToken, delete_state, group_of_monitor
 
 log = logging.getLogger("longshore.oci")
@@ -114,7 +114,7 @@ class OciService:
         cgroup = f"{self.cgroup_path(id, place.lease.id if place.lease else None)}/{LEAF}"
         runtime = self._runtime or self._planned()
         document, steps, reasons = plan_bundle(place, id, spec, cgroup_path=cgroup, runtime=runtime.known)
-        if known := probe.holes_in_words(runtime.known.name, runtime.known.version):
+        if known := probe.describe_holes(runtime.known.name, runtime.known.version):
             reasons["runtime"] = f"{runtime.known}: {known}"
         kept = conmon.command(
             self._conmon or "conmon",
@@ -171,7 +171,7 @@ class OciService:
             try:
                 return await self._create(id, spec, stdio, place, prepared, helpers)
             except BaseException:
-                helpers.let_go()
+                helpers.release()
                 await shielded(self._abandon(id, place, helpers))
                 raise
 
@@ -282,7 +282,7 @@ class OciService:
             try:
                 return await self._restore(id, spec, stdio, place, directory, own, helpers)
             except BaseException as error:
-                helpers.let_go()
+                helpers.release()
                 await shielded(self._abandon(id, place, helpers))
                 explained: BaseException = error
                 if isinstance(error, ServiceError):
@@ -392,7 +392,7 @@ class OciService:
                 terminal=known.terminal,
             )
         else:
-            process = StrangerProcess(id, "init", known.init, group)
+            process = ForeignProcess(id, "init", known.init, group)
         process.watch()
         return OciSystem(
             id,

@@ -24,7 +24,7 @@ from .bundle import last_step
 from .cgroups import counters
 from .cgroups.cgroup import Cgroup
 from .config import translate
-from .config.container_paths import View
+from .config.container_paths import ContainerPaths
 from .config.ignored import ignored_of_exec
 from .processes import proc
 from .processes.launch import UMASK
@@ -36,7 +36,7 @@ from .runtimes import conmon
 from .runtimes.foreground import run_direct, within
 from .runtimes.runtime import Runtime
 from .runtimes.status import FLAGS, PATH, open_begin, refusal, wait_record, why_not
-from .runtimes.watch import DirectProcess, KeptProcess, OciProcess, ProcessToken, StrangerProcess, ended
+from .runtimes.watch import DirectProcess, ForeignProcess, KeptProcess, OciProcess, ProcessToken, ended
 
 log = logging.getLogger("longshore.oci")
 
@@ -273,7 +273,7 @@ class OciSystem:
             inside = Folder(f"/proc/{self.init.pid}/root" if self.init else "")
             try:
                 command: str = document["args"][0]
-                view = View(inside, [])
+                view = ContainerPaths(inside, [])
                 found = view.find_command(command, env=document["env"], cwd=document["cwd"])
                 if found.path is not None:
                     view.check_command(self.id, command, found)
@@ -290,7 +290,7 @@ class OciSystem:
         found = decode_json(token, ProcessToken)
         if self.init is not None and found.pid == self.init.pid:
             return self.init
-        process = StrangerProcess(self.id, "", found, self.cgroup)
+        process = ForeignProcess(self.id, "", found, self.cgroup)
         process.watch()
         return process
 

@@ -42,9 +42,9 @@ class SimulatedProcess:
         if exit is None:
             process.watchers.add(self)
         elif process.is_init and process.system.kept:  # its monitor has written down how it ended
-            self.told(exit)
+            self.receive_exit(exit)
         else:
-            self.told(msgspec.structs.replace(exit, code=None, signal=None, cause=Cause.SYSTEM_GONE))
+            self.receive_exit(msgspec.structs.replace(exit, code=None, signal=None, cause=Cause.SYSTEM_GONE))
 
     @property
     def pid(self) -> int:
@@ -59,7 +59,7 @@ class SimulatedProcess:
         """The machine's own object, for tests to look at."""
         return self._process
 
-    def told(self, exit: Exit) -> None:
+    def receive_exit(self, exit: Exit) -> None:
         """The machine tells how it ended."""
         if not self._exit.done() and not self._service.dead:
             self._exit.set_result(exit)
@@ -116,7 +116,7 @@ class SimulatedProcess:
         process.size = (rows, columns)
         process.deliver(WINCH)
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """The caller's ends of the streams are closed, and nobody tells it anything any more."""
         self._process.watchers.discard(self)
         if self.streams.stdin is not None:
@@ -130,7 +130,7 @@ class SimulatedProcess:
             return
         self._closed = True
         self._service._processes.discard(self)
-        self._let_go()
+        self._release()
         if not self._exit.done():
             self._exit.set_exception(EngineClosed())
             self._exit.exception()  # retrieved: nobody has to have waited

@@ -85,7 +85,7 @@ class Machine:
         system.kill(signalled(KILL) if self.temperament == "oci" else Exit(code=TERMINATED, cause=Cause.KILLED))
         system.thaw()
         system.exit()
-        system.tell_untold()
+        system.publish_missing_exits()
         self.forget(system)
 
     def forget(self, system: System) -> None:
@@ -162,7 +162,7 @@ class Machine:
                 process.die(Exit(code=None, cause=Cause.SYSTEM_GONE))
             system.ending = True
             system.exit()
-            system.tell_untold()
+            system.publish_missing_exits()
             self.forget(system)
         waiting, self.disconnects = self.disconnects, []
         for wake in waiting:

@@ -235,24 +235,24 @@ class Process:
             return
         if fate is not None and fate is not Fate.DOUBLED:
             self.system.untold.append(self)  # if the system ends before, it is told by that
-            machine.later(fate, lambda: self._tell_late(exit))
+            machine.later(fate, lambda: self._publish_late(exit))
             return
         if machine.temperament == "hcs":
-            loop.call_soon(self.tell, exit)
+            loop.call_soon(self.publish_exit, exit)
         else:
-            self.tell(exit)
+            self.publish_exit(exit)
         if fate is Fate.DOUBLED:
-            loop.call_later(AGAIN_AFTER, self.tell, exit)
+            loop.call_later(AGAIN_AFTER, self.publish_exit, exit)
 
-    def _tell_late(self, exit: Exit) -> None:
+    def _publish_late(self, exit: Exit) -> None:
         if self in self.system.untold:
             self.system.untold.remove(self)
-            self.tell(exit)
+            self.publish_exit(exit)
 
-    def tell(self, exit: Exit) -> None:
+    def publish_exit(self, exit: Exit) -> None:
         """Notify whoever watches."""
         for watcher in list(self.watchers):
-            watcher.told(exit)
+            watcher.receive_exit(exit)
 
     # signals
 

@@ -187,7 +187,7 @@ class Simulator:
         """
         self.dead = True
         for handle in list(self._processes):
-            handle._let_go()
+            handle._release()
         for handle_ in list(self._systems):
             handle_.system.handles.discard(handle_)
         for lease in self._leases:

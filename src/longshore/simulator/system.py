@@ -158,16 +158,16 @@ class System:
         if not self.exited.done():
             self.exited.set_result(None)
         if self.machine.temperament == "hcs":
-            self.tell_untold()
+            self.publish_missing_exits()
             self.machine.forget(self)  # its id is free, whoever still has a handle of it
 
-    def tell_untold(self) -> None:
+    def publish_missing_exits(self) -> None:
         """The end of the system ends every wait; nobody saw how those processes ended."""
         untold, self.untold = self.untold, []
         for process in untold:
             exit = process.exit
             assert exit is not None
-            process.tell(msgspec.structs.replace(exit, code=None, signal=None, cause=Cause.SYSTEM_GONE))
+            process.publish_exit(msgspec.structs.replace(exit, code=None, signal=None, cause=Cause.SYSTEM_GONE))
 
 
 def _output(name: str, target: int, log: ContainerLog | None) -> Output:

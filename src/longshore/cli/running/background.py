@@ -1,7 +1,9 @@
-"""Going on after the command line has returned: for what has to be held, or whose log nobody else would write.
+"""Continue in the background after the command has returned.
 
-On Unix a monitor writes the log of a container, and `exec -d` forks. Windows has neither: there another of this
-program stays behind, without a console. It tells by its standard output what was made, then lets go of its streams.
+Some work needs a process of longshore to continue: holding a container, or writing a log that has no other writer. On
+Unix a monitor writes the log of a container, and `exec -d` forks. Windows has neither. There, the command starts a
+second longshore without a console. The second one reports on its standard output what it made, then detaches from its
+streams. The first one passes that report on and exits.
 """
 
 from __future__ import annotations
@@ -13,20 +15,20 @@ from typing import IO
 from ..arguments.parser import Arguments, Option
 
 NO_MONITOR = os.name == "nt"
-"""Whether what runs on for itself needs one of us to stay with it, and nobody can come back to a terminal."""
+"""Whether a container that keeps running needs a process of longshore beside it, and cannot be attached to later."""
 
-OPTION = Option("--behind", hidden=True, help="be the one that stays behind")
-
-
-def wanted(args: Arguments) -> bool:
-    """Whether another of this program is to be started for `args`, in place of doing it ourselves."""
-    return NO_MONITOR and not args.behind
+OPTION = Option("--background", hidden=True, help="be the process that continues in the background")
 
 
-def leave(args: Arguments, words: list[str] | None = None) -> int:
-    """Start the one that stays behind, and pass on what it tells; the exit code that this comes to.
+def is_needed(args: Arguments) -> bool:
+    """Return whether a second longshore must be started for `args`."""
+    return NO_MONITOR and not args.background
 
-    It gets the same words as we got, or `words`: a verb and what follows it.
+
+def start(args: Arguments, words: list[str] | None = None) -> int:
+    """Start the process that continues in the background, pass its report on, and return the exit code.
+
+    The process gets the same words as this one, or `words`: a verb and what follows it.
     """
     import subprocess
     import threading
@@ -46,31 +48,31 @@ def leave(args: Arguments, words: list[str] | None = None) -> int:
     assert child.stderr is not None
     relay = threading.Thread(target=_pass_on, args=(child.stderr,), daemon=True)
     relay.start()
-    told = child.stdout.read()
+    report = child.stdout.read()
     relay.join()
-    sys.stdout.buffer.write(told)
-    if not told:  # it failed, and has said why
+    sys.stdout.buffer.write(report)
+    if not report:  # it failed, and its error is on stderr
         return child.wait()
-    child.returncode = 0  # it goes on: nobody is to wait for it, or to warn that nobody does
+    child.returncode = 0  # it continues on purpose: no ResourceWarning about a child that still runs
     return 0
 
 
-def _pass_on(words: IO[bytes]) -> None:
-    sys.stderr.buffer.write(words.read())
+def _pass_on(stderr: IO[bytes]) -> None:
+    sys.stderr.buffer.write(stderr.read())
 
 
-def tell(text: str) -> None:
-    """As the one that stays behind: say what was made, and let go of the streams of who started us."""
+def report_and_detach(text: str) -> None:
+    """Report what was made to the process that started this one, then detach from its streams."""
     from ..terminal.output import flush, write
 
     write(f"{text}\n")
     flush()
-    let_go_of_streams()
+    detach_streams()
 
 
-def let_go_of_streams() -> None:
-    """Nobody who reads our streams is to wait for us."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
+def detach_streams() -> None:
+    """Connect the standard streams to the null device, so that their readers see the end."""
+    null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
-        os.dup2(nowhere, fd)
-    os.close(nowhere)
+        os.dup2(null, fd)
+    os.close(null)

@@ -38,7 +38,7 @@ def run_with_engine(verb: Verb, args: Arguments) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        return told(error)
+        return report_error(error)
 
 
 def _import_engine() -> None:
@@ -73,7 +73,7 @@ def _this_machine(args: Arguments) -> Engine:
     return Engine(state=args.state, runtime=args.runtime)
 
 
-def told(error: Exception) -> int:
+def report_error(error: Exception) -> int:
     """Tell people of an error; the exit code that it means."""
     if debugging:
         _show_trace(error)
@@ -144,7 +144,7 @@ async def for_each(ids: list[str], act: Callable[[str], Awaitable[None]]) -> int
         try:
             await act(id)
         except Exception as error:
-            code = code or told(error)
+            code = code or report_error(error)
     return code
 
 

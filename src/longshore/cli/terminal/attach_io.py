@@ -182,7 +182,7 @@ async def with_attachment(
             if start is not None:
                 await start()
             to(container)
-            await conversation.tell_size()
+            await conversation.send_size()
             exit = await conversation.until(_within(container.wait(), timeout, container.kill))
     finally:
         await attachment.close()
@@ -266,7 +266,7 @@ class Conversation:
         finally:
             task.cancel()
 
-    async def tell_size(self) -> None:
+    async def send_size(self) -> None:
         """Give the process's terminal the size of ours."""
         size = terminal.size()
         if self._resize is not None and size is not None:

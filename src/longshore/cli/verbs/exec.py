@@ -23,26 +23,26 @@ def before(args: Arguments) -> int | None:
     if args.interactive or args.tty:
         raise UsageError("-d and -i or -t: nobody would be there to type")
     args.name = args.name or f"exec-{os.urandom(5).hex()}"
-    if background.wanted(args):
-        return background.leave(args)
-    if args.behind:
-        args.tell = os.dup(1)
+    if background.is_needed(args):
+        return background.start(args)
+    if args.background:
+        args.report_fd = os.dup(1)
         return None
     if sys.platform == "win32":
-        raise AssertionError("another of this program stays behind")
+        raise AssertionError("Windows has no fork: `background` is needed there")
     read, write = os.pipe()
     pid = os.fork()
     if pid:
         os.close(write)
-        with os.fdopen(read) as told:
-            name = told.read()
+        with os.fdopen(read) as report:
+            name = report.read()
         if not name:  # it failed, and has said why
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         print(name, end="")
         return 0
     os.close(read)
     os.setsid()
-    args.tell = write
+    args.report_fd = write
     return None
 
 
@@ -72,9 +72,9 @@ async def run(engine: Engine, args: Arguments) -> int:
 
     if args.detach:
         process = await start(stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
-        os.write(args.tell, f"{process.name}\n".encode())
-        os.close(args.tell)
-        background.let_go_of_streams()
+        os.write(args.report_fd, f"{process.name}\n".encode())
+        os.close(args.report_fd)
+        background.detach_streams()
         exit = await process.wait()
     elif args.tty:
         process, exit = await attach_io.with_terminal(start, stdin=args.interactive)

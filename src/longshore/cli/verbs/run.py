@@ -28,7 +28,7 @@ RUNNING = (
 
 def before(args: Arguments) -> int | None:
     """With --detach, where there is no monitor: another of this program stays with the container."""
-    return background.leave(args) if args.detach and background.wanted(args) else None
+    return background.start(args) if args.detach and background.is_needed(args) else None
 
 
 async def run(engine: Engine, args: Arguments) -> int:
@@ -72,12 +72,12 @@ async def run(engine: Engine, args: Arguments) -> int:
 async def _remove(container: Container) -> None:
     """Remove it. That this fails is told, and takes nobody the exit code, or the error, that there is already."""
     from ...errors import LongshoreError
-    from ..running.run_verb import told
+    from ..running.run_verb import report_error
 
     try:
         await container.delete(force=True)
     except LongshoreError as error:
-        told(error)
+        report_error(error)
         note(f"if container `{container.id}` is still there, `longshore rm -f {container.id}` removes it")
 
 
@@ -95,8 +95,8 @@ async def _detached(engine: Engine, id: str, args: Arguments) -> int:
         )
     spec = options.spec(args, size=(24, 80) if args.tty else None)
     container = await engine.launch(id, spec, stdin=PIPE if args.tty else DEVNULL)
-    if args.behind:
-        background.tell(id)
+    if args.background:
+        background.report_and_detach(id)
         await container.wait()
     else:
         write(f"{id}\n")

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def before(args: Arguments) -> int | None:
     """Where there is no monitor, another of this program stays with what is started."""
-    if args.attach or args.interactive or not background.wanted(args):
+    if args.attach or args.interactive or not background.is_needed(args):
         return None
-    codes = [background.leave(args, ["start", id]) for id in args.containers]
+    codes = [background.start(args, ["start", id]) for id in args.containers]
     return next((code for code in codes if code), 0)
 
 
@@ -33,8 +33,8 @@ async def run(engine: Engine, args: Arguments) -> int:
     async def start(id: str) -> None:
         container = await engine.get(id)
         await container.start(checkpoint=args.checkpoint)
-        if args.behind:
-            background.tell(id)
+        if args.background:
+            background.report_and_detach(id)
             await container.wait()
         else:
             write(f"{id}\n")

@@ -51,7 +51,7 @@ class _Watch:
     async def sample(self, *, complaining: bool = False) -> bool:
         """Measure all; False once none of those that were named lives."""
         from ...errors import LongshoreError
-        from ..running.run_verb import told
+        from ..running.run_verb import report_error
 
         ids = self._ids or [info.id for info in await self._engine.list(states=("running", "paused"))]
         self.before, self.now = self.now, {}
@@ -60,7 +60,7 @@ class _Watch:
                 self.now[id] = await (await self._engine.get(id)).stats()
             except LongshoreError as error:  # it has ended
                 if complaining and self._ids:
-                    self.code = self.code or told(error)
+                    self.code = self.code or report_error(error)
         return bool(self.now) or not self._ids
 
     def share(self, id: str) -> float | None:

@@ -92,7 +92,7 @@ class Threads:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
-        def tell(result: Any, error: BaseException | None) -> None:
+        def deliver(result: Any, error: BaseException | None) -> None:
             if future.done():
                 return
             if error is not None:
@@ -107,7 +107,7 @@ class Threads:
             except BaseException as error:
                 failure = error
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(tell, result, failure)
+                loop.call_soon_threadsafe(deliver, result, failure)
 
         self.submit(job, or_here=or_here)
         return future
@@ -123,10 +123,10 @@ class Handle(Generic[H]):
         self.value = value
         self.container_id = container_id
         self._threads = threads
-        self._release = release
+        self._undo = release
         self._lock = threading.Lock()
         self._calls = 0
-        self._words = 0  # of the calls, those that may last until what they are for has ended
+        self._requests = 0  # of the calls, those that may last until what they are for has ended
         self._closing = False
         self._closed = threading.Event()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -137,21 +137,21 @@ class Handle(Generic[H]):
         return self._closing
 
     @property
-    def has_word(self) -> bool:
+    def has_open_request(self) -> bool:
         """Whether a word is being given by it that may last: the next one on this handle would wait for that."""
-        return self._words > 0
+        return self._requests > 0
 
-    async def word(self, operation: str, function: Callable[..., T], *arguments: Any) -> T:
+    async def request(self, operation: str, function: Callable[..., T], *arguments: Any) -> T:
         """As `call`, of a word to a process or system, to which the service may answer only when that has ended."""
 
         def give(value: H, *arguments: Any) -> T:
             with self._lock:
-                self._words += 1
+                self._requests += 1
             try:
                 return function(value, *arguments)
             finally:
                 with self._lock:
-                    self._words -= 1
+                    self._requests -= 1
 
         return await self.call(operation, give, *arguments)
 
@@ -188,7 +188,7 @@ class Handle(Generic[H]):
 
     def _close(self) -> None:
         try:
-            self._release()
+            self._undo()
         finally:
             with self._lock:
                 self._closed.set()
@@ -208,7 +208,7 @@ class Handle(Generic[H]):
         if self._begin_to_close():
             self._close()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """As `close`, without waiting for it."""
         if self._begin_to_close():
             self._threads.submit(self._close, or_here=True)
@@ -222,7 +222,7 @@ class Handle(Generic[H]):
                 return
             self._waiting.append((loop, future))
             busy = self._calls
-        self.let_go()
+        self.release()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_LIMIT if busy else RELEASE_LIMIT):
                 await future

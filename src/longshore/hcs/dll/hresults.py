@@ -246,7 +246,7 @@ class HcsError(ServiceError):
         hint: str | None = None,
     ) -> None:
         known = meaning(code)
-        words, events = _told(document)
+        words, events = _details(document)
         self.name = known.name
         self.events = events
         self.document = document
@@ -265,7 +265,7 @@ class HcsError(ServiceError):
         return HcsError(operation, container_id, self.code or 0, document=self.document)
 
 
-def _told(document: str | None) -> tuple[list[str], list[str]]:
+def _details(document: str | None) -> tuple[list[str], list[str]]:
     """The service's own words in a result document: its message, and those of its events."""
     if not document:
         return [], []

@@ -317,7 +317,7 @@ class Wiring:
             while await source.read(CHUNK):
                 pass
         finally:
-            descriptor.let_go()
+            descriptor.release()
 
     async def _open_input(self, left: dict[str, int]) -> None:
         handle, target = left.pop("stdin"), self._stdio.stdin
@@ -339,7 +339,7 @@ class Wiring:
             while data := await descriptor.call("read", os.read, 1 << 16):
                 writer.write(data)
                 await writer.drain()
-        descriptor.let_go()
+        descriptor.release()
         writer.close()
 
     def _watch(self, end: asyncio.Future[None]) -> None:
@@ -421,7 +421,7 @@ class Wiring:
         for task in [*self._copies, *([self._feed] if self._feed is not None else [])]:
             task.cancel()
         for descriptor in self._descriptors:
-            descriptor.let_go()
+            descriptor.release()
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

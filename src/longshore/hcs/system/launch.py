@@ -47,7 +47,7 @@ async def create(
         raise _of_command(error, id, config.command_line) from error
     token = ProcessToken(pid, started_at, properties.now())
     made = HcsProcess(session, id, token, wiring=wiring, terminal=terminal, keep_open=keep_open)
-    made.is_waited_for = system.has_word
+    made.is_waited_for = system.has_open_request
     if system.terminating:
         made.killed_with_system(True)
     try:
@@ -106,7 +106,7 @@ async def find(session: Session, system: HcsSystem, token: ProcessToken, *, keep
     unseen: its code is unknown. HcsError if it cannot be opened though it is there: it must not be taken for ended.
     """
     made = HcsProcess(session, system.id, token, keep_open=keep_open)
-    made.is_waited_for = system.has_word
+    made.is_waited_for = system.has_open_request
     handle = system.handle
     if handle is None or handle.closing or await _is_listed(system, token) is False:
         made.gone()

@@ -236,10 +236,10 @@ async def add(session: Session, container_id: str, scratch: Scratch, parents: Se
 
 
 def _making(error: HcsError, container_id: str) -> HcsError:
-    told = error.about(f"making the scratch layer ({error.operation})", container_id)
+    wrapped = error.about(f"making the scratch layer ({error.operation})", container_id)
     if same(error.code or 0, NO_COMMAND):
-        told.hint = "check that the folders of the layers exist, and that `layers.parents` has the nearest one first"
-    return told
+        wrapped.hint = "check that the folders of the layers exist, and that `layers.parents` has the nearest one first"
+    return wrapped
 
 
 async def remove(session: Session, scratch: Scratch, container_id: str) -> None:

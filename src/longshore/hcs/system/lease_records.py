@@ -17,7 +17,7 @@ from .layers import Scratch
 MADE = "hcs.json"
 
 
-class Made(msgspec.Struct, kw_only=True):
+class CreationRecord(msgspec.Struct, kw_only=True):
     """What a container was made of: written before it is made, into its own place. May hold secrets."""
 
     owner: str
@@ -34,7 +34,7 @@ class Made(msgspec.Struct, kw_only=True):
         os.replace(fresh, path)
 
     @classmethod
-    def read(cls, place: Place) -> Made:
+    def read(cls, place: Place) -> CreationRecord:
         """What was written. OSError or msgspec.MsgspecError if there is nothing of the kind."""
         return decode_json((place.data / MADE).read_bytes(), cls)
 
@@ -44,7 +44,7 @@ class Made(msgspec.Struct, kw_only=True):
         (place.data / MADE).unlink(missing_ok=True)
 
 
-class Note(NamedTuple):
+class LeaseRecord(NamedTuple):
     """One thing that a lease has: a system with the name of its owner, or a process in it with its token."""
 
     name: str  # of its file
@@ -53,7 +53,7 @@ class Note(NamedTuple):
     process: bytes | None = None
 
 
-class LeaseNotes:
+class LeaseRecords:
     """Which systems, and which processes in systems that may be kept, a lease is to take with it: one file each."""
 
     def __init__(self, run: Path) -> None:
@@ -90,24 +90,25 @@ class LeaseNotes:
             for lease in os.listdir(self._folder):
                 self._remove(lease, id)
 
-    def of(self, lease: str) -> list[Note]:
+    def of(self, lease: str) -> list[LeaseRecord]:
         """What a lease has."""
         folder = self._folder / lease
-        found: list[Note] = []
+        found: list[LeaseRecord] = []
         with suppress(OSError):
             for name in sorted(os.listdir(folder)):
                 id, mark, _ = name.partition("~")
                 data = b""
                 with suppress(OSError):
                     data = (folder / name).read_bytes()
-                found.append(Note(name, id, None, data) if mark else Note(name, id, data.decode(errors="replace")))
+                owner = None if mark else data.decode(errors="replace")
+                found.append(LeaseRecord(name, id, owner, data if mark else None))
         return found
 
-    def remove(self, lease: str, note: Note) -> None:
+    def remove(self, lease: str, record: LeaseRecord) -> None:
         """It has ended."""
-        self._remove(lease, note.name)
+        self._remove(lease, record.name)
 
     def forget_lease(self, lease: str) -> None:
-        """It has ended, unless there is still a note of it."""
+        """It has ended, unless a record of it is left."""
         with suppress(OSError):
             (self._folder / lease).rmdir()

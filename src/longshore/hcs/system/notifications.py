@@ -173,7 +173,7 @@ class Notifications:
         self._changed = threading.Condition()
         self._registering = 0  # calls of the service that are under way
         self._ending = False
-        self.callback = NotificationCallback(self._told)
+        self.callback = NotificationCallback(self._on_notification)
 
     def add(self, watch: Watch) -> int:
         """A number for a watch: the context of its registration."""
@@ -214,7 +214,7 @@ class Notifications:
         self._watches.pop(number, None)
         self._closers.pop(number, None)
 
-    def _told(self, type: int, context: int | None, status: int, data: int | None) -> None:
+    def _on_notification(self, type: int, context: int | None, status: int, data: int | None) -> None:
         """On a thread of the service's."""
         try:
             watch = self._watches.get(context or 0)

@@ -87,9 +87,9 @@ class HcsProcess:
         self._watch = Watch(asyncio.get_running_loop(), OF_PROCESSES)
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._ending: asyncio.Task[None] | None = None
-        self._told: asyncio.Task[None] | None = None  # the service, of the end of input
+        self._ending_input: asyncio.Task[None] | None = None  # the service, of the end of input
         self._late: asyncio.TimerHandle | None = None
-        self._is_told = False
+        self._is_published = False
         self._killed = False
         self._closed = False
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -118,7 +118,7 @@ class HcsProcess:
     @property
     def ending(self) -> bool:
         """Whether the service has told of its end."""
-        return self._ending is not None or self._is_told
+        return self._ending is not None or self._is_published
 
     @property
     def killed(self) -> bool:
@@ -188,7 +188,7 @@ class HcsProcess:
             log.warning("container `%s`: not all output of process %d could be copied", self.container_id, self.pid)
         if not self._keep_open and self.handle is not None:
             await self.handle.close()
-        self.tell(Exit(code=code, cause=cause, started_at=self.identity.started_at, at=at, pid=self.pid))
+        self.publish_exit(Exit(code=code, cause=cause, started_at=self.identity.started_at, at=at, pid=self.pid))
 
     async def _exit_code(self) -> int | None:
         """The code as the status document tells it; what it does not tell is unknown, never success."""
@@ -206,10 +206,10 @@ class HcsProcess:
             return None
         return status.exit_code if status.exited and status.last_wait_result == 0 else None
 
-    def tell(self, exit: Exit) -> None:
+    def publish_exit(self, exit: Exit) -> None:
         """Its end is known: all waiters wake with it."""
         if not self._exit.done():
-            self._is_told = True
+            self._is_published = True
             self._exit.set_result(exit)
             for call in self.on_end:
                 call(self)
@@ -221,7 +221,7 @@ class HcsProcess:
     @property
     def finished(self) -> bool:
         """Whether it has ended, and its streams, too: nothing of it is held any more."""
-        return self._is_told and (self._wiring is None or self._wiring.over)
+        return self._is_published and (self._wiring is None or self._wiring.over)
 
     def _over(self) -> None:
         if self.on_over is not None:
@@ -229,7 +229,8 @@ class HcsProcess:
 
     def gone(self) -> None:
         """It ended while nobody who could have been told had it open."""
-        self.tell(Exit(code=None, cause=Cause.SYSTEM_GONE, started_at=self.identity.started_at, at=None, pid=self.pid))
+        started_at = self.identity.started_at
+        self.publish_exit(Exit(code=None, cause=Cause.SYSTEM_GONE, started_at=started_at, at=None, pid=self.pid))
 
     async def look(self) -> None:
         """Whether it had ended before we watched it: nobody tells us then. Failed or cancelled: it is let go of."""
@@ -251,7 +252,7 @@ class HcsProcess:
             return documents.decode(text or "", documents.ProcessStatus).exited
         return None
 
-    async def _is_untold(self, *, gone: bool) -> bool:
+    async def _exit_is_unpublished(self, *, gone: bool) -> bool:
         """Whether it has ended, and nobody has told us; `gone`: the service has just said that there is none."""
         try:
             exited = await self._has_exited()
@@ -285,7 +286,7 @@ class HcsProcess:
         """Send a console event. Servercore answers only when the process has ended: that is not waited for."""
         assert self.handle is not None
         options = documents.encode(documents.SignalRequest(signal=word))
-        call = self.handle.word(f"sending {word} to a process", self._session.vmcompute.signal_process, options)
+        call = self.handle.request(f"sending {word} to a process", self._session.vmcompute.signal_process, options)
         await self._session.ask(call, ANSWER_LIMIT)
 
     async def kill(self) -> None:
@@ -296,7 +297,7 @@ class HcsProcess:
         session, operation = self._session, "killing a process"
         before, self._killed = self._killed, True
         try:
-            if self.handle.has_word or self.is_waited_for():
+            if self.handle.has_open_request or self.is_waited_for():
                 call = session.threads.call(_terminate_apart, session.vmcompute, self.container_id, self.pid)
             else:
                 call = self.handle.call(operation, session.vmcompute.terminate_process)
@@ -306,7 +307,7 @@ class HcsProcess:
             # so it is for one that is already dead, too (hcsshim's findings): its end is then about to be told
             if same(error.code or 0, (ACCESS_DENIED, *DEAD)):
                 await asyncio.wait((self._watch.ended,), timeout=ANSWER_LIMIT)
-                if not self.ending and await self._is_untold(gone=same(error.code or 0, DEAD)):
+                if not self.ending and await self._exit_is_unpublished(gone=same(error.code or 0, DEAD)):
                     self._killed = before
                     self._missed()
             if not self.ending:
@@ -337,8 +338,8 @@ class HcsProcess:
     def _input_closed(self) -> None:
         if self.ending or self._closed:  # nobody is to be told; and it may be the collector that closes it
             return
-        if self._told is None or self._told.done():
-            self._told = self._session.spawn(self._end_input(), f"end of input of {self.pid}")
+        if self._ending_input is None or self._ending_input.done():
+            self._ending_input = self._session.spawn(self._end_input(), f"end of input of {self.pid}")
 
     async def _end_input(self) -> None:
         """The end of input needs both: our pipe closed, after what was written; then the word to the service."""
@@ -349,7 +350,7 @@ class HcsProcess:
             return
         request = documents.encode(documents.CLOSE_STDIN)
         try:
-            await self.handle.word("closing the input of a process", self._session.vmcompute.modify_process, request)
+            await self.handle.request("closing the input of a process", self._session.vmcompute.modify_process, request)
         except HcsError as error:
             if not same(error.code or 0, INPUT_GONE):
                 raise
@@ -360,15 +361,15 @@ class HcsProcess:
             if wiring is not None and wiring.input is not None:
                 wiring.input.close_pipe()
             return
-        if self._told is None or self._told.done():
+        if self._ending_input is None or self._ending_input.done():
             if wiring is not None and wiring.input is not None:
                 wiring.input.close_pipe()
             self._input_closed()
-        assert self._told is not None
+        assert self._ending_input is not None
         # it waits for what is still to be written, and the service may wait for the process: we do not
-        done, _ = await asyncio.wait((self._told,), timeout=ANSWER_LIMIT)
+        done, _ = await asyncio.wait((self._ending_input,), timeout=ANSWER_LIMIT)
         if done:
-            self._told.result()
+            self._ending_input.result()
 
     async def resize(self, rows: int, columns: int) -> None:
         for name, value in (("rows", rows), ("columns", columns)):
@@ -379,7 +380,7 @@ class HcsProcess:
         request = documents.encode(documents.resize(rows, columns))
         operation = "resizing the terminal of a process"
         try:
-            call = self.handle.word(operation, self._session.vmcompute.modify_process, request)
+            call = self.handle.request(operation, self._session.vmcompute.modify_process, request)
             await self._session.answer(operation, self.container_id, call)
         except HcsError as error:
             if not self._terminal and same(error.code or 0, (INVALID_STATE, *UNKNOWN_REQUEST)):

@@ -157,7 +157,7 @@ class Session:
         try:
             await asyncio.wait((task,), timeout=self.limits.default)
         except asyncio.CancelledError:
-            await self._wait_in_spite(task)
+            await self._wait_despite_cancellation(task)
             if not task.done():
                 self._discard_later(task, discard, failed)
                 raise
@@ -185,7 +185,7 @@ class Session:
             what = operation if container_id is None else f"{operation} of container `{container_id}`"
             raise TimeLimit(what, limit, hint=NO_ANSWER) from None
 
-    async def _wait_in_spite(self, task: asyncio.Future[T]) -> None:
+    async def _wait_despite_cancellation(self, task: asyncio.Future[T]) -> None:
         """Wait for a call that is under way, though nobody wants it any more: not for ever."""
 
         async def wait() -> None:

@@ -31,7 +31,7 @@ from ..dll.hresults import (
 from ..dll.vmcompute import System, Vmcompute
 from ..schema1 import documents, translate
 from . import launch, layers, properties
-from .lease_records import LeaseNotes, Made
+from .lease_records import CreationRecord, LeaseRecords
 from .notifications import OF_SYSTEMS, End, Type, Watch, completed
 from .process import ANSWER_LIMIT, CONTROL, HcsProcess, ProcessToken
 from .session import Session
@@ -64,7 +64,7 @@ class HcsSystem:
         place: Place,
         spec: Callable[[], Spec],
         *,
-        notes: LeaseNotes,
+        records: LeaseRecords,
         stdio: Stdio | None = None,
         on_close: Callable[[HcsSystem], None],
     ) -> None:
@@ -76,7 +76,7 @@ class HcsSystem:
         self._session = session
         self._identity = token
         self._spec = spec
-        self._notes = notes
+        self._records = records
         self._stdio = stdio
         self._on_close = on_close
         self._processes: set[HcsProcess] = set()
@@ -147,10 +147,10 @@ class HcsSystem:
     def _all(self) -> list[HcsProcess]:
         return [*self._processes, *([self.init] if self.init is not None else [])]
 
-    def has_word(self) -> bool:
+    def has_open_request(self) -> bool:
         """Whether a word to it, or to a process in it, is under way: others would wait for its answer."""
         handles = [self.handle, *(process.handle for process in self._all())]
-        return any(handle is not None and handle.has_word for handle in handles)
+        return any(handle is not None and handle.has_open_request for handle in handles)
 
     def _open(self, operation: str) -> Handle[System]:
         """The handle, to do something with it. InvalidState once there is nothing left."""
@@ -205,7 +205,7 @@ class HcsSystem:
             await self._terminate_and_wait(self._session.limits.terminate)
         except LongshoreError as error:
             log.warning("container `%s`, whose start failed, could not be terminated: %s", self.id, error)
-        await self._let_go()
+        await self._release()
 
     async def _terminate_and_wait(self, limit: float) -> None:
         """TimeLimit after `limit` seconds, HcsError if it is refused; as `_wait_for_exit` if not."""
@@ -243,10 +243,10 @@ class HcsSystem:
         self.init = init
         exit = await init.wait()
         if exit.code != 0:
-            told = "is not known" if exit.code is None else f"is {exit.code}"
-            raise ServiceError("servicing", self.id, f"the exit code of its process {told}")
+            code = "is not known" if exit.code is None else f"is {exit.code}"
+            raise ServiceError("servicing", self.id, f"the exit code of its process {code}")
         await self._wait_for_exit("servicing", self._session.limits.servicing)
-        await self._let_go()
+        await self._release()
 
     def lost(self) -> None:
         """The service has no such system any more."""
@@ -294,8 +294,8 @@ class HcsSystem:
         self._keep(made)
         if place.lease is not None and not made.over:
             lease, id, pid = place.lease.id, self.id, made.pid
-            self._notes.add_process(lease, id, pid, made.token)
-            made.on_end.append(lambda _: self._notes.remove_process(lease, id, pid))
+            self._records.add_process(lease, id, pid, made.token)
+            made.on_end.append(lambda _: self._records.remove_process(lease, id, pid))
         if self._exited or self._down:
             made.system_ended()
         return made
@@ -346,7 +346,7 @@ class HcsSystem:
         if self.over or self.handle is None or self.handle.closing:
             return
         session = self._session
-        call = self.handle.word("shutdown", session.vmcompute.shutdown_compute_system)
+        call = self.handle.request("shutdown", session.vmcompute.shutdown_compute_system)
         try:
             await session.ask(call, limit)
         except HcsError as error:
@@ -389,7 +389,7 @@ class HcsSystem:
     async def _terminating_call(self, handle: Handle[System]) -> bool:
         """Terminate it: by a handle of its own where a word on ours may last as long as the system does."""
         session = self._session
-        if not self.has_word():
+        if not self.has_open_request():
             return await handle.call("terminate", session.vmcompute.terminate_compute_system)
         try:
             return await session.threads.call(_terminate_apart, session.vmcompute, self.id)
@@ -413,14 +413,14 @@ class HcsSystem:
             pending = await self._updates_pending(min(limit / 4, self._session.limits.terminate))
             error = await self._bring_down(round(end_by - loop.time(), 1))
         finally:
-            await shielded(self._let_go())
+            await shielded(self._release())
         if self.init is not None:
             await self.init.output_copied()
         end = SystemEnd(exit=init, updates_pending=pending, error=error)
         self._settled = end
         return end
 
-    async def _let_go(self) -> None:
+    async def _release(self) -> None:
         await self._close_handle()
         if self.init is not None and self.init.handle is not None:
             await self.init.handle.close()
@@ -476,7 +476,7 @@ class HcsSystem:
         if handle is not None and not handle.closing:
             if not self._exited:
                 await self._terminate_for_deletion()
-            await self._let_go()
+            await self._release()
         if not self._stopped:
             await self._end_by_id()
         waiting = [process.ended for process in self._all() if not process.over]
@@ -484,7 +484,7 @@ class HcsSystem:
             await asyncio.wait(waiting, timeout=session.limits.late_exit + ANSWER_LIMIT)
         if self._identity.scratch is not None:
             await layers.remove(session, self._identity.scratch, self.id)
-        self._notes.forget_system(self.id)
+        self._records.forget_system(self.id)
         self._deleted = True
 
     async def _terminate_for_deletion(self) -> None:
@@ -535,11 +535,11 @@ class HcsSystem:
     async def _is_ours(self, handle: Handle[System]) -> bool:
         """Whether a system that has our id has our owner, too: once ours has ended, somebody else may have made it."""
         try:
-            owner = Made.read(self.place).owner
+            owner = CreationRecord.read(self.place).owner
         except (OSError, msgspec.MsgspecError):
             return True  # nothing says that it has another one
-        told = (await self._ask(handle)).owner
-        return not told or told == owner
+        found = (await self._ask(handle)).owner
+        return not found or found == owner
 
     async def _terminate_found(self, handle: Handle[System], watch: Watch) -> None:
         limit = self._session.limits.terminate

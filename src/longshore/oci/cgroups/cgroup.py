@@ -233,7 +233,7 @@ class Cgroup:
             return
         try:
             _lock_within(fd, limit, self.path)
-            self._mend(fd)
+            self._restore_marked(fd)
             yield
         finally:
             fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile has the descriptor, too
@@ -279,19 +279,14 @@ class Cgroup:
             except BlockingIOError:
                 return mark == b"paused"
             try:
-                self._mend(fd)
+                self._restore_marked(fd)
                 return self._to_be_frozen()
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
         finally:
             os.close(fd)
 
-    def mend(self) -> None:
-        """Bring it back to what it was, if somebody was killed while it was frozen or thawed for a moment. Blocks."""
-        with self.freezing_alone():
-            pass
-
-    def _mend(self, fd: int) -> None:
+    def _restore_marked(self, fd: int) -> None:
         mark = _mark(fd)
         if mark is None:
             return

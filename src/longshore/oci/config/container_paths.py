@@ -21,7 +21,7 @@ from . import translate
 LINKS = 40  # MAXSYMLINKS of the kernel
 
 
-class Place(msgspec.Struct, frozen=True):
+class CommandPath(msgspec.Struct, frozen=True):
     """Where a command is. `path` is None if it leads into a mount; `missing` or `denied` if execve would refuse it."""
 
     path: str | None = None
@@ -29,7 +29,7 @@ class Place(msgspec.Struct, frozen=True):
     denied: bool = False
 
 
-class View:
+class ContainerPaths:
     """A root with the mounts that a document makes in it, in the order of the document."""
 
     def __init__(self, inside: Inside, destinations: Iterable[str]) -> None:
@@ -78,7 +78,7 @@ class View:
             problem = "the container's root has no such folder" if found is None else "is not a folder there"
             raise InvalidSpec("cwd", f"{path!r}: {problem}", hint="name a folder of the root, or mount one there")
 
-    def find_command(self, command: str, *, env: Sequence[str], cwd: str) -> Place:
+    def find_command(self, command: str, *, env: Sequence[str], cwd: str) -> CommandPath:
         """Where execve would look for a command."""
         if "/" in command:
             candidates = [posixpath.join(cwd, command)]
@@ -89,16 +89,16 @@ class View:
         for candidate in candidates:
             at = self.follow(candidate)
             if at is None:
-                return Place()
+                return CommandPath()
             found = self.inside.stat(at)
             if found is None:
                 continue
             if stat.S_ISREG(found.st_mode) and found.st_mode & 0o111:
-                return Place(path=at)
+                return CommandPath(path=at)
             denied = True
-        return Place(missing=not denied, denied=denied)
+        return CommandPath(missing=not denied, denied=denied)
 
-    def check_command(self, id: str, command: str, place: Place) -> None:
+    def check_command(self, id: str, command: str, place: CommandPath) -> None:
         """Raise CommandNotFound or CommandNotExecutable for a command that certainly cannot be run."""
         if place.missing:
             raise CommandNotFound(id, command)

@@ -276,7 +276,7 @@ class Helpers:
     def __init__(self) -> None:
         self._ours, self.theirs = os.pipe()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close our copy of what they inherit; nobody can be started with it any more. Idempotent."""
         if self.theirs >= 0:
             os.close(self.theirs)
@@ -292,7 +292,7 @@ class Helpers:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.let_go()
+        self.release()
         os.close(self._ours)
 
 

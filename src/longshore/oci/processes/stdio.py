@@ -184,7 +184,7 @@ class PipeReader(asyncio.ReadTransport):
         self._watch(False)
         os.close(self._fd)
         self._fd = -1
-        self._let_go_of_other_side()
+        self._close_other_side()
         self.reader.feed_eof()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -193,14 +193,14 @@ class PipeReader(asyncio.ReadTransport):
         """What the process wrote is in the pipe by now: read that much, and `rest`, then end, whoever else holds it."""
         self._rest = rest
         if self._other_side is not None:  # what was written there may still be on its way: EIO tells the end of it
-            self._let_go_of_other_side()
+            self._close_other_side()
             self._loop.call_later(LAST_LIMIT, self._give_up)  # a child of somebody else's fork may have it, too
             if self._waiter is None and self._fd >= 0:
                 self.fill()
             return
         self._give_up()
 
-    def _let_go_of_other_side(self) -> None:
+    def _close_other_side(self) -> None:
         if self._other_side is not None:
             os.close(self._other_side)
             self._other_side = None

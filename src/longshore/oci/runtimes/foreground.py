@@ -269,7 +269,7 @@ async def run_direct(
                 log=log,
                 verb=verb,
                 command=command,
-                told=channel is not None,
+                start_is_reported=channel is not None,
             )
             process.streams = await wiring.open()
             if wiring.relays_output:

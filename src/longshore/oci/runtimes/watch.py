@@ -247,7 +247,7 @@ class DirectProcess(OciProcess):
         log: Path,
         verb: str,
         command: str,
-        told: bool,
+        start_is_reported: bool,
     ) -> None:
         super().__init__(container_id, name, identity, cgroup)
         self.child = child
@@ -257,7 +257,7 @@ class DirectProcess(OciProcess):
         self.channel: Channel | None = None  # while the first program may yet report that the command never ran
         self._wiring = wiring
         self._command = command
-        self._told = told  # by the first program, whether the command ran
+        self._start_is_reported = start_is_reported  # by the first program, whether the command ran
         self._releasing: asyncio.Task[None] | None = None
         self.kills_before: int | None = None  # for lack of memory in its container, before it was started
 
@@ -304,7 +304,9 @@ class DirectProcess(OciProcess):
 
     def _log_says_it_never_ran(self, status: int) -> bool:
         """Whether the runtime has logged that the command never ran; where there is no first program to report it."""
-        if self._told or status == 0 or self._wiring.terminal or not self.runtime.failed_to_start(self.log):
+        if self._start_is_reported or status == 0 or self._wiring.terminal:
+            return False
+        if not self.runtime.failed_to_start(self.log):
             return False
         self.failure = self.runtime.failure(
             self.verb, self.log, self.container_id, command=self._command, status=status
@@ -507,7 +509,7 @@ class KeptProcess(OciProcess):
             raise InvalidState("resize the terminal of", self.container_id, "stopped") from None
 
 
-class StrangerProcess(OciProcess):
+class ForeignProcess(OciProcess):
     """Started by another program: its end is seen, its status only where the kernel tells it to strangers."""
 
     async def _watch(self) -> Exit:

@@ -10,7 +10,7 @@ import pytest
 
 from longshore.engine.engine import Engine
 from longshore.errors import CommandNotExecutable, CommandNotFound, InvalidSpec
-from longshore.oci.config.container_paths import View
+from longshore.oci.config.container_paths import ContainerPaths
 from longshore.oci.rootfs.resolve_in_root import Folder, Stack
 
 from .roots import USR, make_root
@@ -49,19 +49,19 @@ def root(tmp_path: Path) -> Path:
 )
 def test_a_path_is_followed_as_the_kernel_does(root: Path, path: str, leads_to: str | None) -> None:
     folder = Folder(str(root))
-    assert View(folder, ["/usr", "/var/run/app"]).follow(path) == leads_to
+    assert ContainerPaths(folder, ["/usr", "/var/run/app"]).follow(path) == leads_to
     folder.close()
 
 
 def test_a_link_that_leads_to_itself_ends_the_lookup(root: Path) -> None:
     folder = Folder(str(root))
-    assert View(folder, []).find_command("/opt/again", env=[], cwd="/").missing
+    assert ContainerPaths(folder, []).find_command("/opt/again", env=[], cwd="/").missing
     folder.close()
 
 
 def test_a_mount_over_the_root_leaves_nothing_to_judge(root: Path) -> None:
     folder = Folder(str(root))
-    assert View(folder, ["/"]).follow("/nowhere") is None
+    assert ContainerPaths(folder, ["/"]).follow("/nowhere") is None
     folder.close()
 
 
@@ -70,7 +70,7 @@ def test_a_link_of_one_layer_into_another_is_followed(root: Path, tmp_path: Path
     (lower / "usr" / "bin").mkdir(parents=True)
     shutil.copy("/bin/true", lower / "usr" / "bin" / "true")
     stack = Stack([str(root), str(lower)])
-    assert View(stack, []).find_command("/bin/true", env=[], cwd="/").path == "/usr/bin/true"
+    assert ContainerPaths(stack, []).find_command("/bin/true", env=[], cwd="/").path == "/usr/bin/true"
     stack.close()
 
 
@@ -79,7 +79,7 @@ def test_a_hidden_link_of_a_lower_layer_is_not_followed(root: Path, tmp_path: Pa
     upper.mkdir()
     os.mknod(upper / "bin", 0o020000, 0)
     stack = Stack([str(upper), str(root)])
-    assert View(stack, []).follow("/bin/sh") == "/bin/sh"
+    assert ContainerPaths(stack, []).follow("/bin/sh") == "/bin/sh"
     stack.close()
 
 

@@ -1,4 +1,4 @@
-"""What stays behind where there is no monitor and no fork, as on Windows: made to happen here, with real containers."""
+"""The background process where there is no monitor and no fork, as on Windows. Forced here, with real containers."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ async def test_input_for_what_another_program_made_is_refused_and_its_output_is_
             "checkpoint": None,
             "detach_keys": "",
             "sig_proxy": False,
-            "behind": False,
+            "background": False,
         }
         with pytest.raises(NotSupported) as caught:
             await start.run(other, Arguments(interactive=True, **words))
