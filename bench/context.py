@@ -20,7 +20,7 @@ from measure import Subject
 
 from longshore.engine.engine import Engine
 from longshore.errors import NotSupported
-from longshore.oci.probe import must_hide_unified
+from longshore.oci.runtimes.choice import must_hide_unified
 
 DISTRIBUTION_PYTHON = "/usr/bin/python3"
 MILLI = 1000.0

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from longshore.oci.probe import must_hide_unified
+from longshore.oci.runtimes.choice import must_hide_unified
 
 IMAGE = "longshore-bench:latest"
 START_LIMIT = 60.0  # seconds for a daemon to answer

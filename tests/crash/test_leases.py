@@ -19,7 +19,7 @@ import pytest
 import longshore
 from longshore.compute.events import Event
 from longshore.engine.engine import Engine
-from longshore.oci.cgroups.cgroup import hierarchies
+from longshore.oci.cgroups.hierarchies import hierarchies
 
 from ..conftest import wait_for_nothing_left
 from ..leftovers import cgroups, store_id

@@ -17,7 +17,7 @@ from longshore.engine.engine import Engine
 from longshore.exit_record import Cause
 from longshore.fs.watching import DirectoryWatch
 from longshore.logs.reader import LogRecord
-from longshore.oci.cgroups.cgroup import mode
+from longshore.oci.cgroups.hierarchies import mode
 from longshore.oci.runtimes.watch import ProcessToken
 from longshore.oci.system import SystemToken
 from longshore.store.state_directory import Store

@@ -169,11 +169,11 @@ async def test_a_runtime_that_refuses_gives_its_own_words(state: Path, tmp_path:
 async def test_a_runtime_that_hangs_is_ended_at_its_limit(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from longshore.oci import probe
+    from longshore.oci.runtimes import choice
 
-    monkeypatch.setattr(probe, "TRY_LIMIT", 0.5)
+    monkeypatch.setattr(choice, "TRY_LIMIT", 0.5)
     runtime = script(tmp_path / "sleeper", "#!/bin/sh\nexec sleep 1000\n")
-    monkeypatch.setattr(probe, "VERSION_LIMIT", 0.5)
+    monkeypatch.setattr(choice, "VERSION_LIMIT", 0.5)
     with pytest.raises(NotSupported, match="sleeper"):
         async with asyncio.timeout(30), Engine(state=state, runtime=runtime) as engine:
             await engine.run("host", TRUE)

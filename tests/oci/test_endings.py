@@ -19,7 +19,7 @@ from longshore.engine.engine import Engine
 from longshore.errors import CommandNotFound, InvalidSpec
 from longshore.exit_record import Cause
 from longshore.oci.processes import proc
-from longshore.oci.runtimes import watch
+from longshore.oci.runtimes import kept_process
 from longshore.spec import Spec
 
 from ..conftest import crun_is_modern
@@ -91,7 +91,7 @@ def parent_of_orphans() -> Iterator[None]:
 async def test_a_monitor_that_is_stopped_hides_no_code(
     engine: Engine, state: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    monkeypatch.setattr(watch, "MONITOR_LIMIT", 0.5)
+    monkeypatch.setattr(kept_process, "MONITOR_LIMIT", 0.5)
     box = await engine.launch("box", root="host", args=["sh", "-c", f"{UNTIL_TOLD} {end}"])
     assert box.init is not None
     monitor = monitor_of(state, "box")

@@ -13,7 +13,8 @@ from longshore.compute.events import Event
 from longshore.compute.values import DEVNULL, PIPE
 from longshore.engine.engine import Engine
 from longshore.oci.cgroups import killing
-from longshore.oci.cgroups.cgroup import EXEC, Cgroup, mode
+from longshore.oci.cgroups.cgroup import EXEC, Cgroup
+from longshore.oci.cgroups.hierarchies import mode
 from longshore.oci.processes import proc
 
 from ..conftest import crun_is_modern

@@ -25,7 +25,8 @@ from longshore.errors import (
 )
 from longshore.exit_record import Cause
 from longshore.logs.reader import LogRecord
-from longshore.oci.runtimes.watch import DirectProcess, ended
+from longshore.oci.runtimes.direct_process import DirectProcess
+from longshore.oci.runtimes.watch import ended
 
 from ..conftest import crun_is_modern
 from ..leftovers import leftovers

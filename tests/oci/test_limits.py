@@ -10,7 +10,7 @@ import pytest
 
 from longshore import Engine, InvalidSpec, Limits, ServiceError
 from longshore.compute.limits import HcsLimits
-from longshore.oci.probe import find
+from longshore.oci.runtimes.choice import find
 
 from ..leftovers import leftovers
 from ..pace import slower

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from longshore.errors import CommandNotExecutable, CommandNotFound, InvalidSpec, InvalidState, ServiceError
-from longshore.oci.probe import must_hide_unified
 from longshore.oci.processes.launch import ENVIRONMENT
+from longshore.oci.runtimes.choice import must_hide_unified
 from longshore.oci.runtimes.runtime import Runtime, explain
 
 WARNING = b'{"msg":"it said \\"no\\"","level":"warning","time":"2026-11-26T12:58:44.940275Z"}\n'

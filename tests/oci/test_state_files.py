@@ -15,7 +15,7 @@ import pytest
 
 from longshore.engine.engine import Engine
 from longshore.errors import StoreError
-from longshore.oci import probe
+from longshore.oci.runtimes import choice
 from longshore.store.state_directory import Store
 
 from ..cli.command import Longshore
@@ -180,6 +180,6 @@ asyncio.run(main())
 async def test_version_of_a_runtime_is_known_from_its_probe(state: Path) -> None:
     async with Engine(state=state, runtime="runc") as engine:
         await engine.run("host", ["true"])
-    path = probe.find("runc")
+    path = choice.find("runc")
     assert path is not None
-    assert probe.known_version(path, state / "lib" / "probe.json").startswith("1.")
+    assert choice.known_version(path, state / "lib" / "probe.json").startswith("1.")

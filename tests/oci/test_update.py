@@ -8,7 +8,8 @@ import pytest
 
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
-from longshore.oci.cgroups.cgroup import Cgroup, mode
+from longshore.oci.cgroups.cgroup import Cgroup
+from longshore.oci.cgroups.hierarchies import mode
 from longshore.oci.config import translate
 
 pytestmark = [pytest.mark.real, pytest.mark.modern]

@@ -19,11 +19,11 @@ from ..errors import InvalidSpec, LongshoreError, NotSupported, TimeLimit
 from ..spec import Spec
 from ..typed_json import decode_json
 from . import probe
-from .dll.hresults import ENDED, GONE, NO_COMMAND, HcsError, same
+from .dll.hresults import ENDED, NO_COMMAND, HcsError, same
 from .dll.vmcompute import System, Vmcompute, load
 from .schema1 import documents, foreign_document, translate
 from .streams.pipes import Pipes, WindowsPipes
-from .system import layers, properties
+from .system import by_id, layers, properties
 from .system.lease_records import CreationRecord, LeaseRecords
 from .system.notifications import Type, completed
 from .system.process import HcsProcess, ProcessToken
@@ -267,7 +267,7 @@ class HcsService:
         if await self._open(system) is None:
             if known.scratch is None:
                 raise SystemGone
-            system.lost()  # its layer is still there, to be taken away by `delete`
+            system.note_lost()  # its layer is still there, to be taken away by `delete`
         try:
             if known.hyperv and system.handle is not None:
                 await look_whether_paused(system)
@@ -282,15 +282,9 @@ class HcsService:
 
     async def _open(self, system: HcsSystem) -> System | None:
         """A handle of a system that somebody made; None if there is none of this id."""
-        session, id = self.session, system.id
-        try:
-            opening = session.threads.call(session.vmcompute.open_compute_system, id)
-            value = await session.make("open", id, opening, session.vmcompute.close_compute_system)
-        except HcsError as error:
-            if same(error.code or 0, GONE):
-                return None
-            raise error.about("open", id) from error
-        system.handle = await session.watch_system(value, system.watch, id)
+        value = await by_id.open_system(self.session, system.id)
+        if value is not None:
+            system.handle = await self.session.watch_system(value, system.watch, system.id)
         return value
 
     async def state(self, token: bytes) -> State:

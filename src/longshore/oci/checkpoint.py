@@ -26,8 +26,8 @@ from ..fs.trees import remove_tree
 from ..typed_json import decode_json
 from .bundle import Bundle
 from .cgroups.cgroup import Cgroup
-from .probe import PREFERENCE
 from .rootfs.layers import remove_work
+from .runtimes.choice import PREFERENCE
 from .runtimes.runtime import Runtime
 from .system import OciSystem
 

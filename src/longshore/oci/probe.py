@@ -1,6 +1,6 @@
-"""What works on this host, found by trying: a real container for the runtime, a look at the kernel for the rest.
+"""Report what works on this machine: runtimes by running a container, all else by asking the kernel.
 
-The answers are cached by boot and binary: a probe is slow the first time on a machine, and a file read after.
+`runtimes/choice.py` runs the container and caches the result.
 """
 
 from __future__ import annotations
@@ -8,40 +8,21 @@ from __future__ import annotations
 import os
 import re
 import threading
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from ..aio.tasks import in_thread
 from ..compute.values import Feature, Features
-from ..errors import LongshoreError, NotSupported, ServiceError
-from ..fs.files import find_program, read_whole, write_new
-from ..fs.trees import remove_tree
-from ..machine import boot_id
-from ..typed_json import decode_json
-from .cgroups.cgroup import ROOT, Cgroup, hierarchies, mode
+from .cgroups.hierarchies import hierarchies, mode
 from .config import seccomp
 from .processes.launch import UPPER_HINT, enter_private_mounts, mount
 from .processes.proc import status_known
-from .rootfs.host_view import make_folder
 from .runtimes import status
-from .runtimes.runtime import Runtime, last_error
+from .runtimes.choice import PREFERENCE, TRY_LIMIT, Tried, ask, find, tried, version_in, versions
 
-PREFERENCE = ("crun", "runc")
-TRY_LIMIT = 20.0  # seconds that a runtime may take for an empty container
-VERSION_LIMIT = 10.0
-PREFIX = "longshore-probe-"  # of the folder in which a runtime is tried, and of its cgroup
-LEFT_AFTER = 600.0  # seconds after which nobody is at work in one any more
-FAILURE_KEPT = 300.0  # seconds that a failure is remembered: what caused it may be corrected without a new binary
-ANSWERS_KEPT = 64  # the oldest go first: services with namespaces of their own come and go
-VERSION = 2  # of what is tried
-
-# The holes that are worth a word, and the first upstream version without them, of each line of versions that got one; a
-# distribution may have fixed them in an older one (security-tracker.debian.org tells).
+# Known holes, with the first upstream version without them in each release line that got a fix. A distribution may have
+# fixed them in an older version (see security-tracker.debian.org).
 HOLES: Mapping[str, Sequence[tuple[Sequence[str], str]]] = {
     "runc": [
         (("1.1.5",), "CVE-2023-27561, CVE-2023-28642 (links in a root lead past its masked paths)"),
@@ -62,251 +43,20 @@ HOLES: Mapping[str, Sequence[tuple[Sequence[str], str]]] = {
 }
 
 
-class Tried(msgspec.Struct, frozen=True):
-    """What a runtime made of an empty container."""
-
-    path: str
-    version: str = ""
-    works: bool = False
-    reason: str = ""
-    commands: str = ""  # its --help, for what it can do at all
-    at: float = 0.0  # seconds since the epoch
-
-
-class Cache(msgspec.Struct):
-    """The answers, and what they depend on."""
-
-    boot: str = ""
-    version: int = VERSION
-    answers: dict[str, Tried] = {}
-
-
-def find(wanted: str) -> str | None:
-    """The path of a runtime that was named, also where PATH lacks the system directories."""
-    if "\0" in wanted:
-        return None
-    if os.sep in wanted:
-        return wanted if os.access(wanted, os.X_OK) else None
-    path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return find_program(wanted, path)
-
-
-def must_hide_unified(path: str) -> bool:
-    """crun refuses a "hybrid" host whose version 2 hierarchy has a controller left (src/libcrun/cgroup.c)."""
-    if not os.path.basename(path).startswith("crun") or mode() != "hybrid":
-        return False
-    with suppress(OSError):
-        return bool((ROOT / "unified" / "cgroup.controllers").read_text().strip())
-    return False
-
-
-def _key(path: str) -> str:
-    status = os.stat(path)
-    return f"{path}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
-
-
-_RIGHTS = ("Uid:", "Gid:", "CapPrm:", "CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:", "Seccomp_filters:")
-
-
-def _rights() -> str:
-    """What decides, beside the machine, whether this program may make a container: another program's answer with the
-    same is ours, too. proc(5), namespaces(7)."""
-    found = [line for line in _text("/proc/self/status").splitlines() if line.startswith(_RIGHTS)]
-    for kind in ("cgroup", "mnt", "pid", "user"):
-        with suppress(OSError):
-            found.append(os.readlink(f"/proc/self/ns/{kind}"))
-    found.append(_text("/proc/self/attr/current"))  # of AppArmor or SELinux
-    return _joined(found)
-
-
-def _means() -> str:
-    """What else can make an attempt fail: limits, and the cgroups with theirs."""
-    return _joined([_text("/proc/self/limits"), _text("/proc/self/cgroup"), os.environ.get("TMPDIR", "")])
-
-
-def _text(path: str) -> str:
-    with suppress(OSError):
-        return Path(path).read_text("utf-8", "replace")
-    return ""
-
-
-def _joined(parts: Sequence[str]) -> str:
-    """One line of all words: a digest would be shorter, but hashlib takes 2 ms to load at every first start."""
-    return " ".join(" ".join(parts).split())
-
-
-def _load(cache: Path) -> Cache:
-    try:
-        found = decode_json(read_whole(cache), Cache)
-    except (OSError, ValueError):
-        found = Cache()
-    boot = boot_id()
-    return found if (found.boot, found.version) == (boot, VERSION) else Cache(boot=boot)
-
-
-def _save(cache: Path, found: Cache) -> None:
-    with suppress(OSError):  # only a cache: the next call tries again
-        write_new(cache, msgspec.json.encode(found))
-
-
-async def tried(path: str, cache: Path) -> Tried:
-    """What this binary makes of a container on this boot of the machine."""
-    known = _load(cache)
-    key = f"{_key(path)}:{_rights()}"
-    answer = known.answers.get(key)
-    if answer is not None:
-        return answer
-    failed = f"{key}:{_means()}"  # a failure holds only for programs in the very same situation, and for a while
-    answer = known.answers.get(failed)
-    if answer is None or time.time() - answer.at >= FAILURE_KEPT:
-        answer = await _try(path)
-        known.answers.pop(failed, None)
-        known.answers[key if answer.works else failed] = answer
-        while len(known.answers) > ANSWERS_KEPT:
-            del known.answers[next(iter(known.answers))]
-        _save(cache, known)
-    return answer
-
-
-def known_version(path: str, cache: Path) -> str:
-    """Return the version of a runtime that was tried before; empty where it was not, or is gone."""
-    with suppress(OSError):
-        key = f"{_key(path)}:"  # whatever program has tried it
-        found = (answer for tried_as, answer in _load(cache).answers.items() if tried_as.startswith(key))
-        return next((answer.version for answer in found if answer.version), "")
-    return ""
-
-
-async def choose_runtime(wanted: str | None, *, cache: Path) -> Tried:
-    """The runtime that was asked for, or the first one that works. NotSupported, with every reason, if none does."""
-    reasons = []
-    for name in (wanted,) if wanted else PREFERENCE:
-        path = find(name)
-        if path is None:
-            reasons.append(f"{name} is not installed" if os.sep not in name else f"{name} is not there")
-            continue
-        answer = await tried(path, cache)
-        if answer.works:
-            return answer
-        reasons.append(f"{name}: {answer.reason}")
-    hint = f"choose another runtime (crun, runc), not {wanted}" if wanted else "apt-get install crun runc"
-    raise NotSupported("running a container", "; ".join(reasons), hint=hint)
-
-
-def _empty_container(root: Path, cgroup: str) -> dict[str, Any]:
-    """A configuration of the least that a container is, over the machine's own programs, read-only."""
-    make_folder(root / "dev", 0o755)  # crun wants it there
-    mounts: list[dict[str, Any]] = [
-        {"destination": "/proc", "type": "proc", "source": "proc"},
-        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
-    ]
-    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr"):
-        if os.path.isdir(f"/{name}"):
-            make_folder(root / name, 0o755)
-            mounts.append({"destination": f"/{name}", "type": "bind", "source": f"/{name}", "options": ["rbind", "ro"]})
-    return {
-        "ociVersion": "1.0.2",
-        "process": {"args": ["true"], "cwd": "/", "env": ["PATH=/usr/bin:/bin"], "user": {"uid": 0, "gid": 0}},
-        "root": {"path": str(root)},
-        "mounts": mounts,
-        "linux": {
-            "cgroupsPath": cgroup,
-            "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")],
-        },
-    }
-
-
-def _group_of(base: Path) -> Cgroup:
-    return Cgroup(f"/{base.name}")  # nothing above it that another probe could remove at this moment
-
-
-def _remove_left(temporary: Path) -> None:
-    """What somebody left who was killed while he tried a runtime, long ago."""
-    for base in temporary.glob(f"{PREFIX}*"):
-        with suppress(OSError, LongshoreError):
-            status = base.lstat()
-            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > LEFT_AFTER:
-                group = _group_of(base)
-                group.kill(1.0)
-                group.remove()
-                remove_tree(base)
-
-
-async def _try(path: str) -> Tried:
-    version, commands = await _ask(path, "--version"), await _ask(path, "--help")
-    import tempfile
-
-    await in_thread(lambda: _remove_left(Path(tempfile.gettempdir())), or_here=True)
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
-        base = Path(name)
-        root = base / "root"
-        make_folder(root, 0o755)
-        id = f"probe-{base.name.rpartition('-')[2]}"
-        group = _group_of(base)
-        document = _empty_container(root, group.path)
-        (base / "config.json").write_bytes(msgspec.json.encode(document))
-        runtime = Runtime(path, base / "state", hide_unified=must_hide_unified(path))
-        make_folder(runtime.root, 0o700)
-        log = base / "log"
-        # in a mount namespace of its own whatever the runtime: nothing that it mounts can be left
-        reason = ""
-        try:
-            await runtime.verb(log, "run", "--bundle", str(base), id, container_id=id, limit=TRY_LIMIT)
-        except ServiceError as error:
-            reason = last_error(log) or str(error)
-        except LongshoreError as error:
-            reason = str(error)
-        finally:
-            group.kill(1.0)
-            group.remove()
-    return Tried(path, _version_of(version), not reason, reason, commands, time.time())
-
-
-async def _ask(path: str, option: str) -> str:
-    """What a program prints when asked; empty if it cannot be started."""
-
-    return await in_thread(lambda: _ask_here(path, option))
-
-
-def _ask_here(path: str, option: str) -> str:
-    import subprocess
-
-    try:
-        done = subprocess.run([path, option], capture_output=True, timeout=VERSION_LIMIT, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return (done.stdout or done.stderr).decode("utf-8", "replace")
-
-
-def version_of(path: str) -> str:
-    """Return a program's version; empty if it gives none. Blocks while it runs."""
-    return _version_of(_ask_here(path, "--version"))
-
-
-def _version_of(text: str) -> str:
-    match = re.search(r"version:? +(\S+)", text)
-    return match[1].rstrip(",") if match else ""
-
-
-async def versions(paths: Sequence[str]) -> dict[str, str]:
-    """The versions of programs, by their names."""
-    return {os.path.basename(path): _version_of(await _ask(path, "--version")) or "unknown" for path in paths}
-
-
 def holes(name: str, version: str) -> list[str]:
-    """Known holes of a runtime's upstream version."""
+    """Return the known holes of a runtime's upstream version."""
     have = _numbers(version)
     return [text for fixed_in, text in HOLES.get(name, []) if have and not _has_fix(have, fixed_in)]
 
 
 def _has_fix(have: tuple[int, ...], fixed_in: Sequence[str]) -> bool:
-    """Whether a version has the fix of these versions: one of a later line, or not before it in the same line."""
+    """Return whether a version has a fix: it is of a later line, or not older than the fix in its own line."""
     lines = [_numbers(each) for each in fixed_in]
     return have >= lines[-1] or any(have[:2] == line[:2] and have >= line for line in lines)
 
 
 def describe_holes(name: str, version: str) -> str:
-    """What is said of a runtime's holes; empty if none is known."""
+    """Return a sentence about a runtime's known holes; empty if there are none."""
     known = holes(name, version)
     return f"upstream's {version} has {'; '.join(known)}: see whether your package has the fix" if known else ""
 
@@ -317,7 +67,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 async def probe(wanted: str | None, *, cache: Path) -> Features:
-    """Every capability of this host, each with its reason and the next step."""
+    """Return every feature of this machine, each with its reason and the next step."""
     items: dict[str, Feature] = {}
 
     def add(name: str, supported: bool, reason: str = "", hint: str | None = None) -> None:
@@ -469,7 +219,7 @@ async def _try_criu(criu: str, chosen: Tried) -> tuple[bool, str, str | None]:
             return False, "crun needs libcriu.so.2, which is not installed", "apt-get install libcriu2"
     elif find("iptables-restore") is None:
         return False, "CRIU locks networks by iptables, which is not installed", "apt-get install iptables"
-    return True, f"criu {_version_of((await _ask(criu, '--version')).lower()) or 'of an unknown version'}", None
+    return True, f"criu {version_in((await ask(criu, '--version')).lower()) or 'of an unknown version'}", None
 
 
 async def _check(criu: str) -> tuple[bool, str]:

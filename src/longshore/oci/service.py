@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import signal
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from ..aio.tasks import in_thread, shielded, uninterrupted
@@ -15,22 +12,24 @@ from ..compute.limits import USUAL, Limits
 from ..compute.protocols import ComputeSystem, SystemGone, SystemHidden
 from ..compute.values import DEVNULL, LOG, Features, Lease, Place, Plan, State, Stdio
 from ..errors import NotSupported, ServiceError, TimeLimit
-from ..fs.files import make_private, try_hold
+from ..fs.files import make_private
 from ..spec import Spec
 from ..typed_json import decode_json
-from . import checkpoint, leases, probe
+from . import abandon, checkpoint, leases, probe
 from .bundle import Bundle, draft_bundle, last_step, make_bundle, plan_bundle
-from .cgroups.cgroup import ROOT, Cgroup
+from .cgroups.cgroup import Cgroup
+from .cgroups.hierarchies import ROOT
 from .processes import proc
 from .processes.launch import Helpers
 from .processes.stdio import check_stdio
 from .rootfs.layers import remove_work
 from .rootfs.resolve_in_root import look
-from .runtimes import conmon
+from .runtimes import choice, conmon
 from .runtimes.foreground import check_pid, read_pid, run_direct
+from .runtimes.kept_process import KeptProcess
 from .runtimes.runtime import Runtime
 from .runtimes.status import Channel, is_first
-from .runtimes.watch import ForeignProcess, KeptProcess, OciProcess, identify
+from .runtimes.watch import ForeignProcess, OciProcess, identify
 from .system import LEAF, OciSystem, SystemToken, delete_state, group_of_monitor
 
 log = logging.getLogger("longshore.oci")
@@ -71,21 +70,21 @@ class OciService:
                 raise NotSupported(
                     "running as an ordinary user", "longshore needs root for now", hint="`longshore doctor` tells more"
                 )
-            chosen = await probe.choose_runtime(self._wanted, cache=self.data / "probe.json")
+            chosen = await choice.choose_runtime(self._wanted, cache=self.data / "probe.json")
             self._runtime = self._known(chosen.path, chosen.version)
         return self._runtime
 
     def _known(self, path: str, version: str = "") -> Runtime:
         root = self.run / "runtime" / os.path.basename(path)
-        hide = probe.must_hide_unified(path)
+        hide = choice.must_hide_unified(path)
         if path not in self._versions:
-            self._versions[path] = version or probe.known_version(path, self.data / "probe.json")
+            self._versions[path] = version or choice.known_version(path, self.data / "probe.json")
         version = version or self._versions[path]
         return Runtime(path, root, hide_unified=hide, limits=self._limits, version=version)
 
     def _monitor(self) -> str:
         if self._conmon is None:
-            self._conmon = probe.find("conmon")
+            self._conmon = choice.find("conmon")
             if self._conmon is None:
                 raise NotSupported("a kept container", "conmon is not installed", hint="apt-get install conmon")
         return self._conmon
@@ -138,11 +137,11 @@ class OciService:
 
     def _planned(self) -> Runtime:
         """The runtime that would be taken if it works: it is asked for its version alone, as any user may."""
-        paths = (probe.find(name) for name in ((self._wanted,) if self._wanted else probe.PREFERENCE))
+        paths = (choice.find(name) for name in ((self._wanted,) if self._wanted else choice.PREFERENCE))
         path = next((path for path in paths if path is not None), None)
         if path is None:
-            return self._known(self._wanted or probe.PREFERENCE[0])
-        return self._known(path, probe.version_of(path))
+            return self._known(self._wanted or choice.PREFERENCE[0])
+        return self._known(path, choice.version_of(path))
 
     @staticmethod
     def _run_arguments(id: str, place: Place) -> list[str]:
@@ -276,7 +275,7 @@ class OciService:
         notes = checkpoint.read_notes(directory)
         own = await self.runtime()
         if own.name != notes.runtime:
-            found = await probe.choose_runtime(notes.runtime, cache=self.data / "probe.json")
+            found = await choice.choose_runtime(notes.runtime, cache=self.data / "probe.json")
             own = self._known(found.path, found.version)
         with Helpers() as helpers:
             try:
@@ -420,7 +419,7 @@ class OciService:
         return State.PAUSED if paused else State.RUNNING
 
     async def abandon(self, id: str, place: Place) -> None:
-        """Undo a container whose maker failed or died: its helpers may still be at work."""
+        """Undo a container whose maker failed or died. The maker's helpers may still be at work."""
         await self._abandon(id, place, None)
 
     async def _abandon(self, id: str, place: Place, helpers: Helpers | None) -> None:
@@ -429,51 +428,20 @@ class OciService:
             groups.append(Cgroup(self.cgroup_path(id, place.lease.id), root=self._cgroups))
             # as an earlier longshore named it
             groups.append(Cgroup(f"{self._owner_cgroup(place.lease.id)}/{id}", root=self._cgroups))
-        loop = asyncio.get_running_loop()
+        runtimes = [self._made_by(base) for base in self._runtime_roots()]
         limit = min(ABANDON_LIMIT, self._limits.verb)
-        deadline, killed = loop.time() + limit, False
-        while True:
-            for group in groups:
-                await in_thread(group.kill, or_here=True)
-            if helpers.gone() if helpers is not None else self._helpers_gone(place):
-                break
-            if loop.time() > deadline:
-                if killed:
-                    break
-                await in_thread(lambda: self._kill_helpers(id, place), or_here=True)
-                killed, deadline = True, loop.time() + limit
-            # what a runtime makes next shows nowhere but in the cgroup: looked at until its makers are gone
-            await asyncio.sleep(0.005)
-        for base in self._runtime_roots():
-            hide = probe.must_hide_unified(base.name)
-            runtime = Runtime(probe.find(base.name) or base.name, base, hide_unified=hide, limits=self._limits)
-            await delete_state(runtime, id, place.run / "delete.log")
-        for group in [*groups, group_of_monitor(groups[0].path, self._cgroups)]:
-            await in_thread(group.remove, or_here=True)
-        remove_work(place.run)
+        await abandon.abandon(id, place, groups, runtimes, helpers, root=self._cgroups, limit=limit)
 
-    @staticmethod
-    def _kill_helpers(id: str, place: Place) -> None:
-        """Its runtime hangs: whoever has the lock that only its maker and the helpers inherit is ended."""
-        log.warning("container `%s`: its runtime did not end in time, and is killed", id)
-        for pid in leases.holders(place.run / "making.lock"):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    def _made_by(self, base: Path) -> Runtime:
+        """Return a runtime by the folder of its state."""
+        hide = choice.must_hide_unified(base.name)
+        return Runtime(choice.find(base.name) or base.name, base, hide_unified=hide, limits=self._limits)
 
     def _runtime_roots(self) -> list[Path]:
         try:
             return list((self.run / "runtime").iterdir())
         except FileNotFoundError:
             return []
-
-    @staticmethod
-    def _helpers_gone(place: Place) -> bool:
-        """Whether no helper of a maker that died holds the lock any more that they inherited."""
-        held = try_hold(place.run / "making.lock")
-        if held is None:
-            return False
-        held.release()
-        return True
 
     def keeper(self, lease: Lease, directory: Path) -> Sequence[str]:
         state = f"{self.run}:{self.data}"
@@ -501,7 +469,7 @@ class OciService:
 
     async def version(self) -> Mapping[str, str]:
         runtime = await self.runtime()
-        return await probe.versions([runtime.path, self._monitor()])
+        return await choice.versions([runtime.path, self._monitor()])
 
     async def close(self) -> None:
         """Nothing is held between calls."""

@@ -21,7 +21,7 @@ from ..exit_record import Cause, Exit
 from ..spec import ProcessSpec, Resources
 from ..typed_json import decode_json
 from .bundle import last_step
-from .cgroups import counters
+from .cgroups import counters, killing
 from .cgroups.cgroup import Cgroup
 from .config import translate
 from .config.container_paths import ContainerPaths
@@ -33,10 +33,12 @@ from .rootfs.executable import check_sizes
 from .rootfs.layers import remove_work
 from .rootfs.resolve_in_root import Folder, look
 from .runtimes import conmon
+from .runtimes.direct_process import DirectProcess
 from .runtimes.foreground import run_direct, within
+from .runtimes.kept_process import KeptProcess
 from .runtimes.runtime import Runtime
 from .runtimes.status import FLAGS, PATH, open_begin, refusal, wait_record, why_not
-from .runtimes.watch import DirectProcess, ForeignProcess, KeptProcess, OciProcess, ProcessToken, ended
+from .runtimes.watch import ForeignProcess, OciProcess, ProcessToken, ended
 
 log = logging.getLogger("longshore.oci")
 
@@ -420,7 +422,7 @@ class OciSystem:
 
     def _thaw(self) -> None:
         try:
-            with self.cgroup.freezing_alone(proc.KILL_PATIENCE):
+            with self.cgroup.freezing_alone(killing.KILL_PATIENCE):
                 self.cgroup.thaw()
         except TimeoutError:  # a program that is stopped amid freezing it must not keep it alive
             self.cgroup.thaw()

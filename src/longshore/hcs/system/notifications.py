@@ -142,6 +142,23 @@ async def completed(expected: asyncio.Future[int], operation: str, container_id:
         raise HcsError(operation, container_id, normal(status))
 
 
+async def wait_for_exit(watch: Watch, operation: str, container_id: str, limit: float) -> None:
+    """Wait until the system of a watch has exited.
+
+    Raises: HcsError if it exited with an error; TimeLimit after `limit` seconds.
+    """
+    await asyncio.wait((watch.ended,), timeout=limit)
+    if not watch.ended.done():
+        raise TimeLimit(f"{operation} of container `{container_id}`", limit, hint="the service did not complete it")
+    end = watch.ended.result()
+    if end.type is not Type.SYSTEM_EXITED:
+        error = end.error
+        assert error is not None
+        raise error.about(operation, container_id) if isinstance(error, HcsError) else error
+    if failed(end.status):
+        raise HcsError(operation, container_id, normal(end.status))
+
+
 class _Registration:
     """One registration, to be undone once."""
 

@@ -13,7 +13,10 @@ from ...errors import ServiceError
 from ..schema1 import documents
 
 if TYPE_CHECKING:
+    from ..dll.calls import Handle
+    from ..dll.vmcompute import System
     from .process import ProcessToken
+    from .session import Session
 
 TICKS = 10_000_000  # 100 ns units in a second
 SAME_CLOCK = timedelta(seconds=5)  # that the time the service gives a process may lie outside of the call that made it
@@ -23,6 +26,17 @@ OTHER_CLOCK = timedelta(minutes=2)  # a utility VM has a clock of its own
 def now() -> datetime:
     """The moment before something is asked for."""
     return values.now()
+
+
+async def ask(
+    session: Session, handle: Handle[System], container_id: str, *types: str, limit: float | None = None
+) -> documents.ContainerProperties:
+    """Ask the service for the properties of some types."""
+    query = documents.property_query(*types)
+    operation = f"asking for {' and '.join(types) or 'the properties'}"
+    call = handle.call(operation, session.vmcompute.get_compute_system_properties, query)
+    text = await session.answer(operation, container_id, call, limit)
+    return properties(text, ", ".join(types), container_id)
 
 
 def properties(text: str | None, of: str, container_id: str) -> documents.ContainerProperties:

@@ -1,7 +1,32 @@
-"""Control groups of both versions behind one class: kill, freeze, remove. cgroups(7), and the kernel's
-Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
+"""Control groups of both versions behind one class: kill, freeze, remove.
 
-In version 1 (and on "hybrid" hosts) a group is a directory in each controller's hierarchy; in version 2 it is one.
+A control group (cgroup) is a directory in a file system of the kernel. Its files list its processes, limit what they
+use, and count it. A child process starts in the group of its parent, and cannot leave it without rights. So the group
+of a container holds all of its processes, whatever they do. longshore kills, freezes and counts by the group.
+
+*Version 2* has one hierarchy: a group is one directory. *Version 1* has one hierarchy for each controller (memory, cpu,
+freezer, ...): a group is a directory of the same name in each. A *hybrid* machine has version 1 with a version 2
+hierarchy beside it, mostly without controllers; longshore treats it as version 1. The versions differ in what matters
+here:
+
+- Kill. Version 2 has `cgroup.kill` (Linux 5.14): the kernel kills every process in the group and below, also one that
+  is just being forked. Otherwise the list of processes is read and each is killed, again and again until it is empty.
+- Freeze. Version 2 has `cgroup.freeze`, and `cgroup.events` says when the group is frozen. Version 1 has
+  `freezer.state`: it may stay in FREEZING while new processes appear, so FROZEN is written again until it holds.
+- Death. In version 2, a frozen process that is killed dies at once. In version 1 it dies only when it is thawed.
+- Counters. In version 2, a group counts what its children used, also after they are gone. In version 1, some counters
+  do not include the children.
+
+A user pauses a container by freezing its group. longshore also freezes it for a moment to kill the process tree of one
+exec in version 1, so that no process is started between the look at the list and the kill; and it thaws a paused
+container for a moment to let a killed process die. Other programs must not take that moment for a pause, and must not
+freeze or thaw in between. Two things on the group's own directory prevent it. Both leave no file:
+
+- A flock(2), held for that time (`freezing_alone`). It ends with its holder.
+- An extended attribute (`MARK`) with the state that the user asked for (`freezing_for_a_moment`). If its writer is
+  killed, the next program that takes the lock finds the mark and restores that state.
+
+Sources: cgroups(7); Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst of the kernel.
 """
 
 from __future__ import annotations
@@ -14,80 +39,24 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
-from typing import Literal
 
-from ...fs.files import read_whole
+from .hierarchies import ROOT, hierarchies, mode, read_number, read_table, read_text
 from .membership import cgroups
 from .oom import OomWatch
 
-ROOT = Path("/sys/fs/cgroup")
-KILL_LIMIT = 30.0  # seconds; a process in uninterruptible sleep may take its time
-FREEZE_LIMIT = 10.0
-THAW_AFTER = 20  # looks at a version 1 group that does not freeze
-REMOVE_LIMIT = 2.0
-MARK = "trusted.longshore.killing"  # an attribute of the group's directory: it goes with it, and leaves no file
-EXEC = "longshore-exec."  # the name of a group of one exec begins so (keeper.sh knows it, too)
+KILL_LIMIT = 30.0  # seconds; a process in uninterruptible sleep may need them
+FREEZE_LIMIT = 10.0  # seconds
+THAW_AFTER = 20  # attempts to freeze a version 1 group, before it is thawed for a moment
+REMOVE_LIMIT = 2.0  # seconds
+MARK = "trusted.longshore.killing"  # an attribute of the group's directory, removed with it
+EXEC = "longshore-exec."  # prefix of the group of one exec (keeper.sh has it, too)
 
 UNLIMITED = 1 << 60  # version 1 writes "no limit" as a number near the largest
 
-Mode = Literal["v1", "hybrid", "v2"]
-
-
-@cache
-def mode(root: Path = ROOT) -> Mode:
-    """How this host's cgroups are mounted."""
-    if (root / "cgroup.controllers").exists():
-        return "v2"
-    return "hybrid" if (root / "unified" / "cgroup.procs").exists() else "v1"
-
-
-@cache
-def hierarchies(root: Path = ROOT) -> dict[str, Path]:
-    """Where each controller's hierarchy is, by the controller's name; version 2's own is ``."""
-    if mode(root) == "v2":
-        return {"": root}
-    found = {}
-    with suppress(OSError):
-        for name in sorted(os.listdir(root)):
-            path = root / name
-            if (path / "cgroup.procs").exists():
-                for controller in name.split(","):
-                    found["" if controller == "unified" else controller] = path
-    return found
-
-
-def read_text(path: Path | str) -> str | None:
-    """A file of the kernel's; None if this kernel or this group has none."""
-    try:
-        return read_whole(path).decode("ascii", errors="replace")
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENOTDIR, errno.EOPNOTSUPP):
-            return None  # not there, removed under us, or not of this kernel
-        raise
-
-
-def read_number(path: Path | str) -> int | None:
-    """A file with one number; None if there is none, or no limit."""
-    text = read_text(path)
-    if text is None or not text.strip().lstrip("-").isdigit():
-        return None  # `max` is no number either
-    return int(text)
-
-
-def read_table(path: Path | str) -> dict[str, int]:
-    """A file of `name number` lines."""
-    found = {}
-    for line in (read_text(path) or "").splitlines():
-        name, _, number = line.partition(" ")
-        if number.strip().isdigit():
-            found[name] = int(number)
-    return found
-
 
 class Cgroup:
-    """One control group, by its path; it need not exist (yet, or any more)."""
+    """One control group, by its path. It may not exist yet, or no longer."""
 
     def __init__(self, path: str, *, root: Path = ROOT) -> None:
         self.path = path
@@ -99,17 +68,17 @@ class Cgroup:
 
     @property
     def name(self) -> str:
-        """Its own, without those above it."""
+        """The last part of the path."""
         return os.path.basename(self.path)
 
     def directory(self, controller: str) -> Path | None:
-        """The directory of the controller's hierarchy; version 2 has one for all."""
+        """Return the group's directory in a controller's hierarchy; version 2 has one directory for all."""
         where = hierarchies(self.root)
         base = where.get(controller) or (where.get("") if mode(self.root) == "v2" else None)
         return None if base is None else base / self._relative
 
     def directories(self) -> list[Path]:
-        """Those that exist."""
+        """Return the directories of the group that exist."""
         every = {base / self._relative for base in hierarchies(self.root).values()}
         return sorted(path for path in every if path.is_dir())
 
@@ -118,13 +87,13 @@ class Cgroup:
 
     @property
     def unified(self) -> bool:
-        """Whether it is of version 2."""
+        """Whether the group is of version 2."""
         return mode(self.root) == "v2"
 
     # processes
 
     def pids(self) -> list[int]:
-        """Every process in it and below; a process that ends meanwhile may be missing."""
+        """Return every process in the group and below. One that ends meanwhile may be missing."""
         found: set[int] = set()
         for directory in self.directories():
             for procs in _walk(directory):
@@ -133,7 +102,10 @@ class Cgroup:
         return sorted(found - {0})
 
     def kill(self, limit: float = KILL_LIMIT) -> bool:
-        """Kill all in it and below, until nothing is left. Blocks; False if something was left after `limit` s."""
+        """Kill all processes in the group and below, until none is left. Blocks.
+
+        Returns False if a process was left after `limit` seconds.
+        """
         deadline = time.monotonic() + limit
         pause = 0.0002
         while True:
@@ -149,11 +121,14 @@ class Cgroup:
             self._thaw_all()
             if time.monotonic() > deadline:
                 return False
-            time.sleep(pause)  # nobody tells when a version 1 group is empty
+            time.sleep(pause)  # version 1 does not notify when a group is empty
             pause = min(pause * 2, 0.02)
 
     def remove(self, limit: float = REMOVE_LIMIT) -> bool:
-        """Remove it and its children, which must be empty. Blocks only while the last process leaves."""
+        """Remove the group and its children, which must be empty. Blocks while the last process leaves.
+
+        Returns False if one is still in use after `limit` seconds.
+        """
         deadline = time.monotonic() + limit
         while True:
             every = {base / self._relative for base in hierarchies(self.root).values()}
@@ -165,10 +140,10 @@ class Cgroup:
     # one exec's own
 
     def make_for_exec(self) -> Cgroup | None:
-        """A new group in this one, for one exec: what that starts stays in it, also as a daemon. None in version 1.
+        """Make a group in this one for one exec. All that the exec starts stays in it, also a daemon.
 
-        It gets no controllers, so what is in it counts in the container's. None also where this one is gone, or may
-        have no more children: the exec is in the container's own then.
+        The new group gets no controllers, so its processes count in the container's group. Returns None in version 1,
+        and where this group is gone or may have no more children. Then the exec is in the container's own group.
         """
         if not self.unified:
             return None
@@ -180,7 +155,7 @@ class Cgroup:
         return made
 
     def of_exec(self, pid: int) -> Cgroup | None:
-        """The group in this one that the exec has for itself which `pid` is of; None if it has none."""
+        """Return the group of the exec that `pid` belongs to; None if that exec has no group of its own."""
         if not self.unified:
             return None
         for _, path in cgroups(pid) or ():
@@ -190,9 +165,9 @@ class Cgroup:
         return None
 
     def kill_at_once(self) -> bool:
-        """Kill all in it and below, frozen or not, what is being forked included; not waited for.
+        """Have the kernel kill all processes in the group and below, also frozen ones and new forks; do not wait.
 
-        False where the kernel cannot: in version 1, and before Linux 5.14.
+        Returns False where the kernel cannot: in version 1, and before Linux 5.14.
         """
         if not self.unified:
             return False
@@ -205,11 +180,13 @@ class Cgroup:
     # what outlives its caller
 
     def take_out_of_its_service(self, pid: int) -> None:
-        """Take a process into this group, out of that of the service that started it: systemd kills what is in there
-        when the service is stopped, or has failed (systemd.kill(5)).
+        """Move a process from the group of a systemd service into this one.
 
-        Only in the hierarchies by which systemd knows its services, and not where it is in the root: nobody ends that.
-        Raises OSError.
+        systemd kills what is in the service's group when the service stops or fails (systemd.kill(5)). The move
+        happens only in the hierarchies by which systemd knows its services. A process in a root group stays there,
+        because no service ends it.
+
+        Raises: OSError.
         """
         for name, path in cgroups(pid) or ():
             base = hierarchies(self.root).get(name.removeprefix("name="))
@@ -222,10 +199,9 @@ class Cgroup:
 
     @contextmanager
     def freezing_alone(self, limit: float = FREEZE_LIMIT + 1) -> Iterator[None]:
-        """Keep everybody else, in any program, who asks in this way from freezing or thawing it meanwhile. Blocks.
+        """Hold the lock for freezing and thawing the group, and restore what a killed holder left. Blocks.
 
-        A flock(2) on the group's own directory: it leaves no file, and ends with whoever has it. Raises TimeoutError if
-        another program has it for `limit` seconds, as one does that is stopped.
+        Raises: TimeoutError if another program, for example a stopped one, holds the lock for `limit` seconds.
         """
         fd = self._open_freezer()
         if fd < 0:
@@ -236,24 +212,24 @@ class Cgroup:
             self._restore_marked(fd)
             yield
         finally:
-            fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile has the descriptor, too
+            fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile inherits the descriptor
             os.close(fd)
 
     def _open_freezer(self) -> int:
         freezer = self._freezer()
         try:
             return -1 if freezer is None else os.open(freezer[0].parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:  # it ends just now
+        except FileNotFoundError:  # it was just removed
             return -1
 
     @contextmanager
     def freezing_for_a_moment(self, *, paused: bool) -> Iterator[None]:
-        """Freeze or thaw it for a moment, within `freezing_alone`; `paused` is what it was, and is to be after that.
+        """Mark the group as frozen or thawed for a moment only. Call it within `freezing_alone`.
 
-        Noted on the group itself: whoever comes after a program that was killed meanwhile brings it back to that.
+        `paused` is the state before, and the state to restore.
         """
         freezer = self._freezer()
-        with suppress(OSError):  # a kernel that cannot note it: then nobody can mend it
+        with suppress(OSError):  # a kernel without such attributes: then no other program can restore the state
             if freezer is not None:
                 os.setxattr(freezer[0].parent, MARK, b"paused" if paused else b"running")
         try:
@@ -264,7 +240,7 @@ class Cgroup:
                     os.removexattr(freezer[0].parent, MARK)
 
     def paused(self) -> bool:
-        """Whether it is frozen because somebody asked for that: not for a moment, by who kills a process in it."""
+        """Return whether a user paused the container: not whether a program freezes it for a moment."""
         if not self._to_be_frozen():
             return False
         fd = self._open_freezer()
@@ -298,7 +274,10 @@ class Cgroup:
             os.removexattr(fd, MARK)
 
     def freeze(self, limit: float = FREEZE_LIMIT) -> None:
-        """Stop all in it; complete when it returns. Blocks. Raises TimeoutError, and thaws, after `limit` seconds."""
+        """Freeze the group; all of its processes have stopped when the call returns. Blocks.
+
+        Raises: TimeoutError after `limit` seconds; the group is thawed then.
+        """
         deadline = time.monotonic() + limit
         freezer = self._freezer()
         if freezer is None:
@@ -314,8 +293,8 @@ class Cgroup:
             time.sleep(pause)
             pause = min(pause * 2, 0.01)
             if value == "FROZEN":
-                # version 1 may stay in FREEZING while new processes appear: ask again; and for ever where one that is
-                # frozen holds up another that is not, so let all go on now and then (as runc does: its fs/freezer.go)
+                # version 1 may stay in FREEZING while new processes appear, so write again. It may stay there for ever
+                # if a frozen process blocks another one, so thaw now and then (as runc does in its fs/freezer.go)
                 tries += 1
                 if tries % THAW_AFTER == 0:
                     file.write_text("THAWED")
@@ -323,7 +302,7 @@ class Cgroup:
                 file.write_text(value)
 
     def thaw(self) -> None:
-        """Let it go on; not there is fine."""
+        """Thaw the group, if it is there."""
         freezer = self._freezer()
         if freezer is not None:
             file, value = freezer
@@ -331,8 +310,10 @@ class Cgroup:
                 file.write_text("0" if value == "1" else "THAWED")
 
     def _thaw_all(self) -> None:
-        """Let it and all below go on. In version 1 a killed process dies only then, and each group that was frozen by
-        itself stays so when the one above it is thawed; in version 2 the frozen die, too."""
+        """Thaw the group and all below it, so that killed processes can die.
+
+        In version 1, a child that was frozen by itself stays frozen when its parent is thawed.
+        """
         self.thaw()
         directory = None if self.unified else self.directory("freezer")
         if directory is not None:
@@ -341,17 +322,17 @@ class Cgroup:
                     (procs.parent / "freezer.state").write_text("THAWED")
 
     def frozen(self) -> bool:
-        """Whether it is frozen now, completely."""
+        """Return whether all processes of the group are frozen now."""
         base = hierarchies(self.root).get("" if self.unified else "freezer")
         if base is None:
             return False
-        directory = f"{base}/{self._relative}"  # a listing asks for thousands: no pathlib here
+        directory = f"{base}/{self._relative}"  # a listing asks for thousands, and pathlib is slow
         if self.unified:
             return read_table(f"{directory}/cgroup.events").get("frozen") == 1
         return (read_text(f"{directory}/freezer.state") or "").strip() == "FROZEN"
 
     def _to_be_frozen(self) -> bool:
-        """Whether it is frozen, or just not completely: what joins it afterwards (an exec) is not frozen at once."""
+        """Return whether the group is to be frozen, also before all have stopped (a new exec, for example)."""
         base = hierarchies(self.root).get("" if self.unified else "freezer")
         if base is None:
             return False
@@ -370,16 +351,17 @@ class Cgroup:
     # counters
 
     def peak_memory(self) -> int | None:
-        """The most memory it has had, in bytes; its children included."""
+        """Return the highest memory use, in bytes, children included."""
         directory = self.directory("memory")
         if directory is None:
             return None
         return read_number(directory / ("memory.peak" if self.unified else "memory.max_usage_in_bytes"))
 
     def swap_beside(self, memory: int) -> int:
-        """Memory and swap together (-1: no limit) beside another limit of memory: what it has of both, if that will do.
+        """Return a limit of memory and swap together, to go with a new limit of memory; -1 is no limit.
 
-        Where there was no swap, or no limit of memory, there is no swap beyond the new one.
+        It is the present one, if that is large enough. Without swap, or without a limit of memory, the new limit allows
+        no swap.
         """
         directory = self.directory("memory") or Path("/nonexistent")
         if self.unified:
@@ -392,7 +374,7 @@ class Cgroup:
         return -1 if both is None or both > UNLIMITED else max(memory, both)
 
     def cpu_time(self) -> float | None:
-        """Seconds of processor time, its children included."""
+        """Return the processor time in seconds, children included."""
         if self.unified:
             directory = self.directory("")
             usage = None if directory is None else read_table(directory / "cpu.stat").get("usage_usec")
@@ -402,7 +384,7 @@ class Cgroup:
         return None if used is None else used / 1e9
 
     def oom_kills(self) -> int | None:
-        """How many processes the kernel killed here for lack of memory; in version 1 without the children's."""
+        """Return how many processes the kernel killed for lack of memory; in version 1 without those of children."""
         directory = self.directory("memory")
         if directory is None:
             return None
@@ -410,11 +392,11 @@ class Cgroup:
         return read_table(directory / file).get("oom_kill")
 
     def oom_watch(self) -> OomWatch | None:
-        """Count out-of-memory kills also if the group is removed before anybody can look (version 1 only)."""
+        """Count out-of-memory kills, also if the group is removed before they are read. None in version 2."""
         directory = self.directory("memory")
         if directory is None or self.unified:
             return None  # version 2 counts in the parent, too
-        directory.mkdir(parents=True, exist_ok=True)  # the runtime takes one that is there
+        directory.mkdir(parents=True, exist_ok=True)  # the runtime accepts an existing one
         return OomWatch(directory)
 
 
@@ -441,7 +423,7 @@ def _mark(fd: int) -> bytes | None:
 
 
 def _walk(directory: Path) -> Iterator[Path]:
-    """The process lists of a group and its children."""
+    """Yield the process lists of a group and its children."""
     yield directory / "cgroup.procs"
     try:
         with os.scandir(directory) as entries:
@@ -453,9 +435,9 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 
 def _remove(directory: Path) -> bool:
-    """Remove a group and its children; False if one is in use."""
+    """Remove a group and its children. Return False if one is in use."""
     try:
-        os.rmdir(directory)  # mostly there are no children
+        os.rmdir(directory)  # usually there are no children
     except FileNotFoundError:
         return True
     except OSError:

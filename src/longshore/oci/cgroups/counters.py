@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 
 from ...compute.values import Stats, now
-from .cgroup import UNLIMITED, Cgroup, read_number, read_table, read_text
+from .cgroup import UNLIMITED, Cgroup
+from .hierarchies import read_number, read_table, read_text
 from .net_counters import network_stats
 
 PIDS_MOST = 1 << 22  # PID_MAX_LIMIT

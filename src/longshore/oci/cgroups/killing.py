@@ -1,6 +1,6 @@
-"""Killing an exec process with all that it started, in a container that runs on.
+"""Kill an exec process with all that it started, in a container that continues to run.
 
-In cgroup version 1 the container is frozen meanwhile, so that nothing is started between the look and the kill.
+In cgroup version 1 the container is frozen meanwhile, so that no process is started between the look and the kill.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..processes.proc import KILL_PATIENCE, SETTLE_LIMIT, alive, open_pidfd, tree
+from ..processes.proc import alive, open_pidfd, tree
 
 if TYPE_CHECKING:
     from .cgroup import Cgroup
 
+KILL_PATIENCE = 3.0  # seconds to wait for another program that freezes a container in which a process is to be killed
+SETTLE_LIMIT = 1.0  # seconds that killed processes of a paused container may take to be gone
+
 
 def kill_tree(root: int, start: int | None, cgroup: Cgroup) -> None:
-    """Kill a process and what it has started. Blocks for milliseconds; the process alone is killed where a program that
-    is stopped keeps others from freezing the container.
+    """Kill a process and what it has started. Blocks for milliseconds.
 
-    An exec with a cgroup of its own is killed with all that is in it. Else its descendants and its session are: the
-    container is frozen meanwhile, so that nothing is started behind our back, and what has made itself a daemon (a
-    session and a parent of its own) is not found: it ends with the container.
+    An exec with a cgroup of its own is killed with all that is in the group. Otherwise its descendants and its session
+    are killed, while the container is frozen. A daemon, with a session and a parent of its own, is not found then: it
+    ends with the container. If another program, for example a stopped one, holds the freezer, only the process itself
+    is killed.
     """
-    own = cgroup.of_exec(root)  # before the look whether the pid is still its: then this is its, too
+    own = cgroup.of_exec(root)  # asked first: if the pid is still its own after that, so was the group
     if not alive(root, start) or (own is not None and own.kill_at_once()):
         return
     try:
@@ -62,9 +65,9 @@ def _kill_frozen(root: int, start: int | None, cgroup: Cgroup, own: Cgroup | Non
 
 
 def let_die(pid: int, start: int | None, cgroup: Cgroup) -> None:
-    """Have a killed process of a paused container die. Blocks for milliseconds.
+    """Let a killed process of a paused container die. Blocks for milliseconds.
 
-    In cgroup version 1 the frozen die only when thawed, so the others run on for this moment.
+    In cgroup version 1 a frozen process dies only when it is thawed. So the others run for this moment, too.
     """
     if cgroup.unified:
         return

@@ -14,14 +14,10 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING
 
 from ...compute.values import ProcessInfo
 from ...machine.linux_viewpoint import is_zombie, read_stat
 from .relay import waiting
-
-if TYPE_CHECKING:
-    pass
 
 # linux/pidfd.h, since Linux 6.13; the exit status since 6.15
 PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info of 64 bytes)
@@ -32,9 +28,7 @@ NO_PROCESS = (errno.ESRCH, errno.ENOENT, errno.EINVAL)
 """What pidfd_open(2) says where a pid is nobody's, or now a thread's (ENOENT since Linux 6.16, EINVAL before)."""
 PTS_MAJORS = range(136, 144)  # UNIX98 terminals (Documentation/admin-guide/devices.txt)
 PF_EXITING = 0x4  # among the flags of proc_pid_stat(5); include/linux/sched.h
-KILL_PATIENCE = 3.0  # seconds that another program may be at freezing a container in which something is to be killed
 ARGUMENTS_LIMIT = 4096  # bytes of a command line that are read: the kernel takes megabytes of it, of every process
-SETTLE_LIMIT = 1.0  # seconds that killed processes of a paused container may take to be gone
 
 
 class Hidden(PermissionError):

@@ -21,9 +21,10 @@ from ..cgroups.cgroup import Cgroup
 from ..processes import proc
 from ..processes.launch import UMASK, Child, MountStep, pipe_to_child
 from ..processes.stdio import Wiring
+from .direct_process import DirectProcess
 from .runtime import Runtime
 from .status import PASSED, Channel, refusal
-from .watch import DirectProcess, identify
+from .watch import identify
 
 STREAMS_LIMIT = 1.0  # seconds that a runtime may take to end after the exec that it started was killed
 
