@@ -20,10 +20,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "longshore"
 TARGET = PACKAGE / "sync" / "__init__.py"
 
-FOLDERS = ("engine", "store", "logs", "compute", "spec")
+FOLDERS = ("engine", "images", "store", "logs", "compute", "spec")
 """Where the names of the asyncio API are defined, the engine's first."""
 
-CLASSES = ("Process", "Attachment", "Container", "Engine")
+CLASSES = ("Process", "Attachment", "Container", "Images", "Engine")
 """The asyncio classes that get a proxy, in the order in which they are written down."""
 
 READ_AHEAD = {"events", "logs"}

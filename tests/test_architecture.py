@@ -39,6 +39,7 @@ LAYERS = {
     "host": {"oci", "hcs", "compute", "errors"},
     "engine": {
         "host",
+        "images",
         "store",
         "logs",
         "compute",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .engine.checkpoints import CheckpointInfo as CheckpointInfo
     from .engine.container import Container as Container
     from .engine.engine import Engine as Engine
+    from .engine.images import Images as Images
     from .engine.output import Attachment as Attachment
     from .engine.process import Process as Process
     from .engine.recovery import Restored as Restored
@@ -64,6 +65,11 @@ if TYPE_CHECKING:
     from .exit_record import Cause as Cause
     from .exit_record import Completed as Completed
     from .exit_record import Exit as Exit
+    from .images.values import HistoryEntry as HistoryEntry
+    from .images.values import Image as Image
+    from .images.values import Pruned as Pruned
+    from .images.values import PullPolicy as PullPolicy
+    from .images.values import PullProgress as PullProgress
     from .logs.format import LogGap as LogGap
     from .logs.format import LogRecord as LogRecord
     from .spec import Endpoints as Endpoints
@@ -87,6 +93,7 @@ _NAMES = {
     "compute.values": "DEVNULL INHERIT INIT LOG PIPE STDOUT ContainerInfo Feature Features NetworkStats Plan"
     " ProcessInfo Stats",
     "engine.container": "Container",
+    "engine.images": "Images",
     "engine.output": "Attachment",
     "engine.process": "Process",
     "engine.engine": "Engine",
@@ -98,6 +105,7 @@ _NAMES = {
     " RegistryError RegistryUnreachable ServiceError StoreError TimeLimit",
     "compute.events": "Event Gap",
     "compute.limits": "HcsLimits Limits",
+    "images.values": "HistoryEntry Image Pruned PullPolicy PullProgress",
     "logs.format": "LogGap LogRecord",
     "spec": "Endpoints HyperV Layers Mount ProcessSpec Resources Rlimit Security Spec SpecFields SpecSettings"
     " WindowsOptions",
@@ -136,8 +144,11 @@ __all__ = [
     "Features",
     "Gap",
     "HcsLimits",
+    "HistoryEntry",
     "HyperV",
+    "Image",
     "ImageNotFound",
+    "Images",
     "InvalidImage",
     "InvalidSpec",
     "InvalidState",
@@ -159,6 +170,9 @@ __all__ = [
     "ProcessInfo",
     "ProcessNotFound",
     "ProcessSpec",
+    "Pruned",
+    "PullPolicy",
+    "PullProgress",
     "RegistryAuthError",
     "RegistryError",
     "RegistryUnreachable",

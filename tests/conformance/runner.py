@@ -283,7 +283,8 @@ class _Player:
         if spec.windows is not None and spec.windows.servicing:
             await self.engine.launch(id, spec, stdout=PIPE, stderr=PIPE)
             return
-        container, _ = await self.engine._make(id, spec, "keep", ALL_PIPES, launch=False)
+        async with self.engine._state.operation():
+            container, _ = await self.engine._make(id, spec, "keep", ALL_PIPES, launch=False)
         try:
             process = await container.start()
         except BaseException:

@@ -104,12 +104,12 @@ def check_tail(value: int | None) -> int | None:
     return value
 
 
-def check_since(value: datetime | None) -> datetime | None:
+def check_since(value: datetime | None, name: str = "since") -> datetime | None:
     """A time that is the same one everywhere, or None for the beginning."""
     if value is None or (isinstance(value, datetime) and value.tzinfo is not None):
         return value
-    hint = "write since=datetime.now(timezone.utc) - timedelta(minutes=5)"
-    raise InvalidSpec("since", f"{value!r:.80} is not a datetime with a time zone", hint=hint)
+    hint = f"write {name}=datetime.now(timezone.utc) - timedelta(minutes=5)"
+    raise InvalidSpec(name, f"{value!r:.80} is not a datetime with a time zone", hint=hint)
 
 
 def check_bound(value: int, name: str = "max_output") -> int:

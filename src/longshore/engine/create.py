@@ -6,7 +6,7 @@ import asyncio
 import os
 from contextlib import suppress
 
-from ..aio.tasks import shielded
+from ..aio.tasks import in_thread, shielded
 from ..compute.protocols import ComputeProcess, ComputeSystem, NotUndone
 from ..compute.values import DEVNULL, LOG, Owner, Stdio, now
 from ..errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError, NotVisible
@@ -19,6 +19,7 @@ from ..store.leases import OwnerLease
 from ..store.records import Damaged, Record
 from .arguments import check_streams
 from .delete import delete
+from .image_root import PIN, ImageRoot
 from .lifecycle import begin
 from .lookup import NamedLease, named_lease
 from .process import Process
@@ -79,9 +80,16 @@ class _Making:
 
 
 async def make(
-    engine: EngineState, id: str, spec: Spec, owner: Owner, stdio: Stdio, *, launch: bool
+    engine: EngineState,
+    id: str,
+    spec: Spec,
+    owner: Owner,
+    stdio: Stdio,
+    *,
+    launch: bool,
+    image: ImageRoot | None = None,
 ) -> tuple[ContainerDir, str, Process | None]:
-    """Make a container, and start it with `launch`: its entry, its uid and its init.
+    """Make a container, and start it with `launch`: its entry, its uid and its init. `image` is what its root is.
 
     Until it is made it belongs to this engine's lease, whatever its owner setting: if we die, it is undone.
     """
@@ -92,9 +100,9 @@ async def make(
     if engine.store.viewpoint.blind:
         raise NotVisible("create", id, engine.store.viewpoint.blind)
     async with engine.descriptors.starting(f"create container `{id}`"):
-        entry, uid, init = await _reserve_and_make(engine, id, spec, owner, stdio, launch=launch)
+        entry, uid, init = await _reserve_and_make(engine, id, spec, owner, stdio, image, launch=launch)
     try:  # not within `starting`: a deletion waits for what is promised there
-        await entry.on_disk(SPEC, RECORD)
+        await entry.on_disk(SPEC, RECORD, *([PIN] if image is not None else []))
     except asyncio.CancelledError:  # it was told meanwhile: so are its end and its deletion
         try:
             await shielded(delete(engine, entry, uid, force=True))
@@ -105,7 +113,7 @@ async def make(
 
 
 async def _reserve_and_make(
-    engine: EngineState, id: str, spec: Spec, owner: Owner, stdio: Stdio, *, launch: bool
+    engine: EngineState, id: str, spec: Spec, owner: Owner, stdio: Stdio, image: ImageRoot | None, *, launch: bool
 ) -> tuple[ContainerDir, str, Process | None]:
     kept = stdio.stdout == LOG
     durable = kept and owner != "remove"
@@ -124,6 +132,8 @@ async def _reserve_and_make(
     )
     making = _Making(engine, lease, entry, claim, record)
     try:
+        if image is not None:  # from here on nobody removes it
+            await in_thread(lambda: image.hold(entry.home))
         await _make(making, spec, stdio, ours=ours, launch=launch)
     except BaseException as error:
         making.left = error.left if isinstance(error, NotUndone) else None

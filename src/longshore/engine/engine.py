@@ -19,6 +19,8 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+import msgspec
+
 from .. import host
 from ..aio.tasks import in_thread, shielded
 from ..compute.events import Event, Gap
@@ -30,6 +32,7 @@ from ..exit_record import Cause
 from ..fs import watching
 from ..fs.files import as_store_errors
 from ..fs.trees import remove_tree
+from ..images.values import PullPolicy
 from ..machine import has_init, longshore_version
 from ..spec import Spec, SpecFields, SpecSettings, check_id
 from ..store.container_dir import ContainerDir
@@ -40,6 +43,8 @@ from . import checkpoints, create, delete, lifecycle, lookup, recovery
 from .archive import MAX_ARCHIVE
 from .arguments import check_bound, check_input, check_input_and_stdin, check_seconds, check_streams
 from .container import MAX_OUTPUT, Completed, Container, ContainerInfo, Process
+from .image_root import ImageRoot, resolve
+from .images import Images
 from .recovery import Restored
 from .state import EngineState, log
 from .subscription import subscription
@@ -82,7 +87,13 @@ class Engine:
             recovery.recover_dead_leases,
             limits,
         )
+        self._images = Images(self._state)
         self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def images(self) -> Images:
+        """The images on this machine."""
+        return self._images
 
     # opening and closing
 
@@ -180,6 +191,9 @@ class Engine:
         *,
         owner: Owner = "keep",
         stdin: int = DEVNULL,
+        pull: PullPolicy = "missing",
+        platform: str | None = None,
+        entrypoint: Sequence[str] | None = None,
         **fields: Unpack[SpecFields],
     ) -> Container:
         """Make a container; no code of it has run. What it will write goes to its log.
@@ -190,10 +204,17 @@ class Engine:
 
         The other keywords are the fields of `Spec`, which `help(longshore.Spec)` lists: `root`, `args`, `env`,
         `memory`, `mounts`, ... They are laid over `spec`, where one is given.
+
+        Where the root is an image, `pull` says when its registry is asked, as for `images.pull`; `platform` is
+        `OS/ARCH[/VARIANT]`, if not this machine's; `entrypoint` replaces the image's own, and its command. Then
+        ImageNotFound, PlatformNotFound and RegistryError may be raised, too.
         """
         chosen = Spec.of(spec, **fields)
-        container, _ = await self._make(id, chosen, owner, Stdio(stdin=stdin, stdout=LOG, stderr=LOG), launch=False)
-        return container
+        stdio = Stdio(stdin=stdin, stdout=LOG, stderr=LOG)
+        async with self._state.operation():
+            chosen, image = await self._resolve(chosen, fields, pull, platform, entrypoint)
+            container, _ = await self._make(id, chosen, owner, stdio, image, launch=False)
+            return container
 
     async def launch(
         self,
@@ -204,6 +225,9 @@ class Engine:
         stdin: int = DEVNULL,
         stdout: int = LOG,
         stderr: int = LOG,
+        pull: PullPolicy = "missing",
+        platform: str | None = None,
+        entrypoint: Sequence[str] | None = None,
         **fields: Unpack[SpecFields],
     ) -> Container:
         """Create and start. With streams other than LOG it runs for its caller: they are `container.init`'s.
@@ -213,13 +237,15 @@ class Engine:
         """
         chosen = Spec.of(spec, **fields)
         stdio = Stdio(stdin=stdin, stdout=stdout, stderr=stderr)
-        container, _ = await self._make(id, chosen, owner, stdio, launch=True)
-        return container
+        async with self._state.operation():
+            chosen, image = await self._resolve(chosen, fields, pull, platform, entrypoint)
+            container, _ = await self._make(id, chosen, owner, stdio, image, launch=True)
+            return container
 
     async def run(
         self,
         root: str | os.PathLike[str],
-        args: Sequence[str],
+        args: Sequence[str] = (),
         *,
         input: bytes | None = None,
         stdin: int = DEVNULL,
@@ -229,6 +255,9 @@ class Engine:
         check: bool = False,
         max_output: int = MAX_OUTPUT,
         name: str | None = None,
+        pull: PullPolicy = "missing",
+        platform: str | None = None,
+        entrypoint: Sequence[str] | None = None,
         **fields: Unpack[SpecSettings],
     ) -> Completed:
         """Run a command in a container of its own, collect what it writes, remove the container.
@@ -240,6 +269,10 @@ class Engine:
         What came of the command is returned also if the container cannot be removed then: that is a warning in the log
         of `longshore.engine.engine`, and tried again when the engine is closed.
 
+        Where `root` is an image, it may have a command of its own: then `args` may be left out, and otherwise take the
+        place of its default ones. `pull`, `platform` and `entrypoint` are as for `create`; `timeout` counts from when
+        the image is here.
+
         The other keywords are the fields of `Spec`, which `help(longshore.Spec)` lists: `env`, `cwd`, `user`,
         `memory`, `cpus`, `pids`, `mounts`, `network`, ...
         """
@@ -250,18 +283,27 @@ class Engine:
         stdin = check_input_and_stdin(input, stdin)
         stdio = check_streams(Stdio(stdin=stdin, stdout=stdout, stderr=stderr), log=False)
         async with self._state.operation():
+            spec, image = await self._resolve(spec, fields, pull, platform, entrypoint)
             id = name or f"run-{os.urandom(5).hex()}"
-            completed = await self._run(id, spec, stdio, input=input, timeout=timeout, max_output=max_output)
+            completed = await self._run(id, spec, stdio, image, input=input, timeout=timeout, max_output=max_output)
         if check and completed.exit.code != 0:
             raise CommandFailed(completed)
         return completed
 
     async def _run(
-        self, id: str, spec: Spec, stdio: Stdio, *, input: bytes | None, timeout: float | None, max_output: int
+        self,
+        id: str,
+        spec: Spec,
+        stdio: Stdio,
+        image: ImageRoot | None,
+        *,
+        input: bytes | None,
+        timeout: float | None,
+        max_output: int,
     ) -> Completed:
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        entry, uid, process = await create.make(self._state, id, spec, "remove", stdio, launch=True)
+        entry, uid, process = await create.make(self._state, id, spec, "remove", stdio, launch=True, image=image)
         assert process is not None
         try:
             rest = None if timeout is None else max(0.0, timeout - (loop.time() - begin))
@@ -288,11 +330,20 @@ class Engine:
             log.warning("container `%s`, whose `run` is over, is not removed yet: %s", entry.id, error)
 
     async def _make(
-        self, id: str, spec: Spec, owner: Owner, stdio: Stdio, *, launch: bool
+        self, id: str, spec: Spec, owner: Owner, stdio: Stdio, image: ImageRoot | None = None, *, launch: bool
     ) -> tuple[Container, Process | None]:
-        async with self._state.operation():
-            entry, uid, process = await create.make(self._state, id, spec, owner, stdio, launch=launch)
-            return Container(self._state, entry, uid), process
+        entry, uid, process = await create.make(self._state, id, spec, owner, stdio, launch=launch, image=image)
+        return Container(self._state, entry, uid), process
+
+    async def _resolve(
+        self,
+        spec: Spec,
+        given: Mapping[str, Any],
+        pull: PullPolicy,
+        platform: str | None,
+        entrypoint: Sequence[str] | None,
+    ) -> tuple[Spec, ImageRoot | None]:
+        return await resolve(self._images, spec, given, pull=pull, platform=platform, entrypoint=entrypoint)
 
     async def import_checkpoint(
         self,
@@ -374,13 +425,26 @@ class Engine:
         async with self._state.operation() as service:
             return await service.probe()
 
-    async def plan(self, spec: Spec | None = None, *, id: str = "example", **fields: Unpack[SpecFields]) -> Plan:
-        """What `create` or `run` would do: documents, mounts, command lines, defaults with their reasons."""
+    async def plan(
+        self,
+        spec: Spec | None = None,
+        *,
+        id: str = "example",
+        platform: str | None = None,
+        entrypoint: Sequence[str] | None = None,
+        **fields: Unpack[SpecFields],
+    ) -> Plan:
+        """What `create` or `run` would do: documents, mounts, command lines, defaults with their reasons.
+
+        Nothing is pulled: of an image that is not here, ImageNotFound says so.
+        """
         chosen = Spec.of(spec, **fields)
         async with self._state.operation() as service:
+            chosen, image = await self._resolve(chosen, fields, "never", platform, entrypoint)
             store = self._state.store
             place = ContainerDir(store, check_id(id), store.containers / id).place()
-            return await in_thread(lambda: service.plan(id, chosen, place))  # it reads files of the root
+            plan = await in_thread(lambda: service.plan(id, chosen, place))  # it reads files of the root
+            return plan if image is None else msgspec.structs.replace(plan, reasons=plan.reasons | image.reasons)
 
 
 def _remove_private(state: str, pid: int) -> None:

@@ -32,6 +32,7 @@ from .checks import (
     check_type,
     command_of,
     empty_command,
+    image_of_root,
     parse_signal,
     parse_size,
     unknown_field,
@@ -133,7 +134,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     root: str           `host` (default: an allow-list, copy-on-write view of this machine), `host:full` (all of it
                         but the store, copy-on-write: for trusted code), `rootfs:/path` (a folder, written to in
-                        place), or empty where `layers` or `oci` gives the root
+                        place), or empty where `layers` or `oci` gives the root; what is no other word is the name of
+                        an image (`python:3.12-slim`), `image:NAME` always is. What the image says of command,
+                        variables, user, cwd, stop signal and labels holds where nothing is said here
     args: list          the command; a list, never one string
     command_line: str   Windows: the command as one string, passed as it is, in place of `args`
     env: dict           variables, laid over the root's own; default none
@@ -196,11 +199,13 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         set_ = msgspec.structs.force_setattr
         set_(self, "args", check_arguments(self.args, "args"))
         set_(self, "env", check_environment(self.env, "env"))
-        if self.command_line is not None or not (self.windows and self.windows.servicing):
+        image = image_of_root(self.root)
+        has_own = image is not None and not self.args  # the image's: the engine completes the spec
+        if self.command_line is not None or not (has_own or (self.windows and self.windows.servicing)):
             check_command(self.args, self.command_line, self._oci_process())
         if self.args and not self.args[0]:
             raise empty_command()
-        if self.layers is not None and self.root:
+        if self.layers is not None and self.root and image is None:
             if self.root != "host":  # which a spec has where nothing is said; `of` knows whether it was
                 _check_only_root(self.root, "`layers`")
             else:
@@ -208,7 +213,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         kind, _, path = self.root.partition(":")
         if kind == "rootfs":
             check_path(path, "root")
-        elif self.root not in ("", "host", "host:full"):
+        elif image is None and self.root not in ("", "host", "host:full"):
             raise unknown_root(self.root)
         if not self.root and self.layers is None and self.oci is None and self.windows is None:
             raise InvalidSpec("root", "is empty", hint="host, host:full, rootfs:/path, or layers")
@@ -387,6 +392,7 @@ __all__ = [
     "check_arguments",
     "check_environment",
     "check_id",
+    "image_of_root",
     "parse_signal",
     "parse_size",
 ]

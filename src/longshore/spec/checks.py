@@ -49,7 +49,7 @@ _ELSEWHERE: Mapping[str, str] = {
     "command": "`args`: a list",
     "cmd": "`args`: a list",
     "entrypoint": "`args`: a list",
-    "image": "`root`; there are no images yet: host, host:full, rootfs:/path, or `layers`",
+    "image": "`root`",
     "rootfs": "`root`: 'rootfs:/path'",
     "network_mode": "`network`: none or host",
     "ports": "`network`: 'host'; there are no other networks yet",
@@ -294,9 +294,26 @@ def unknown_root(root: str) -> InvalidSpec:
         return InvalidSpec("root", f"{root!r} is not known", hint=f"for a root file system write rootfs:{root}")
     return InvalidSpec(
         "root",
-        f"{root!r} is not known",
-        hint="there are no images yet: a root is host, host:full, rootfs:/path, or folders as layers",
+        f"{root[:200]!r} is not known",
+        hint="a root is an image's name such as python:3.12-slim, host, host:full, rootfs:/path, or folders as layers",
     )
+
+
+IMAGE = "image:"
+"""Before the name of an image that could be taken for another word."""
+
+_IMAGE_NAME = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9_.:/@\[\]-]*")
+
+
+def image_of_root(root: str) -> str | None:
+    """Return the name of the image that a root means, as it was written; None if it is one of the other words.
+
+    Whether it is a legal name is for whoever looks the image up to say.
+    """
+    if root.startswith(IMAGE):
+        return root[len(IMAGE) :]
+    other = root.partition(":")[0] in ("", "host", "rootfs") or not _IMAGE_NAME.fullmatch(root)
+    return None if other else root
 
 
 def check_path(value: str, field: str, *, inside: bool = False) -> str:

@@ -21,6 +21,7 @@ from ..compute.limits import USUAL
 from ..compute.values import DEVNULL, LOG, PIPE
 from ..engine import container as _container
 from ..engine import engine as _engine
+from ..engine import images as _images
 from ..engine import output as _output
 from ..engine import process as _process
 from ..engine.archive import MAX_ARCHIVE
@@ -29,7 +30,7 @@ from .streams import AHEAD, BlockingEngine, BlockingProxy, ClosingIterator, Read
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
     from typing import Any, Self
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ..engine.container import Completed, ContainerInfo
     from ..engine.recovery import Restored
     from ..errors import LongshoreError
+    from ..images.values import HistoryEntry, Image, Pruned, PullPolicy, PullProgress
     from ..logs.reader import LogGap, LogRecord, Stream
     from ..spec import Spec, SpecFields, SpecSettings
     from ..store.journal import Event, Gap
@@ -445,6 +447,95 @@ class Container(BlockingProxy[_container.Container]):
         self._call(self._inner.delete(force=force))
 
 
+class Images(BlockingProxy[_images.Images]):
+    """The images on this machine: `engine.images`. They are in the state directory, for all engines that use it."""
+
+    def pull(
+        self,
+        name: str,
+        *,
+        platform: str | None = None,
+        policy: PullPolicy = "always",
+        credentials: tuple[str, str] | None = None,
+        insecure: bool = False,
+        progress: Callable[[PullProgress], None] | None = None,
+    ) -> Image:
+        """Fetch an image from its registry, as far as it is not here.
+
+        `platform` (None: this machine's) is `OS/ARCH[/VARIANT]`. `policy` says when the registry is asked: `always`;
+        `missing`, if the image is not here; `newer`, always, but one that cannot be reached is no error if the image is
+        here; `never`. `credentials` are user and password (None: those of `longshore login`, podman and docker).
+        `insecure` takes a registry without TLS, or with a certificate that nobody vouches for. `progress` is called in
+        the event loop with how far each layer is.
+
+        Raises: ImageNotFound; PlatformNotFound; RegistryAuthError, RegistryUnreachable, RegistryError; InvalidImage;
+        NotSupported; InvalidSpec; StoreError.
+        If cancelled: nothing of it is in use; the next pull goes on with what was received.
+        """
+        return self._call(
+            self._inner.pull(
+                name, platform=platform, policy=policy, credentials=credentials, insecure=insecure, progress=progress
+            )
+        )
+
+    def get(self, name: str, *, platform: str | None = None) -> Image:
+        """Return the image of a name, a digest, an id, or the beginning of an id of at least 12 digits.
+
+        A name means exactly itself (with `latest` where it has no tag). Where it stands for several platforms, the
+        image is the one for `platform` (None: this machine's, or else whichever is here).
+        Raises: ImageNotFound; PlatformNotFound; InvalidSpec.
+        """
+        return self._call(self._inner.get(name, platform=platform))
+
+    def exists(self, name: str) -> bool:
+        """Return whether `get` would find an image. Raises: InvalidSpec."""
+        return self._call(self._inner.exists(name))
+
+    def tag(self, source: str, name: str) -> None:
+        """Give an image a further name: `source` is what `get` takes. What had the name before loses it.
+
+        Raises: ImageNotFound; InvalidSpec; StoreError.
+        """
+        self._call(self._inner.tag(source, name))
+
+    def remove(self, name: str, *, force: bool = False) -> list[str]:
+        """Take a name away; and the image, if that was its last one and no container uses it.
+
+        An id or a digest means the image with all its names: with more than one, only by `force`. What containers use
+        stays until they are gone. Returns what went: the names, then the digests of images.
+        Raises: ImageNotFound; InvalidSpec; StoreError.
+        """
+        return self._call(self._inner.remove(name, force=force))
+
+    def prune(
+        self,
+        *,
+        all: bool = False,
+        blobs: bool = False,
+        until: datetime | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Pruned:
+        """Remove images without a name that no container uses; with `all`, those with a name, too.
+
+        With them goes what nothing needs any more, and what pulls that were killed have left. `until` spares images
+        that were added later; `labels`, those without all of these. With `blobs`, the compressed layers of all images
+        go as well: a push then needs a registry that has them.
+        Raises: StoreError.
+        """
+        return self._call(self._inner.prune(all=all, blobs=blobs, until=until, labels=labels))
+
+    def history(self, name: str) -> Sequence[HistoryEntry]:
+        """Return the steps in the making of an image, as far as it tells them, the first one first.
+
+        Raises: ImageNotFound; InvalidSpec; StoreError.
+        """
+        return self._call(self._inner.history(name))
+
+    def list(self) -> Sequence[Image]:
+        """Return all images of this machine, one entry for each, the youngest first."""
+        return self._call(self._inner.list())
+
+
 class Engine(BlockingEngine):
     """Finds, creates and lists the containers of this machine. `with` it, or `close` it.
 
@@ -466,6 +557,11 @@ class Engine(BlockingEngine):
     ) -> None:
         super().__init__(_engine.Engine(service, state=state, runtime=runtime, limits=limits))
 
+    @property
+    def images(self) -> Images:
+        """The images on this machine."""
+        return Images._of(self._loop, self._inner.images)
+
     def close(self, grace: float = 10) -> None:
         """End what is this engine's to end, within `grace` seconds of asking; shielded, idempotent."""
         self._close(grace)
@@ -477,6 +573,9 @@ class Engine(BlockingEngine):
         *,
         owner: Owner = "keep",
         stdin: int = DEVNULL,
+        pull: PullPolicy = "missing",
+        platform: str | None = None,
+        entrypoint: Sequence[str] | None = None,
         **fields: Unpack[SpecFields],
     ) -> Container:
         """Make a container; no code of it has run. What it will write goes to its log.
@@ -487,8 +586,19 @@ class Engine(BlockingEngine):
 
         The other keywords are the fields of `Spec`, which `help(longshore.Spec)` lists: `root`, `args`, `env`,
         `memory`, `mounts`, ... They are laid over `spec`, where one is given.
+
+        Where the root is an image, `pull` says when its registry is asked, as for `images.pull`; `platform` is
+        `OS/ARCH[/VARIANT]`, if not this machine's; `entrypoint` replaces the image's own, and its command. Then
+        ImageNotFound, PlatformNotFound and RegistryError may be raised, too.
         """
-        return Container._of(self._loop, self._call(self._inner.create(id, spec, owner=owner, stdin=stdin, **fields)))
+        return Container._of(
+            self._loop,
+            self._call(
+                self._inner.create(
+                    id, spec, owner=owner, stdin=stdin, pull=pull, platform=platform, entrypoint=entrypoint, **fields
+                )
+            ),
+        )
 
     def launch(
         self,
@@ -499,6 +609,9 @@ class Engine(BlockingEngine):
         stdin: int = DEVNULL,
         stdout: int = LOG,
         stderr: int = LOG,
+        pull: PullPolicy = "missing",
+        platform: str | None = None,
+        entrypoint: Sequence[str] | None = None,
         **fields: Unpack[SpecFields],
     ) -> Container:
         """Create and start. With streams other than LOG it runs for its caller: they are `container.init`'s.
@@ -508,13 +621,26 @@ class Engine(BlockingEngine):
         """
         return Container._of(
             self._loop,
-            self._call(self._inner.launch(id, spec, owner=owner, stdin=stdin, stdout=stdout, stderr=stderr, **fields)),
+            self._call(
+                self._inner.launch(
+                    id,
+                    spec,
+                    owner=owner,
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    pull=pull,
+                    platform=platform,
+                    entrypoint=entrypoint,
+                    **fields,
+                )
+            ),
         )
 
     def run(
         self,
         root: str | os.PathLike[str],
-        args: Sequence[str],
+        args: Sequence[str] = (),
         *,
         input: bytes | None = None,
         stdin: int = DEVNULL,
@@ -524,6 +650,9 @@ class Engine(BlockingEngine):
         check: bool = False,
         max_output: int = MAX_OUTPUT,
         name: str | None = None,
+        pull: PullPolicy = "missing",
+        platform: str | None = None,
+        entrypoint: Sequence[str] | None = None,
         **fields: Unpack[SpecSettings],
     ) -> Completed:
         """Run a command in a container of its own, collect what it writes, remove the container.
@@ -534,6 +663,10 @@ class Engine(BlockingEngine):
 
         What came of the command is returned also if the container cannot be removed then: that is a warning in the log
         of `longshore.engine.engine`, and tried again when the engine is closed.
+
+        Where `root` is an image, it may have a command of its own: then `args` may be left out, and otherwise take the
+        place of its default ones. `pull`, `platform` and `entrypoint` are as for `create`; `timeout` counts from when
+        the image is here.
 
         The other keywords are the fields of `Spec`, which `help(longshore.Spec)` lists: `env`, `cwd`, `user`,
         `memory`, `cpus`, `pids`, `mounts`, `network`, ...
@@ -550,6 +683,9 @@ class Engine(BlockingEngine):
                 check=check,
                 max_output=max_output,
                 name=name,
+                pull=pull,
+                platform=platform,
+                entrypoint=entrypoint,
                 **fields,
             )
         )
@@ -608,14 +744,25 @@ class Engine(BlockingEngine):
         """What works on this host, and why the rest does not."""
         return self._call(self._inner.features())
 
-    def plan(self, spec: Spec | None = None, *, id: str = "example", **fields: Unpack[SpecFields]) -> Plan:
-        """What `create` or `run` would do: documents, mounts, command lines, defaults with their reasons."""
-        return self._call(self._inner.plan(spec, id=id, **fields))
+    def plan(
+        self,
+        spec: Spec | None = None,
+        *,
+        id: str = "example",
+        platform: str | None = None,
+        entrypoint: Sequence[str] | None = None,
+        **fields: Unpack[SpecFields],
+    ) -> Plan:
+        """What `create` or `run` would do: documents, mounts, command lines, defaults with their reasons.
+
+        Nothing is pulled: of an image that is not here, ImageNotFound says so.
+        """
+        return self._call(self._inner.plan(spec, id=id, platform=platform, entrypoint=entrypoint, **fields))
 
 
 def run(
     root: str | os.PathLike[str],
-    args: Sequence[str],
+    args: Sequence[str] = (),
     *,
     input: bytes | None = None,
     stdin: int = DEVNULL,
@@ -625,6 +772,9 @@ def run(
     check: bool = False,
     max_output: int = MAX_OUTPUT,
     name: str | None = None,
+    pull: PullPolicy = "missing",
+    platform: str | None = None,
+    entrypoint: Sequence[str] | None = None,
     service: ComputeService | None = None,
     state: str | os.PathLike[str] | None = None,
     runtime: str | None = None,
@@ -639,6 +789,10 @@ def run(
 
     What came of the command is returned also if the container cannot be removed then: that is a warning in the log
     of `longshore.engine.engine`, and tried again when the engine is closed.
+
+    Where `root` is an image, it may have a command of its own: then `args` may be left out, and otherwise take the
+    place of its default ones. `pull`, `platform` and `entrypoint` are as for `create`; `timeout` counts from when
+    the image is here.
 
     The other keywords are the fields of `Spec`, which `help(longshore.Spec)` lists: `env`, `cwd`, `user`,
     `memory`, `cpus`, `pids`, `mounts`, `network`, ...
@@ -658,8 +812,11 @@ def run(
             check=check,
             max_output=max_output,
             name=name,
+            pull=pull,
+            platform=platform,
+            entrypoint=entrypoint,
             **fields,
         )
 
 
-__all__ = ["Attachment", "ClosingIterator", "Container", "Engine", "Process", "Reader", "Writer", "run"]
+__all__ = ["Attachment", "ClosingIterator", "Container", "Engine", "Images", "Process", "Reader", "Writer", "run"]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ...errors import InvalidSpec, NotSupported, ServiceError
-from ...spec import Endpoints, ProcessSpec, Resources, Security, Spec, WindowsOptions
+from ...spec import Endpoints, ProcessSpec, Resources, Security, Spec, WindowsOptions, image_of_root
 from . import command_line, foreign_document
 from .documents import (
     AssignedDevice,
@@ -177,7 +177,8 @@ def _volume(spec: Spec, document: foreign_document.GivenConfig) -> str:
     if spec.root == "host:full" or spec.show:
         raise NotSupported("a `host` root", "Windows containers are made of layers", hint="give `layers`")
     field, path = "root", spec.root.removeprefix("rootfs:")
-    if spec.root in ("", "host"):  # `host` is what a spec has where nothing is said
+    # `host` is what a spec has where nothing is said; an image's folders are in `layers`
+    if spec.root in ("", "host") or image_of_root(spec.root) is not None:
         field, path = "oci.root.path", document.root.path if document.root is not None else ""
     if not path:
         return ""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ...aio.tasks import in_thread
+from ..locks import Stop
 from .interrupts import Interrupt
 
 T = TypeVar("T")
@@ -15,7 +16,7 @@ ENDING = 15.0
 """Seconds that a cancelled call may take to end; only the look-up of an address can take as long."""
 
 
-async def call(work: Callable[[], T], interrupt: Interrupt, name: str = "longshore-registry") -> T:
+async def call(work: Callable[[], T], interrupt: Interrupt | Stop, name: str = "longshore-registry") -> T:
     """Run blocking work in a thread, and return its result. `interrupt` is the one that its connections obey.
 
     If cancelled: the work is interrupted, and has ended when the cancellation is raised. A look-up of an address cannot

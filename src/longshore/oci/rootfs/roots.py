@@ -12,7 +12,7 @@ import msgspec
 
 from ...compute.values import Place
 from ...errors import InvalidSpec
-from ...spec import Spec
+from ...spec import Spec, image_of_root
 from ..documents import MountEntry
 from . import host_view
 from .host_view import HostInside
@@ -286,7 +286,8 @@ def _layers(place: Place, spec: Spec, hidden: Hidden, *, flags: int) -> RootPlan
     layers = spec.layers
     assert layers is not None
     check_parents(layers.parents)
-    for index, path in enumerate(layers.parents):
+    image = image_of_root(spec.root)
+    for index, path in enumerate(layers.parents if image is None else []):  # an image's are in the store
         hidden.check(path, f"layers.parents[{index}]")
     scratch = str(place.data / "scratch")
     upper = work = None
@@ -314,7 +315,8 @@ def _layers(place: Place, spec: Spec, hidden: Hidden, *, flags: int) -> RootPlan
         inside=Stack([overlay.upper_path, *overlay.lowers]),
         before=[overlay],
         reasons={
-            "root": f"{len(layers.parents)} layers under "
+            "root": (f"image {image}: " if image is not None else "")
+            + f"{len(layers.parents)} layers under "
             + ("the scratch folder given" if upper else "a scratch folder that goes with the container")
         },
     )

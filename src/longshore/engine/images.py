@@ -1,0 +1,282 @@
+"""The images of an engine: what `engine.images` is. The store and the registries are opened when they are first needed.
+
+What is done stands in `longshore.images`; here are the checks of what users give, and the threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..aio.tasks import in_thread, shielded
+from ..errors import ImageNotFound, InvalidSpec
+from ..images.values import HistoryEntry, Image, Pruned, PullPolicy, PullProgress
+from .arguments import check_since
+from .state import EngineState
+
+if TYPE_CHECKING:
+    from ..images.names import ImageName
+    from ..images.records import ImageRecord
+    from ..images.store import ImageStore
+    from ..images.transfer.registries import Registries
+
+T = TypeVar("T")
+
+
+class Images:
+    """The images on this machine: `engine.images`. They are in the state directory, for all engines that use it."""
+
+    def __init__(self, engine: EngineState) -> None:
+        self._state = engine
+        self._store: ImageStore | None = None
+        self._known: Registries | None = None
+
+    async def pull(
+        self,
+        name: str,
+        *,
+        platform: str | None = None,
+        policy: PullPolicy = "always",
+        credentials: tuple[str, str] | None = None,
+        insecure: bool = False,
+        progress: Callable[[PullProgress], None] | None = None,
+    ) -> Image:
+        """Fetch an image from its registry, as far as it is not here.
+
+        `platform` (None: this machine's) is `OS/ARCH[/VARIANT]`. `policy` says when the registry is asked: `always`;
+        `missing`, if the image is not here; `newer`, always, but one that cannot be reached is no error if the image is
+        here; `never`. `credentials` are user and password (None: those of `longshore login`, podman and docker).
+        `insecure` takes a registry without TLS, or with a certificate that nobody vouches for. `progress` is called in
+        the event loop with how far each layer is.
+
+        Raises: ImageNotFound; PlatformNotFound; RegistryAuthError, RegistryUnreachable, RegistryError; InvalidImage;
+        NotSupported; InvalidSpec; StoreError.
+        If cancelled: nothing of it is in use; the next pull goes on with what was received.
+        """
+        async with self._state.operation():
+            record = await self._pull(
+                name,
+                platform=platform,
+                policy=policy,
+                credentials=credentials,
+                insecure=insecure,
+                progress=progress,
+            )
+            return await self._describe(record)
+
+    async def get(self, name: str, *, platform: str | None = None) -> Image:
+        """Return the image of a name, a digest, an id, or the beginning of an id of at least 12 digits.
+
+        A name means exactly itself (with `latest` where it has no tag). Where it stands for several platforms, the
+        image is the one for `platform` (None: this machine's, or else whichever is here).
+        Raises: ImageNotFound; PlatformNotFound; InvalidSpec.
+        """
+        async with self._state.operation():
+            return await self._describe(await self._find(name, platform))
+
+    async def exists(self, name: str) -> bool:
+        """Return whether `get` would find an image. Raises: InvalidSpec."""
+        async with self._state.operation():
+            try:
+                await self._find(name, None)
+            except ImageNotFound:
+                return False
+            return True
+
+    async def tag(self, source: str, name: str) -> None:
+        """Give an image a further name: `source` is what `get` takes. What had the name before loses it.
+
+        Raises: ImageNotFound; InvalidSpec; StoreError.
+        """
+        async with self._state.operation():
+            target = self._parsed(name, "name")
+            if target.digest:
+                raise InvalidSpec("name", f"{name[:200]!r} has a digest, which cannot be given", hint="give a tag")
+            given = self._name(source)
+            store = await self._opened()
+            await in_thread(lambda: _tag(store, source, given, target))
+
+    async def remove(self, name: str, *, force: bool = False) -> list[str]:
+        """Take a name away; and the image, if that was its last one and no container uses it.
+
+        An id or a digest means the image with all its names: with more than one, only by `force`. What containers use
+        stays until they are gone. Returns what went: the names, then the digests of images.
+        Raises: ImageNotFound; InvalidSpec; StoreError.
+        """
+        async with self._state.operation():
+            given = self._name(name)
+            store = await self._opened()
+            return await shielded(in_thread(lambda: _remove(store, name, given, force=force)))
+
+    async def prune(
+        self,
+        *,
+        all: bool = False,
+        blobs: bool = False,
+        until: datetime | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Pruned:
+        """Remove images without a name that no container uses; with `all`, those with a name, too.
+
+        With them goes what nothing needs any more, and what pulls that were killed have left. `until` spares images
+        that were added later; `labels`, those without all of these. With `blobs`, the compressed layers of all images
+        go as well: a push then needs a registry that has them.
+        Raises: StoreError.
+        """
+        moment = check_since(until, "until")
+        wanted = dict(labels or {})
+        async with self._state.operation():
+            from ..images import collect, lookup
+
+            store = await self._opened()
+
+            def matching(record: ImageRecord) -> bool:
+                young = moment is not None and record.added > moment
+                return not young and wanted.items() <= record.labels.items()
+
+            removed = await shielded(in_thread(lambda: collect.prune(store, all=all, blobs=blobs, matching=matching)))
+            names = [lookup.familiar(name) for name in removed.names]
+            return Pruned(names=names, images=removed.images, bytes=removed.size)
+
+    async def history(self, name: str) -> Sequence[HistoryEntry]:
+        """Return the steps in the making of an image, as far as it tells them, the first one first.
+
+        Raises: ImageNotFound; InvalidSpec; StoreError.
+        """
+        async with self._state.operation():
+            from ..images import lookup
+
+            record = await self._find(name, None)
+            store = await self._opened()
+            return await in_thread(lambda: lookup.history(store, record))
+
+    async def list(self) -> Sequence[Image]:
+        """Return all images of this machine, one entry for each, the youngest first."""
+        async with self._state.operation():
+            from ..images import lookup
+
+            store = await self._opened()
+
+            def read() -> Sequence[Image]:
+                records = sorted(store.read_records(), key=lambda record: record.added, reverse=True)
+                return lookup.describe(store, records, records)
+
+            return await in_thread(read)
+
+    # what the engine calls
+
+    async def _opened(self) -> ImageStore:
+        if self._store is None:
+            from ..images.store import ImageStore
+
+            store = ImageStore(self._state.store)
+            await in_thread(store.open)
+            self._store = store
+        return self._store
+
+    async def _registries(self) -> Registries:
+        if self._known is None:
+            from ..images.transfer.registries import Registries
+
+            self._known = await in_thread(lambda: Registries.of_this_machine(os.environ))
+        return self._known
+
+    async def _pull(
+        self,
+        name: str,
+        *,
+        platform: str | None = None,
+        policy: PullPolicy = "always",
+        credentials: tuple[str, str] | None = None,
+        insecure: bool = False,
+        progress: Callable[[PullProgress], None] | None = None,
+        field: str = "image",
+    ) -> ImageRecord:
+        from ..images.selection import wanted_platform
+        from ..images.transfer.present import PullRequest, pulled
+        from .image_root import check_policy
+
+        check_policy(policy, "policy")
+        wanted = wanted_platform(platform)
+        request = PullRequest(
+            name=self._parsed(name, field), shown=name, wanted=wanted, policy=policy, insecure=insecure or None
+        )
+        store = await self._opened()
+        return await pulled(store, self._registries, request, credentials, progress)
+
+    async def _find(self, name: str, platform: str | None) -> ImageRecord:
+        from ..images import lookup
+        from ..images.platforms import parse_platform
+
+        given = self._name(name)
+        wanted = None if platform is None else parse_platform(platform)
+        store = await self._opened()
+        return await in_thread(lambda: lookup.find(store, name, given, wanted))
+
+    async def _describe(self, record: ImageRecord) -> Image:
+        from ..images import lookup
+
+        store = await self._opened()
+        return await in_thread(lambda: lookup.describe(store, [record], store.read_records())[0])
+
+    def _parsed(self, text: Any, field: str) -> ImageName:
+        """What a user wrote as a whole name, by way of an alias of this machine."""
+        from ..images.names import ImageName
+
+        return ImageName.parse(text, field)
+
+    def _name(self, text: Any) -> ImageName | None:
+        """The same; None for what can only be an id."""
+        from ..images.names import ImageName
+
+        if not isinstance(text, str) or not text:
+            return ImageName.parse(text)  # which says what is wrong
+        try:
+            return self._parsed(text, "image")
+        except InvalidSpec:
+            from ..images.digests import id_prefix, is_digest
+
+            if id_prefix(text) is None and not is_digest(text):
+                raise
+            return None
+
+
+def _tag(store: ImageStore, source: str, given: ImageName | None, target: ImageName) -> None:
+    from datetime import UTC, datetime
+
+    from ..images import lookup
+    from ..images.records import NameRecord
+    from ..store.records import VERSION
+
+    with store.using():
+        record = lookup.find(store, source, given, None)
+        meant = lookup.name_records(store, given) if given is not None else None
+        digest, media_type = (
+            (meant.digest, meant.media_type) if meant is not None else (record.digest, record.media_type)
+        )
+        store.write_name(
+            NameRecord(
+                version=VERSION, name=str(target), digest=digest, media_type=media_type, updated=datetime.now(UTC)
+            )
+        )
+
+
+def _remove(store: ImageStore, text: str, given: ImageName | None, *, force: bool) -> list[str]:
+    from ..images import collect, lookup
+
+    meant = store.read_name(str(given.with_digest(given.digest) if given.digest else given)) if given else None
+    if meant is not None:
+        removed = collect.remove(store, [meant.name])
+    else:
+        record = lookup.find(store, text, given, None)
+        names = lookup.names_by_image(store).get(record.digest, [])
+        if len(names) > 1 and not force:
+            raise InvalidSpec(
+                "image",
+                f"{text[:80]!r} has {len(names)} names: {', '.join(names[:5])}",
+                hint="name one, or use `force`",
+            )
+        removed = collect.remove(store, [], [record.digest])
+    return [*map(lookup.familiar, removed.names), *removed.images]
