@@ -81,8 +81,11 @@ def test_an_illegal_id_is_refused(longshore: Longshore, name: str) -> None:
         (["rootfs:/nonexistent", "--", "true"], r"root"),
         (["rootfs:relative", "--", "true"], r"root: cannot use /.*/relative: no such file"),
         (["rootfs:", "--", "true"], r"root: is empty"),
-        (["image:latest", "--", "true"], r"root: 'image:latest' is not known(?s:.*)hint: there are no images yet"),
-        (["alpine", "--", "true"], r"(?s)hint: there are no images yet: a root is host, host:full, rootfs:/path"),
+        (
+            ["image:Latest", "--", "true"],
+            r"root: 'Latest' is not an image's name: a repository is written in lower case",
+        ),
+        (["a b", "--", "true"], r"(?s)root: 'a b' is not known.*hint: a root is an image's name such as"),
         (["-p", "80:80", *HOST], r"(?s)no option `-p`.*hint: there are no networks yet"),
         (["--entrypoint", "sh", *HOST], r"(?s)no option `--entrypoint`.*hint: there is none: what follows ROOT"),
         (["--shm-size", "1g", *HOST], r"(?s)no option `--shm-size`.*hint: use --tmpfs /dev/shm:size="),

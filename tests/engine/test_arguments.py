@@ -245,9 +245,14 @@ async def test_without_a_command_it_is_said_how_to_write_one(engine: Engine, arg
         assert "args=['sh', '-c', ...]" in caught.value.hint
 
 
-async def test_a_root_that_is_an_image_is_told_what_roots_there_are(engine: Engine) -> None:
-    error = await refused(engine.run("alpine", ["true"]), "root")
-    assert error.hint == "there are no images yet: a root is host, host:full, rootfs:/path, or folders as layers"
+async def test_a_root_that_is_none_is_told_what_roots_there_are(engine: Engine) -> None:
+    for root in ("a b", "host:ful"):
+        error = await refused(engine.run(root, ["true"]), "root")
+        assert error.hint is not None
+        assert error.hint.startswith(
+            "a root is an image's name such as python:3.12-slim, host, host:full, rootfs:/path"
+        )
+    assert "lower case" in (await refused(engine.run("Alpine", ["true"]), "root")).problem
     assert (await refused(engine.run("/srv/x", ["true"]), "root")).hint == "for a root file system write rootfs:/srv/x"
     assert "host:full" in ((await refused(engine.run("/", ["true"]), "root")).hint or "")
 
