@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from longshore.hcs.streams.reader import PromptReader
+from longshore.aio.streams import PushReader
 
 
 async def turn() -> None:
@@ -16,7 +16,7 @@ async def turn() -> None:
 
 
 async def test_what_comes_while_somebody_waits_is_handed_over_as_it_is() -> None:
-    reader = PromptReader()
+    reader = PushReader()
     waiting = asyncio.ensure_future(reader.read(100))
     await turn()
     data = b"piece"
@@ -25,7 +25,7 @@ async def test_what_comes_while_somebody_waits_is_handed_over_as_it_is() -> None
 
 
 async def test_more_than_was_asked_for_is_kept_for_the_next() -> None:
-    reader = PromptReader()
+    reader = PushReader()
     waiting = asyncio.ensure_future(reader.read(3))
     await turn()
     reader.feed_data(b"abcdef")
@@ -38,7 +38,7 @@ async def test_more_than_was_asked_for_is_kept_for_the_next() -> None:
 
 
 async def test_who_stops_waiting_just_when_it_comes_loses_nothing() -> None:
-    reader = PromptReader()
+    reader = PushReader()
     waiting = asyncio.ensure_future(reader.read(100))
     await turn()
     reader.feed_data(b"one ")
@@ -51,12 +51,12 @@ async def test_who_stops_waiting_just_when_it_comes_loses_nothing() -> None:
 
 
 async def test_the_end_and_a_failure_wake_who_waits() -> None:
-    acts: list[tuple[Callable[[PromptReader], None], object]] = [
+    acts: list[tuple[Callable[[PushReader], None], object]] = [
         (lambda reader: reader.feed_eof(), b""),
         (lambda reader: reader.set_exception(OSError("gone")), OSError),
     ]
     for act, expected in acts:
-        reader = PromptReader()
+        reader = PushReader()
         waiting = asyncio.ensure_future(reader.read(100))
         await turn()
         act(reader)
@@ -70,7 +70,7 @@ async def test_the_end_and_a_failure_wake_who_waits() -> None:
 @pytest.mark.parametrize("seed", range(20))
 async def test_a_stream_read_in_every_way_arrives_whole(seed: int) -> None:
     chance = random.Random(seed)
-    reader = PromptReader(limit=1 << 10)
+    reader = PushReader(limit=1 << 10)
     sent, got = bytearray(), bytearray()
 
     async def feed() -> None:

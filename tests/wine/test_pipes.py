@@ -14,8 +14,8 @@ import pytest
 import pytest_asyncio
 
 from longshore import Engine
+from longshore.aio.streams import WriteProtocol
 from longshore.hcs.streams.pipes import WindowsPipes
-from longshore.hcs.streams.stdio import InputProtocol
 
 from ..hcs.wine_double import BUILT
 from .conftest import LAYERS
@@ -37,7 +37,7 @@ class Input:
         path = rf"\\.\pipe\longshore-test-{os.getpid()}-{name}"
         self.handle = self._winapi.CreateNamedPipe(path, OUTBOUND | OVERLAPPED, 0, 1, BUFFER, BUFFER, 0, 0)
         self._end: int | None = self._winapi.CreateFile(path, GENERIC_READ, 0, 0, OPEN_EXISTING, 0, 0)
-        self.protocol = InputProtocol(asyncio.StreamReader(), loop=asyncio.get_running_loop())
+        self.protocol = WriteProtocol()
 
     async def connect(self) -> asyncio.StreamWriter:
         transport = await WindowsPipes().writer(self.handle, self.protocol)

@@ -13,8 +13,8 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from ..aio.streams import WriteEnd, WriteProtocol, writer_of
 from ..fs.files import open_file, replace_open
 
 PIPE_SIZE = 1 << 16  # bytes that an input holds, and that a reader holds before the program has to wait
@@ -93,9 +93,6 @@ class PipeOutput(Output, asyncio.ReadTransport):
 
     def is_closing(self) -> bool:
         return self._ended
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
 
 
 class DescriptorOutput(Output):
@@ -299,14 +296,15 @@ class Input:
 
     def open_writer(self) -> asyncio.StreamWriter:
         """A StreamWriter of the caller's that feeds this input."""
-        loop = asyncio.get_running_loop()
-        protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), loop=loop)
-        transport = InputTransport(self, protocol, loop)
+        return writer_of(self._open_end)
+
+    def _open_end(self, protocol: WriteProtocol) -> InputTransport:
+        transport = InputTransport(self, protocol)
         if self._broken:
             transport.lost()
         else:
             self._writers.add(transport)
-        return asyncio.StreamWriter(transport, protocol, None, loop)
+        return transport
 
     def forget(self, writer: InputTransport) -> None:
         """One that wrote to it has let go."""
@@ -337,34 +335,26 @@ class DescriptorInput(Input):
             self._fd = -1
 
 
-class InputTransport(asyncio.WriteTransport):
-    """The caller's end of an input. Closing it is the end of input, except at a terminal."""
+class InputTransport(WriteEnd):
+    """The caller's end of an input. At a terminal, closing it is not the end of input."""
 
-    def __init__(self, input: Input, protocol: asyncio.StreamReaderProtocol, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
+    def __init__(self, input: Input, protocol: WriteProtocol) -> None:
+        super().__init__(protocol)
         self._input = input
-        self._protocol = protocol
-        self._loop = loop
-        self._closing = False
-        self._paused = False
-        protocol.connection_made(self)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._closing or not data:
             return
         self._input.feed(bytes(data))
-        if self._input.full and not self._paused:
-            self._paused = True
-            self._protocol.pause_writing()
+        if self._input.full:
+            self._set_full(True)
 
     def room(self) -> None:
-        """The program has read: there is room again."""
-        if self._paused:
-            self._paused = False
-            self._protocol.resume_writing()
+        """Let the writer continue: the program has read."""
+        self._set_full(False)
 
     def lost(self, *, eof: bool = False) -> None:
-        """Nobody reads it any more, or nobody will write."""
+        """Close it, because the program reads no more, or the caller writes no more (`eof`)."""
         if self._closing:
             return
         self._closing = True
@@ -379,20 +369,8 @@ class InputTransport(asyncio.WriteTransport):
     def abort(self) -> None:
         self.lost(eof=True)
 
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        self.close()
-
-    def is_closing(self) -> bool:
-        return self._closing
-
     def get_write_buffer_size(self) -> int:
         return self._input._size
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
 
 
 async def _ready(fd: int, *, writing: bool) -> None:

@@ -23,15 +23,14 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
+from ...aio.streams import PushReader, WriteProtocol
 from ...compute.values import DEVNULL, INHERIT, LOG, PIPE, STDOUT, Stdio, Streams
 from ...errors import InvalidSpec
 from ..dll.calls import Handle, Threads
 from .pipes import Pipes
-from .reader import PromptReader
 
 log = logging.getLogger("longshore.hcs")
 
-LIMIT = 1 << 20  # what a reader holds before it lets the pipe fill: the program then waits, nobody else
 CHUNK = 1 << 18
 LATE_OUTPUT = 1.0  # seconds of silence after which no more is to come from a system that has ended
 COPY_LIMIT = 5.0  # seconds that copying to descriptors may hold up the end of a process that is ended by force
@@ -126,7 +125,7 @@ class Feed(asyncio.ReadTransport):
 
     def __init__(self, count: int = 1) -> None:
         super().__init__()
-        self.stream = PromptReader(limit=LIMIT)
+        self.stream = PushReader()
         self.stream.set_transport(self)
         self._open = count
         self._outputs: list[OutputPipe] = []
@@ -186,19 +185,6 @@ class InputWriter(asyncio.StreamWriter):
 
     def write_eof(self) -> None:
         self.close()
-
-
-class InputProtocol(asyncio.StreamReaderProtocol):
-    """Flow control for the writer; `lost` is done when the pipe is closed, from whichever side."""
-
-    def __init__(self, reader: asyncio.StreamReader, *, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(reader, loop=loop)
-        self.lost: asyncio.Future[None] = loop.create_future()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if not self.lost.done():
-            self.lost.set_result(None)
 
 
 def _abort(transport: Any) -> None:
@@ -323,11 +309,10 @@ class Wiring:
         handle, target = left.pop("stdin"), self._stdio.stdin
         if not handle:
             return
-        loop = asyncio.get_running_loop()
-        protocol = InputProtocol(asyncio.StreamReader(loop=loop), loop=loop)  # nothing is ever read
+        protocol = WriteProtocol()
         transport = await self._pipes.writer(handle, protocol)
         self._watch(protocol.lost)
-        self.input = InputWriter(transport, protocol, None, loop)
+        self.input = InputWriter(transport, protocol, None, asyncio.get_running_loop())
         if target == PIPE or self._terminal:
             self.streams.stdin = self.input
         elif target not in (DEVNULL, LOG):

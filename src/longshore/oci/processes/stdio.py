@@ -11,6 +11,7 @@ import termios
 from contextlib import suppress
 from typing import Any
 
+from ...aio.streams import PullReader, WriteProtocol
 from ...compute.values import DEVNULL, INHERIT, PIPE, STDOUT, Stdio, Streams
 from ...errors import InvalidSpec
 from ...fs.standard_descriptors import is_of_loop
@@ -20,74 +21,32 @@ from .relay import PATIENCE, Relay, check_given, is_same, waiting
 PIPE_SIZE = 1 << 20  # fewer wakeups on a fast stream; the kernel's usual bound for users, too
 CHUNK = 1 << 16  # of a read: larger pieces leave the processor's cache, and the allocator maps each anew
 LAST_LIMIT = 1.0  # seconds until what a runtime wrote to a terminal before it ended has come through
-TURNS = 16  # pieces that go to one caller before others run
 FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # everywhere the same (syscalls(2))
-LIMIT = 1 << 20  # what a reader holds before it lets the pipe fill: the program then waits, nobody else
-
-
-class PipeStream(asyncio.StreamReader):
-    """A StreamReader whose `read(n)` takes what is in the pipe straight to the caller, past the buffer.
-
-    The buffer costs two copies of every byte and a turn of the loop for every piece. It is there for what needs it:
-    lines, exact counts, and what is left when the process has ended.
-    """
-
-    def __init__(self, pipe: PipeReader, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(limit=LIMIT, loop=loop)
-        self._pipe = pipe
-        self._turns = 0
-
-    async def read(self, n: int = -1) -> bytes:
-        if n <= 0:
-            self._pipe.fill()
-            return await super().read(n)
-        while not self._buffer and not self._eof and self._exception is None:  # type: ignore[attr-defined]
-            data = self._pipe.take(min(n, CHUNK))
-            if data is None:
-                await self._pipe.readable()
-            elif data:
-                self._turns += 1
-                if self._turns % TURNS == 0:
-                    await asyncio.sleep(0)  # a fast stream does not keep others from running
-                return data
-        return await super().read(n)
-
-    async def readline(self) -> bytes:
-        self._pipe.fill()
-        return await super().readline()
-
-    async def readuntil(self, separator: bytes = b"\n") -> bytes:  # type: ignore[override]
-        self._pipe.fill()
-        return await super().readuntil(separator)
-
-    async def readexactly(self, n: int) -> bytes:
-        self._pipe.fill()
-        return await super().readexactly(n)
 
 
 class PipeReader(asyncio.ReadTransport):
-    """The read end of a pipe or terminal, with a StreamReader that reads it; owns the descriptor.
+    """The read end of a pipe or terminal, with the StreamReader that reads it. Owns the descriptor.
 
-    Nothing is read before somebody asks: until then the pipe is the buffer. It can be told that the process has
-    ended: what is in the pipe is then all there is, so that a grandchild cannot hold the reader for ever.
+    Nothing is read before a caller asks: until then, the pipe is the buffer. After `process_ended`, only what is in the
+    pipe is read. So a grandchild that holds the pipe cannot keep the reader from its end.
     """
 
     def __init__(self, fd: int, *, terminal: bool = False, other_side: int | None = None) -> None:
         super().__init__()
         self._fd = fd
         self._terminal = terminal
-        self._other_side = other_side  # held open, so that the end comes with `process_ended`, and not before
-        self._rest = b""  # what came by another way, after all that comes by this one
+        self._other_side = other_side  # held open, so that the end comes with `process_ended`, not before
+        self._rest = b""  # output that came another way, to follow all that comes through the pipe
         self.inode = os.fstat(fd).st_ino
         self.overrun = False
-        self._own: int | None = None  # bytes that may still be the process's own, once it has ended
+        self._own: int | None = None  # bytes that may still be the process's own, after its end
         self._loop = asyncio.get_running_loop()
-        self.reader = PipeStream(self, self._loop)
+        self.reader = PullReader(self, self._loop)
         self.reader.set_transport(self)
         self._watching = False
         self._filling = False  # the buffer is being filled
         self._paused = False  # but it is full
-        self._unbounded = False  # what is to come has an end, and is taken whether or not anybody asks
+        self._unbounded = False  # what is to come has an end, and is taken even if no caller asks
         self._ending = False
         self._waiter: asyncio.Future[None] | None = None
         os.set_blocking(fd, False)
@@ -95,11 +54,12 @@ class PipeReader(asyncio.ReadTransport):
     # straight to the caller
 
     def take(self, n: int) -> bytes | None:
-        """What is there now, at most `n` bytes; None if nothing is; at the end, b"" and the stream is told."""
+        """Return up to `n` bytes that are there now; None if there are none yet. At the end, end the reader and
+        return b""."""
         if self._fd < 0:
             return b""
         self._filling = self._unbounded
-        data = self._read(n)
+        data = self._read(min(n, CHUNK))
         if data is None:
             return None
         if not data:
@@ -109,7 +69,7 @@ class PipeReader(asyncio.ReadTransport):
         return data
 
     def _read(self, n: int) -> bytes | None:
-        """At most `n` bytes of what is there; None if nothing is there yet; b"" at the end, and of the rest."""
+        """Return up to `n` bytes that are there, then of the rest; None if there are none yet; b"" at the end."""
         most = n if self._own is None else min(n, self._own)
         self.overrun = most == 0
         try:
@@ -127,7 +87,7 @@ class PipeReader(asyncio.ReadTransport):
         return data
 
     async def readable(self) -> None:
-        """Return when there is something to take, or the process has ended."""
+        """Wait until there is something to take, or the process has ended."""
         if self._waiter is not None:
             raise RuntimeError("another coroutine is already waiting for incoming data")
         self._waiter = self._loop.create_future()
@@ -145,15 +105,19 @@ class PipeReader(asyncio.ReadTransport):
         self._watch(not self._paused)
 
     def fill_to_the_end(self) -> None:
-        """Take all that is to come, whether or not anybody reads it: for when nobody is left who could write more than
-        a runtime has yet to pass on, for which it would wait for ever."""
+        """Take everything that is still to come, also without a caller that reads.
+
+        For a process that has ended: only its runtime still writes, and would wait for a reader for ever.
+        """
         self._unbounded = True
         self._paused = False
         self.fill()
 
     def end_after(self, count: int) -> None:
-        """The process has ended: of what is to come at most `count` bytes are its own, and what follows is not read.
-        `overrun` tells whether anything followed."""
+        """Read at most `count` more bytes: the process has ended, and more cannot be its own output.
+
+        `overrun` says whether more followed.
+        """
         self._own = count
 
     def _watch(self, on: bool) -> None:
@@ -190,11 +154,14 @@ class PipeReader(asyncio.ReadTransport):
             self._waiter.set_result(None)
 
     def process_ended(self, rest: bytes = b"") -> None:
-        """What the process wrote is in the pipe by now: read that much, and `rest`, then end, whoever else holds it."""
+        """Read what is in the pipe now, and `rest`, then end, even if another process still holds the pipe.
+
+        The process has ended, so all of its output is in the pipe.
+        """
         self._rest = rest
-        if self._other_side is not None:  # what was written there may still be on its way: EIO tells the end of it
+        if self._other_side is not None:  # output may still be on its way; EIO marks its end
             self._close_other_side()
-            self._loop.call_later(LAST_LIMIT, self._give_up)  # a child of somebody else's fork may have it, too
+            self._loop.call_later(LAST_LIMIT, self._give_up)  # another child of this program may hold it, too
             if self._waiter is None and self._fd >= 0:
                 self.fill()
             return
@@ -206,7 +173,7 @@ class PipeReader(asyncio.ReadTransport):
             self._other_side = None
 
     def _give_up(self) -> None:
-        """Take what is there now for all there is."""
+        """Treat what is there now as all there is."""
         self._ending = True
         if self._fd >= 0 and not self._terminal:
             self.end_after(waiting(self._fd))
@@ -251,14 +218,11 @@ class PipeReader(asyncio.ReadTransport):
 
 
 async def open_writer(fd: int) -> asyncio.StreamWriter:
-    """A StreamWriter on the write end of a pipe, or on a terminal; owns the descriptor."""
+    """Return a StreamWriter on the write end of a pipe, or on a terminal. It owns the descriptor."""
     loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(loop=loop)  # only for the protocol: nothing is ever read
     file = os.fdopen(fd, "wb", buffering=0)
     try:
-        transport, protocol = await loop.connect_write_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader, loop=loop), file
-        )
+        transport, protocol = await loop.connect_write_pipe(WriteProtocol, file)
     except BaseException:
         file.close()
         raise

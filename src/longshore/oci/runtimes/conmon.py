@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from ...aio.streams import WriteEnd, WriteProtocol, writer_of
 from ...aio.tasks import in_thread
 from ...compute.values import Place
 from ...errors import LongshoreError, ServiceError
@@ -194,32 +195,26 @@ def read_exit(run: Path, id: str) -> tuple[int | None, float] | None:
     return (None if status < 0 else status), at
 
 
-class StdinTransport(asyncio.WriteTransport):
-    """Standard input of a kept container: packets on conmon's attach socket. Closing it is the end of input.
+class StdinTransport(WriteEnd):
+    """The standard input of a kept container: packets on conmon's attach socket.
 
-    conmon also writes the container's output to every client, and waits for one that does not read. So our
-    receiving side is shut at once: conmon then gives up writing to us, and goes on reading.
+    conmon also writes the container's output to every client, and waits for a client that does not read. So our
+    receiving side is shut at once: conmon then stops writing to us, and continues to read.
     """
 
-    def __init__(self, sock: socket.socket, protocol: asyncio.StreamReaderProtocol) -> None:
-        super().__init__()
+    def __init__(self, sock: socket.socket, protocol: WriteProtocol) -> None:
+        super().__init__(protocol)
         self._socket = sock
-        self._protocol = protocol
-        self._loop = asyncio.get_running_loop()
         self._buffer = bytearray()
-        self._closing = False
         self._writing = False
-        self._waiting = False
-        protocol.connection_made(self)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._closing or not data:
             return
         self._buffer += data
         self._flush()
-        if len(self._buffer) > STDIN_CHUNK * 8 and not self._waiting:
-            self._waiting = True
-            self._protocol.pause_writing()
+        if len(self._buffer) > STDIN_CHUNK * 8:
+            self._set_full(True)
 
     def _flush(self) -> None:
         while self._buffer:
@@ -232,19 +227,17 @@ class StdinTransport(asyncio.WriteTransport):
                 return
             except OSError as error:  # the container has ended
                 self._buffer.clear()
-                self._abandon(error if not isinstance(error, BrokenPipeError) else None)
+                self._close_now(error if not isinstance(error, BrokenPipeError) else None)
                 return
             del self._buffer[:sent]
         if self._writing:
             self._writing = False
             self._loop.remove_writer(self._socket.fileno())
-        if self._waiting:
-            self._waiting = False
-            self._protocol.resume_writing()
+        self._set_full(False)
         if self._closing:
-            self._abandon(None)
+            self._close_now(None)
 
-    def _abandon(self, error: Exception | None) -> None:
+    def _close_now(self, error: Exception | None) -> None:
         if self._socket.fileno() < 0:
             return
         self._closing = True
@@ -256,32 +249,25 @@ class StdinTransport(asyncio.WriteTransport):
         self._socket.close()
         self._loop.call_soon(self._protocol.connection_lost, error)
 
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        self.close()
-
     def close(self) -> None:
         if not self._closing:
             self._closing = True
             if not self._buffer:
-                self._abandon(None)
+                self._close_now(None)
 
     def abort(self) -> None:
         self._buffer.clear()
-        self._abandon(None)
-
-    def is_closing(self) -> bool:
-        return self._closing
+        self._close_now(None)
 
     def get_write_buffer_size(self) -> int:
         return len(self._buffer)
 
 
 async def connect_stdin(run: Path) -> asyncio.StreamWriter:
-    """A writer to the standard input of a container that was made with one. Raises OSError if conmon is gone."""
-    loop = asyncio.get_running_loop()
+    """Return a writer to the standard input of a container that was made with one.
+
+    Raises: OSError if conmon is gone.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         # a path of more than 107 bytes does not fit a socket's address: go through the directory's descriptor
@@ -295,5 +281,4 @@ async def connect_stdin(run: Path) -> asyncio.StreamWriter:
     except BaseException:
         sock.close()
         raise
-    protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), loop=loop)
-    return asyncio.StreamWriter(StdinTransport(sock, protocol), protocol, None, loop)
+    return writer_of(lambda protocol: StdinTransport(sock, protocol))
