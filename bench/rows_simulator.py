@@ -22,8 +22,7 @@ from longshore.compute.values import PIPE, Place, Stdio
 from longshore.engine.engine import Engine
 from longshore.hcs.system.notifications import OF_PROCESSES, Notifications, Type, Watch
 from longshore.logs.format import LogRecord
-from longshore.simulator import Process, Simulator
-from longshore.simulator.machine import Temperament
+from longshore.simulator import Process, Simulator, Temperament
 from longshore.spec import ProcessSpec, Spec
 
 TEMPERAMENTS: tuple[Temperament, ...] = ("oci", "hcs")

@@ -9,12 +9,13 @@ assert simulator.systems == {}
 
 from __future__ import annotations
 
-from .machine import Machine, Temperament
+from .machine import Machine
 from .process import Process, Signals
 from .programs import Program
 from .service import STEPS, Simulator
 from .streams import Input, Output
 from .system import System
+from .temperament import Temperament
 
 __all__ = [
     "STEPS",

@@ -9,21 +9,16 @@ import msgspec
 
 from ..compute.limits import Limits
 from ..compute.values import DEVNULL, LOG, PIPE, Place, ProcessInfo, Stats, Stdio, Streams, SystemEnd, now
-from ..errors import EngineClosed, InvalidState, LongshoreError, NotSupported, ProcessNotFound
+from ..errors import EngineClosed, InvalidState, LongshoreError, ProcessNotFound
 from ..exit_record import Cause, Exit
 from ..spec import ProcessSpec, Resources, Spec
 from .machine import Machine
-from .process import KILL, TERM, WINCH, Process
-from .streams import ContainerLog, PipeOutput
+from .process import KILL, WINCH, Process
+from .streams import PipeOutput
 from .system import MEMORY_OF_A_PROCESS, System
 
 if TYPE_CHECKING:
     from .service import Simulator
-
-NO_SIGNALS = "Windows has no signals; a process can only be killed, and a container be shut down"
-NO_UPDATE = "the HCS-like machine cannot change limits of a running container"
-NO_PAUSE = "it has process isolation, and Windows pauses only utility VMs"
-NO_INPUT = "the streams of a container end with the program that started it"
 
 
 class SimulatedProcess:
@@ -75,8 +70,8 @@ class SimulatedProcess:
 
     async def signal(self, signal: int) -> None:
         self._check("signal")
-        if signal != KILL and self._service.machine.temperament == "hcs":
-            raise NotSupported("signals", NO_SIGNALS, hint="use `stop` or `kill`")
+        if signal != KILL:
+            self._service.machine.behaviour.require("signals")
         await self._service._step("signal", self._process.system)
         process = self._process
         if process.exit is not None or process.dying:
@@ -91,7 +86,7 @@ class SimulatedProcess:
         self._check("kill_tree")
         await self._service._step("kill_tree", self._process.system)
         machine = self._service.machine
-        if machine.temperament == "oci":  # HCS does not tell who started whom
+        if machine.behaviour.knows_relations:
             for other in list(self._process.system.processes.values()):
                 if other.session is self._process.session:
                     other.die(machine.killed)
@@ -102,7 +97,7 @@ class SimulatedProcess:
         await self._service._step("close_stdin", self._process.system)
         if self.streams.stdin is not None:
             self.streams.stdin.close()
-        if self._service.machine.temperament == "hcs":
+        if self._service.machine.behaviour.closes_input:
             self._process.stdin.feed_eof()
 
     async def resize(self, rows: int, columns: int) -> None:
@@ -193,7 +188,7 @@ class SimulatedSystem:
             if not self._service.dead:
                 self._undo_start()
             raise
-        if machine.temperament == "oci" and system.kept and system.stdio.stdin not in (DEVNULL, LOG):
+        if system.kept and system.stdio.stdin not in (DEVNULL, LOG):
             init.streams.stdin = init.process.stdin.open_writer()
         system.phase = "running"
         init.process.begin(program)
@@ -202,7 +197,7 @@ class SimulatedSystem:
     def _undo_start(self) -> None:
         """A start that failed leaves nothing running; HCS has forgotten the system, an OCI runtime has it stopped."""
         system, machine = self._system, self._machine
-        if machine.temperament == "hcs":
+        if machine.behaviour.forgets_ended:
             machine.remove(system)
         else:
             system.kill(machine.killed)
@@ -211,18 +206,8 @@ class SimulatedSystem:
     def _wire_init(self) -> SimulatedProcess:
         """Make init and its streams: at create on the OCI-like machine, at start on the HCS-like one."""
         system, machine = self._system, self._machine
-        spec, stdio = system.spec, system.stdio
-        log: ContainerLog | None = None
-        if machine.temperament == "oci":
-            if system.kept:  # all that it writes goes to its log, whatever else was asked for
-                log = system.new_log()
-                stdio = Stdio(stdin=DEVNULL if stdio.stdin in (DEVNULL, LOG) else PIPE, stdout=LOG, stderr=LOG)
-        else:
-            stdio = Stdio(
-                stdin=stdio.stdin,
-                stdout=PIPE if stdio.stdout == LOG else stdio.stdout,
-                stderr=PIPE if stdio.stderr == LOG else stdio.stderr,
-            )
+        spec, stdio = system.spec, machine.behaviour.stdio_of_init(system.stdio, kept=system.kept)
+        log = system.new_log() if system.kept else None
         stdin, stdout, stderr, out, err = system.wire(stdio, terminal=spec.terminal, log=log)
         process = Process(
             system,
@@ -301,8 +286,7 @@ class SimulatedSystem:
         self._check("attach_stdin", "created", "starting", "running", "paused")
         await self._service._step("attach_stdin", self._system)
         system = self._system
-        if self._machine.temperament == "hcs":
-            raise NotSupported("attach-stdin", NO_INPUT, hint="use `launch` with stdin=PIPE, or `exec`")
+        self._machine.behaviour.require("attach-stdin")
         if not system.kept or system.init is None or system.stdio.stdin in (DEVNULL, LOG) or system.monitor_lost:
             raise self._machine.error("attach_stdin", self.id, "it has no input that can be reached")
         return system.init.stdin.open_writer()
@@ -312,34 +296,20 @@ class SimulatedSystem:
     async def shutdown(self, signal: int | None = None) -> None:
         self._check("shutdown")
         await self._service._step("shutdown", self._system)
-        system = self._system
-        if not system.alive:
-            return
-        if self._machine.temperament == "hcs":
-            asyncio.get_running_loop().call_soon(system.ask_to_end)
-        elif system.init is not None:
-            system.init.deliver(TERM if signal is None else signal)
+        if self._system.alive:
+            self._machine.behaviour.shut_down(self._system, signal)
 
     def is_ending(self) -> bool:
         """A simulated end takes no time."""
         return not self._system.alive
 
     async def can_receive(self, signal: int) -> bool:
-        """On the OCI-like machine as pid 1's rules are; an HCS system can always be asked to shut down."""
-        system = self._system
-        if self._machine.temperament == "hcs":
-            return system.alive
-        return system.alive and system.init is not None and system.init.receives(signal)
+        return self._machine.behaviour.can_receive(self._system, signal)
 
     async def terminate(self) -> None:
         self._check("terminate")
         await self._service._step("terminate", self._system)
-        system, killed = self._system, self._machine.killed
-        if self._machine.temperament == "hcs":
-            system.ending = True
-            asyncio.get_running_loop().call_soon(system.kill, killed)
-        else:
-            system.kill(killed)
+        self._machine.behaviour.terminate(self._system)
 
     async def urge(self) -> None:
         """There is no further word: the next one is to kill."""
@@ -373,7 +343,7 @@ class SimulatedSystem:
         self._check("delete")
         system, machine = self._system, self._machine
         known = machine.systems.get(self.id) is system
-        if system.deleted or (not known and machine.temperament == "oci"):
+        if system.deleted or (not known and not machine.behaviour.deletes_forgotten):
             return
         if known and system.phase in ("starting", "running") and not system.ending and system.alive:
             dying = system.init is not None and system.init.dying
@@ -390,9 +360,8 @@ class SimulatedSystem:
 
     async def pause(self) -> None:
         self._check("pause")
-        system, machine = self._system, self._machine
-        if machine.temperament == "hcs" and not (system.spec.windows and system.spec.windows.isolated):
-            raise NotSupported("pause", NO_PAUSE, hint="create it with Hyper-V isolation, or use `stop`")
+        system = self._system
+        self._machine.behaviour.check_pause(system.spec)
         self._check("pause", "running")
         system.freeze()
         try:
@@ -420,7 +389,7 @@ class SimulatedSystem:
     def _stats(self) -> Stats:
         system = self._system
         cpu = system.cpu_time + sum(process.cpu_time for process in system.processes.values())
-        oci = self._machine.temperament == "oci"
+        counts = self._machine.behaviour.counts_resources
         limit, pids = system.resources.memory, system.resources.pids
         return Stats(
             at=now(),
@@ -429,10 +398,10 @@ class SimulatedSystem:
             cpu_system=0.0,
             memory=system.memory,
             memory_peak=system.peak,
-            memory_limit=limit if oci and isinstance(limit, int) else None,
-            oom_kills=int(system.oom) if oci else None,
-            pids=len(system.processes) if oci else None,
-            pids_limit=pids if oci and pids not in (None, -1) else None,
+            memory_limit=limit if counts and isinstance(limit, int) else None,
+            oom_kills=int(system.oom) if counts else None,
+            pids=len(system.processes) if counts else None,
+            pids_limit=pids if counts and pids not in (None, -1) else None,
             read_bytes=0,
             written_bytes=0,
             read_operations=0,
@@ -443,14 +412,14 @@ class SimulatedSystem:
     async def processes(self) -> list[ProcessInfo]:
         self._check("processes", "created", "running", "paused", "stopped")
         await self._service._step("processes", self._system)
-        oci = self._machine.temperament == "oci"
+        known = self._machine.behaviour.knows_relations
         return [
             ProcessInfo(
                 pid=process.pid,
                 command=process.args[0],
-                arguments=process.args if oci else None,
-                parent_pid=process.parent.pid if oci and process.parent is not None else None,
-                user=process.user if oci else None,
+                arguments=process.args if known else None,
+                parent_pid=process.parent.pid if known and process.parent is not None else None,
+                user=process.user if known else None,
                 started_at=process.started_at,
                 cpu_user=process.cpu_time,
                 cpu_system=0.0,
@@ -461,8 +430,7 @@ class SimulatedSystem:
 
     async def update(self, change: Resources) -> None:
         self._check("update")
-        if self._machine.temperament == "hcs":
-            raise NotSupported("update", NO_UPDATE, hint="set limits when it is created")
+        self._machine.behaviour.require("update")
         self._check("update", "created", "running", "paused")
         await self._service._step("update", self._system)
         wanted = {name: getattr(change, name) for name in change.__struct_fields__}
@@ -478,7 +446,7 @@ class SimulatedSystem:
         system.handles.discard(self)
         for handle in [*self._execs, *([self.init] if self.init is not None else [])]:
             await handle.close()
-        if self._machine.temperament == "hcs" and system.lease is not None and not system.handles:
+        if self._machine.behaviour.ends_with_last_handle and system.lease is not None and not system.handles:
             system.kill(self._machine.killed)  # TerminateOnLastHandleClosed
 
 

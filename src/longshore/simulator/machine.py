@@ -12,7 +12,6 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 from ..errors import CommandNotExecutable, CommandNotFound, ServiceError
 from ..exit_record import Cause, Exit
@@ -20,12 +19,9 @@ from .faults import Faults
 from .process import KILL, Process, signalled
 from .programs import BUILT_IN, NOT_EXECUTABLE, Program
 from .system import System
-
-Temperament = Literal["oci", "hcs"]
+from .temperament import BEHAVIOURS, Temperament
 
 FIRST_PID = 1 << 23  # above Linux's PID_MAX_LIMIT: a pid from here never is one of a real process
-TERMINATED = 0xFFFFFFFF  # the code that a terminated process of the HCS-like machine has
-HCS_CODES = {"exists": 0xC037010F, "state": 0xC0370105, "gone": 0xC037010E, "exit": 0xC0370106, "lost": 0x8037011E}
 
 
 class Machine:
@@ -36,9 +32,9 @@ class Machine:
     """
 
     def __init__(self, temperament: Temperament = "oci", *, programs: Mapping[str, Program] | None = None) -> None:
-        if temperament not in ("oci", "hcs"):
+        if temperament not in BEHAVIOURS:
             raise ValueError(f"temperament is {temperament!r}: it must be oci or hcs")
-        self.temperament: Temperament = temperament
+        self.behaviour = BEHAVIOURS[temperament]
         self.id = os.urandom(4).hex().encode()  # tokens of another machine, or of one before its reboot, are strange
         self.systems: dict[str, System] = {}
         self.processes: dict[int, Process] = {}
@@ -50,6 +46,11 @@ class Machine:
         self.pids = itertools.count(FIRST_PID)
         self.disconnects: list[Callable[[], None]] = []
         self._late: set[asyncio.Task[None]] = set()
+
+    @property
+    def temperament(self) -> Temperament:
+        """`oci` or `hcs`: as which service the machine behaves."""
+        return self.behaviour.temperament
 
     def program(self, container_id: str, args: Sequence[str]) -> Program:
         """What a command runs. CommandNotFound, CommandNotExecutable."""
@@ -63,8 +64,7 @@ class Machine:
 
     def error(self, operation: str, id: str | None, detail: str, code: str | None = None) -> ServiceError:
         """An error of the simulated service; on the HCS-like machine with HCS's code."""
-        number = HCS_CODES.get(code or "") if self.temperament == "hcs" else None
-        return ServiceError(operation, id, detail, code=number)
+        return ServiceError(operation, id, detail, code=self.behaviour.error_code(code))
 
     def find(self, token: bytes) -> tuple[System | None, int | None]:
         """The system, and the pid if there is one, that a token means."""
@@ -82,7 +82,7 @@ class Machine:
 
     def remove(self, system: System) -> None:
         """Forget a system: whatever of it lives is killed, and its id is free."""
-        system.kill(signalled(KILL) if self.temperament == "oci" else Exit(code=TERMINATED, cause=Cause.KILLED))
+        system.kill(self.killed)
         system.thaw()
         system.exit()
         system.publish_missing_exits()
@@ -109,7 +109,7 @@ class Machine:
     @property
     def killed(self) -> Exit:
         """How a process ends that is killed from outside."""
-        return signalled(KILL) if self.temperament == "oci" else Exit(code=TERMINATED, cause=Cause.KILLED)
+        return self.behaviour.killed
 
     def later(self, until: float | asyncio.Event, act: Callable[[], None]) -> None:
         """Do something after so many seconds, or when the event is set."""
@@ -133,7 +133,7 @@ class Machine:
     def crash(self, id: str) -> None:
         """The system ends by itself, without anybody's asking: killed from outside, or an HCS system that crashes."""
         system = self._system(id)
-        system.kill(signalled(KILL) if self.temperament == "oci" else Exit(code=None, cause=Cause.SYSTEM_GONE))
+        system.kill(self.behaviour.crashed)
 
     def kill_monitor(self, id: str) -> None:
         """The monitor of a kept container dies: its log ends there, and nobody will know how init ended."""
@@ -148,7 +148,7 @@ class Machine:
 
     def out_of_memory(self, id: str) -> None:
         """The kernel kills init for lack of memory."""
-        if self.temperament != "oci":
+        if not self.behaviour.features["oom-events"].supported:
             raise ValueError("only the OCI-like machine kills for lack of memory")
         system = self._system(id)
         system.oom = True

@@ -25,7 +25,6 @@ TERM = 15
 WINCH = 28
 IGNORED_BY_DEFAULT = frozenset({17, 18, 19, 20, 21, 22, 23, 28})  # CHLD, URG, WINCH; and the job control that we lack
 AGAIN_AFTER = 0.01  # seconds between a notification and its double
-CONTROL_C = 0xC000013A  # STATUS_CONTROL_C_EXIT: how Windows ends a program that does not handle the request
 
 
 class Signals:
@@ -155,7 +154,7 @@ class Process:
             self._program = _coroutine(program(self))
             return await _drive(self, self._program)
         except BrokenPipeError:
-            if self.system.machine.temperament == "oci" and not self._is_protected:
+            if self.system.machine.behaviour.ends_by_broken_pipe and not self._is_protected:
                 self._verdict = signalled(PIPE_SIGNAL)
             return 1
         except SystemExit as error:
@@ -176,8 +175,7 @@ class Process:
         elif task.cancelled():  # the loop is being shut down: as if the power went
             verdict = Exit(code=None, cause=Cause.SYSTEM_GONE)
         else:
-            code = task.result()
-            verdict = Exit(code=code & (0xFF if self.system.machine.temperament == "oci" else 0xFFFFFFFF))
+            verdict = Exit(code=task.result() & self.system.machine.behaviour.exit_code_mask)
         self._finish(verdict)
 
     @property
@@ -188,7 +186,7 @@ class Process:
     @property
     def _is_protected(self) -> bool:
         """As pid 1 of its pid namespace it gets only the signals that it handles (pid_namespaces(7))."""
-        return self.is_init and self.system.machine.temperament == "oci" and not self.system.spec.init
+        return self.is_init and self.system.machine.behaviour.protects_init and not self.system.spec.init
 
     def die(self, verdict: Exit) -> None:
         """End it, wherever it is; it is gone within the loop's next turns."""
@@ -237,7 +235,7 @@ class Process:
             self.system.untold.append(self)  # if the system ends before, it is told by that
             machine.later(fate, lambda: self._publish_late(exit))
             return
-        if machine.temperament == "hcs":
+        if machine.behaviour.notifies_later:
             loop.call_soon(self.publish_exit, exit)
         else:
             self.publish_exit(exit)
@@ -275,10 +273,8 @@ class Process:
             self.signals.put(number)
         elif number in self.signals.ignored or number in IGNORED_BY_DEFAULT:
             pass
-        elif self.system.machine.temperament == "hcs":
-            self.die(Exit(code=CONTROL_C))
         elif not self._is_protected:
-            self.die(signalled(number))
+            self.die(self.system.machine.behaviour.death_by(number))
 
     def flush(self) -> None:
         """Deliver what has waited until the process can run."""

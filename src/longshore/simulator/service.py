@@ -1,17 +1,7 @@
 """The simulator's compute service: the three protocols of compute/protocols.py over a machine in memory.
 
 One `Simulator` is one caller of the machine: what it holds (streams, handles, pending operations) ends with it,
-what the machine holds goes on. The two temperaments differ where the real services do:
-
-| | oci | hcs |
-|---|---|---|
-| streams | wired at create; LOG goes to the log | pipes at start; LOG is the caller's to write |
-| completion | within the call | pending, completed by the loop later |
-| signals | all | kill only; shutdown for the rest |
-| the end of init | ends the system | the system waits for its shutdown |
-| pause | any | Hyper-V isolation only |
-| update | yes | NotSupported |
-| found again after its caller died | code of kept containers always known | unknown if it ended meanwhile |
+what the machine holds goes on. temperament.py says in what the two temperaments differ.
 """
 
 from __future__ import annotations
@@ -23,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from ..compute.protocols import SystemGone
-from ..compute.values import LOG, Feature, Features, Lease, Place, Plan, State, Stdio
+from ..compute.values import LOG, Features, Lease, Place, Plan, State, Stdio
 from ..errors import ServiceError
 from ..spec import Spec
 from .faults import ANY, EXIT_NOTIFICATION, Fate, Faults
-from .handles import NO_INPUT, NO_SIGNALS, NO_UPDATE, SimulatedProcess, SimulatedSystem, command_of
-from .machine import Machine, Temperament
+from .handles import SimulatedProcess, SimulatedSystem, command_of
+from .machine import Machine
 from .process import Process
 from .programs import Program
 from .system import System
+from .temperament import Temperament
 
 VERSION = "1"
 
@@ -43,38 +34,6 @@ STEPS = frozenset(
 
 NEEDS_LIFE = frozenset({"create", "start", "exec", "pause", "resume"})
 """Steps that a system which has ended meanwhile can never complete."""
-
-
-def features(temperament: Temperament) -> Features:
-    """What each temperament can do, and why not the rest."""
-    if temperament == "oci":
-        items = [
-            Feature("signals", True),
-            Feature("pause", True),
-            Feature("update", True),
-            Feature("attach-stdin", True),
-            Feature("oom-events", True),
-            Feature("exec-deadline", True),
-            Feature("wait-status", True),
-            Feature("checkpoint", False, "the simulator has no memory images"),
-        ]
-    else:
-        items = [
-            Feature("signals", False, NO_SIGNALS, "use `stop` or `kill`"),
-            Feature("pause", True, "with Hyper-V isolation"),
-            Feature("update", False, NO_UPDATE, "set limits when it is created"),
-            Feature("attach-stdin", False, NO_INPUT, "use `launch` with stdin=PIPE, or `exec`"),
-            Feature("oom-events", False, "Windows tells nobody"),
-            Feature("exec-deadline", True),
-            Feature("wait-status", False, "what ended while no program had it open is forgotten"),
-            Feature("checkpoint", False, "the simulator has no memory images"),
-        ]
-    return Features(
-        service="simulator",
-        version=VERSION,
-        items={item.name: item for item in items},
-        keeps_output=temperament == "oci",
-    )
 
 
 class Simulator:
@@ -205,13 +164,7 @@ class Simulator:
         if self._closed:
             raise ServiceError(step, system.id if system else None, "the service is closed")
         failure, until = machine.faults.at(step)
-        if machine.temperament == "hcs":  # pending: the loop completes it by a notification
-            loop = asyncio.get_running_loop()
-            completed = loop.create_future()
-            loop.call_soon(_complete, completed)
-            await completed
-        else:
-            await asyncio.sleep(0)
+        await machine.behaviour.complete()
         lost: Exception | None = None
         if until is not None:
             try:
@@ -270,7 +223,13 @@ class Simulator:
 
     async def probe(self) -> Features:
         await self._step("probe")
-        return features(self.temperament)
+        behaviour = self.machine.behaviour
+        return Features(
+            service="simulator",
+            version=VERSION,
+            items=dict(behaviour.features),
+            keeps_output=behaviour.has_monitors,
+        )
 
     def plan(self, id: str, spec: Spec, place: Place) -> Plan:
         document = {
@@ -285,8 +244,8 @@ class Simulator:
         machine = self.machine
         if id in machine.systems:
             raise machine.error("create", id, "a container of this id exists", "exists")
-        if machine.temperament == "oci":
-            machine.program(id, command_of(spec))  # a runtime looks for it at create, HCS at start
+        if machine.behaviour.makes_init_at_create:
+            machine.program(id, command_of(spec))
         if place.lease is not None:
             self._leases.add(place.lease.id)
         system = System(machine, id, spec, stdio, place, kept=kept)
@@ -297,7 +256,7 @@ class Simulator:
             if machine.systems.get(id) is not system:
                 raise machine.error("create", id, "it ended while it was being created", "exit")
             handle = SimulatedSystem(self, system)
-            if machine.temperament == "oci":
+            if machine.behaviour.makes_init_at_create:
                 handle._wire_init()
         except BaseException:
             if not self.dead:
@@ -309,10 +268,10 @@ class Simulator:
         return handle
 
     async def create(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> SimulatedSystem:
-        return await self._create(id, spec, stdio, place, kept=self.temperament == "oci")
+        return await self._create(id, spec, stdio, place, kept=self.machine.behaviour.has_monitors)
 
     async def launch(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> tuple[SimulatedSystem, SimulatedProcess]:
-        kept = self.temperament == "oci" and LOG in (stdio.stdout, stdio.stderr)
+        kept = self.machine.behaviour.has_monitors and LOG in (stdio.stdout, stdio.stderr)
         system: SimulatedSystem | None = None
         try:
             await self._step("launch")
@@ -329,7 +288,7 @@ class Simulator:
         system, _ = self.machine.find(token)
         if system is None or system.id != id or system.phase == "creating":
             raise SystemGone
-        if self.temperament == "hcs" and system.exited.done():
+        if self.machine.behaviour.forgets_ended and system.exited.done():
             raise SystemGone
         handle = SimulatedSystem(self, system)
         if system.init is not None:
@@ -388,9 +347,4 @@ def _notification(what: str, done: str) -> str:
     return what
 
 
-def _complete(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-__all__ = ["STEPS", "SimulatedProcess", "SimulatedSystem", "Simulator", "features"]
+__all__ = ["STEPS", "SimulatedProcess", "SimulatedSystem", "Simulator"]

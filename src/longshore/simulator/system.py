@@ -126,7 +126,7 @@ class System:
         self.past[process.pid] = process
         if process is self.init:
             self.phase = "stopped"
-        if self.machine.temperament == "oci":
+        if self.machine.behaviour.ends_with_init:
             if process is self.init:
                 for other in list(self.processes.values()):
                     other.die(signalled(KILL))
@@ -140,7 +140,7 @@ class System:
         processes = list(self.processes.values())
         for process in processes:
             process.die(verdict)
-        if not processes and self.machine.temperament == "hcs":
+        if not processes and not self.machine.behaviour.ends_with_init:
             self.exit()
 
     def ask_to_end(self) -> None:
@@ -157,7 +157,7 @@ class System:
         self.phase = "stopped"
         if not self.exited.done():
             self.exited.set_result(None)
-        if self.machine.temperament == "hcs":
+        if self.machine.behaviour.forgets_ended:
             self.publish_missing_exits()
             self.machine.forget(self)  # its id is free, whoever still has a handle of it
 
