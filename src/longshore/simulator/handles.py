@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +15,7 @@ from ..exit_record import Cause, Exit
 from ..spec import ProcessSpec, Resources, Spec
 from .machine import Machine
 from .process import KILL, WINCH, Process
-from .streams import PipeOutput
+from .streams import ContainerLog, PipeOutput
 from .system import MEMORY_OF_A_PROCESS, System
 
 if TYPE_CHECKING:
@@ -167,11 +168,6 @@ class SimulatedSystem:
             if self._system.state not in phases:
                 raise self._machine.error(operation, self.id, f"it is {self._system.state}", "state")
 
-    def _adopt(self, process: Process, streams: Streams, outputs: tuple[PipeOutput | None, ...]) -> SimulatedProcess:
-        handle = SimulatedProcess(self._service, process, streams)
-        handle._outputs = outputs
-        return handle
-
     # its life
 
     async def start(self) -> SimulatedProcess:
@@ -208,26 +204,43 @@ class SimulatedSystem:
         system, machine = self._system, self._machine
         spec, stdio = system.spec, machine.behaviour.stdio_of_init(system.stdio, kept=system.kept)
         log = system.new_log() if system.kept else None
-        stdin, stdout, stderr, out, err = system.wire(stdio, terminal=spec.terminal, log=log)
+        has_input = not system.kept and (stdio.stdin == PIPE or spec.terminal)
+        self.init = self._make_process(command_of(spec), spec, stdio, log, system.lease, has_input=has_input)
+        system.init = self.init.process
+        return self.init
+
+    def _make_process(
+        self,
+        args: Sequence[str],
+        asked: Spec | ProcessSpec,
+        stdio: Stdio,
+        log: ContainerLog | None,
+        lease: str | None,
+        *,
+        has_input: bool,
+    ) -> SimulatedProcess:
+        """Make a process that has not begun, with its streams."""
+        system = self._system
+        stdin, stdout, stderr, out, err = system.wire(stdio, terminal=asked.terminal, log=log)
         process = Process(
             system,
-            command_of(spec),
-            env=spec.env,
-            cwd=spec.cwd or "/",
-            user=spec.user,
-            size=(spec.size or (24, 80)) if spec.terminal else None,
+            args,
+            env=asked.env,
+            cwd=asked.cwd or "/",
+            user=asked.user,
+            size=(asked.size or (24, 80)) if asked.terminal else None,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
-            lease=system.lease,
+            lease=lease,
         )
-        system.init = process
         system.began()
         streams = Streams(stdout=out.reader if out else None, stderr=err.reader if err else None)
-        if not system.kept and (stdio.stdin == PIPE or spec.terminal):
+        if has_input:
             streams.stdin = stdin.open_writer()
-        self.init = self._adopt(process, streams, (out, err))
-        return self.init
+        handle = SimulatedProcess(self._service, process, streams)
+        handle._outputs = (out, err)
+        return handle
 
     async def exec(self, process: ProcessSpec, stdio: Stdio, name: str, place: Place) -> SimulatedProcess:
         self._check("exec")
@@ -241,26 +254,16 @@ class SimulatedSystem:
         self._check("exec", "running", "paused")
         if system.ending or not system.alive:
             raise machine.error("exec", self.id, "it is ending", "state")
-        stdin, stdout, stderr, out, err = system.wire(stdio, terminal=process.terminal, log=None)
-        if place.lease is not None:
-            self._service._leases.add(place.lease.id)
-        made = Process(
-            system,
-            args,
-            env={**system.spec.env, **process.env},
-            cwd=process.cwd or system.spec.cwd or "/",
-            user=process.user or system.spec.user,
-            size=(process.size or (24, 80)) if process.terminal else None,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            lease=place.lease.id if place.lease is not None else None,
+        lease = place.lease.id if place.lease is not None else None
+        spec = system.spec
+        asked = msgspec.structs.replace(
+            process, env={**spec.env, **process.env}, cwd=process.cwd or spec.cwd, user=process.user or spec.user
         )
-        system.began()
-        streams = Streams(stdout=out.reader if out else None, stderr=err.reader if err else None)
-        if stdio.stdin == PIPE or process.terminal:
-            streams.stdin = stdin.open_writer()
-        handle = self._adopt(made, streams, (out, err))
+        has_input = stdio.stdin == PIPE or process.terminal
+        handle = self._make_process(args, asked, stdio, None, lease, has_input=has_input)
+        if lease is not None:
+            self._service._leases.add(lease)
+        made = handle.process
         self._execs.append(handle)
         made.ended.add_done_callback(lambda _: self._execs.remove(handle) if handle in self._execs else None)
         made.begin(program)

@@ -341,6 +341,11 @@ def unknown_fields(document: Mapping[str, Any], path: str = "oci", kind: Fields 
             yield from _unknown_below(value, known, below(path, name))
 
 
+def ignored_as_unknown(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return the unknown fields of a document, each with the reason why every runtime ignores it."""
+    return dict.fromkeys(unknown_fields(document), "ignored: the OCI runtime specification has no such field")
+
+
 def _unknown_below(value: Any, kind: Any, path: str) -> Iterator[str]:
     if value is None:
         return

@@ -15,7 +15,7 @@ from msgspec import field
 
 from ...errors import InvalidSpec, NotSupported
 from ...spec import Endpoints, HyperV, WindowsOptions
-from ...spec.runtime_spec import check_config, check_process, unknown_fields, without_nulls
+from ...spec.runtime_spec import check_config, check_process, ignored_as_unknown, without_nulls
 from ...typed_json import convert
 
 U64 = (1 << 64) - 1
@@ -168,7 +168,7 @@ def ignored(document: Mapping[str, Any] | None) -> dict[str, str]:
     """Return the fields of a document that Windows' service is not given, each with the reason."""
     if document is None:
         return {}
-    found = dict.fromkeys(unknown_fields(document), "ignored: the OCI runtime specification has no such field")
+    found = ignored_as_unknown(document)
     cpu = ((document.get("windows") or {}).get("resources") or {}).get("cpu") or {}
     if cpu.get("affinity"):
         found["oci.windows.resources.cpu.affinity"] = "ignored: documents of schema 1 have no such field"

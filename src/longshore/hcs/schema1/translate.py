@@ -367,30 +367,18 @@ def process_config(process: Spec | ProcessSpec, container: Spec | None = None) -
 
 
 def init_process(spec: Spec) -> ProcessConfig:
-    """The first process of a container. One that services has no streams; a terminal has no stderr."""
+    """Return the document of a container's first process. A servicing process has no streams."""
     document = foreign_document.read(spec.oci)
     found = document.process or foreign_document.GivenProcess()
-    base = _base(spec, found)
-    streams = not foreign_document.options(document.windows, spec.windows).servicing
-    return ProcessConfig(
-        application_name="",
-        command_line=_command_line(spec, found),
-        user=base.user,
-        working_directory=base.cwd,
-        environment=base.environment,
-        emulate_console=spec.terminal,
-        create_std_in_pipe=streams,
-        create_std_out_pipe=streams,
-        create_std_err_pipe=streams and not spec.terminal,
-        console_size=_size(spec.terminal, spec.size, found),
-    )
+    servicing = foreign_document.options(document.windows, spec.windows).servicing
+    return _process(spec, _base(spec, found), found, streams=not servicing)
 
 
 def exec_process(process: ProcessSpec, spec: Spec) -> ProcessConfig:
-    """A further process of the container that `spec` made: what it does not say itself is the container's.
+    """Return the document of a further process: what it does not say itself comes from the container's `spec`.
 
-    One that has an OCI process of its own takes nothing from there but an empty working directory. Its streams are
-    all made, as for init: HCS has none for a process once it runs.
+    With an OCI process of its own, only an empty working directory comes from there. All streams are made, as for
+    init, because HCS makes none later.
     """
     for name in ("privileged", "cap_add"):
         if getattr(process, name):
@@ -398,31 +386,42 @@ def exec_process(process: ProcessSpec, spec: Spec) -> ProcessConfig:
     container = _base(spec, foreign_document.read(spec.oci).process or foreign_document.GivenProcess())
     own = foreign_document.read_process(process.oci)
     base = container if process.oci is None else _base(None, own)
-    return ProcessConfig(
-        application_name="",
-        command_line=_command_line(process, own),
+    over = _Base(
         user=base.user if process.user is None else process.user,
-        working_directory=process.cwd or base.cwd or container.cwd,
+        cwd=process.cwd or base.cwd or container.cwd,
         environment=merged(base.environment, process.env),
-        emulate_console=process.terminal,
-        create_std_in_pipe=True,
-        create_std_out_pipe=True,
-        create_std_err_pipe=not process.terminal,
-        console_size=_size(process.terminal, process.size, own),
     )
+    return _process(process, over, own, streams=True)
 
 
 @dataclass(frozen=True)
 class _Base:
-    """Whose a process is, where and with which variables."""
+    """The user, the folder and the variables of a process."""
 
     user: str
     cwd: str
     environment: dict[str, str]
 
 
+def _process(
+    asked: Spec | ProcessSpec, base: _Base, found: foreign_document.GivenProcess, *, streams: bool
+) -> ProcessConfig:
+    return ProcessConfig(
+        application_name="",
+        command_line=_command_line(asked, found),
+        user=base.user,
+        working_directory=base.cwd,
+        environment=base.environment,
+        emulate_console=asked.terminal,
+        create_std_in_pipe=streams,
+        create_std_out_pipe=streams,
+        create_std_err_pipe=streams and not asked.terminal,
+        console_size=_size(asked.terminal, asked.size, found),
+    )
+
+
 def _base(spec: Spec | None, found: foreign_document.GivenProcess) -> _Base:
-    """What an OCI process says, under what a spec says."""
+    """Merge an OCI process and a spec. The spec counts."""
     user = found.user.username if found.user is not None else ""
     env = environment(found.env or [])
     if spec is None:

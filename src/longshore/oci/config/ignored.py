@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...errors import InvalidSpec, NotSupported
-from ...spec.runtime_spec import CAPABILITIES, is_bind, unknown_fields
+from ...spec.runtime_spec import CAPABILITIES, ignored_as_unknown, is_bind
 from .translate import ALL_CAPABILITIES
 
 BASE = "1.0.2"  # of the specification: every runtime takes it
@@ -110,7 +110,7 @@ def version_for(document: Mapping[str, Any], runtime: Known) -> tuple[str, str]:
 def ignored(document: Mapping[str, Any], runtime: Known) -> dict[str, str]:
     """Return the fields that a runtime ignores, each with the reason. NotSupported for one that must not be."""
     asked = document["ociVersion"]
-    found = dict.fromkeys(unknown_fields(document), "ignored: the OCI runtime specification has no such field")
+    found = ignored_as_unknown(document)
     for pattern, since in _FIELDS.items():
         for path in _present(document, pattern.split("."), "oci"):
             _note(found, path, since, runtime, asked)
