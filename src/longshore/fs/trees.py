@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from ..errors import StoreError
 from .files import MOVES_WHAT_IS_OPEN, store_error
+from .removal_limit import LimitReachedError, RemovalLimit
 
 if os.name == "nt":
     from .windows_trees import is_directory, remove
@@ -29,11 +30,14 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
 def remove_some(path: str | os.PathLike[str], most: int | None) -> bool:
     """As `remove_tree`, but stop after `most` files and directories. True if nothing is left."""
     try:
-        return remove(os.fspath(path), most)
+        remove(os.fspath(path), RemovalLimit(most))
+    except LimitReachedError:
+        return False
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not os.path.lexists(path):
             return True
         raise store_error(f"remove {os.fspath(path)}", error) from error
+    return True
 
 
 def remove_though_open(path: str | os.PathLike[str], trash: str | os.PathLike[str]) -> bool:

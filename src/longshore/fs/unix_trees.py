@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from .removal_limit import LimitReachedError, RemovalLimit
+
 if sys.platform == "win32":
     raise ImportError("Windows has windows_trees.py in its place")
 
@@ -24,25 +26,20 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATH = getattr(os, "O_PATH", 0)  # Linux
 
 
-class _EnoughError(Exception):
-    """More is there than was to be removed."""
+def remove(path: str, limit: RemovalLimit) -> None:
+    """Remove what `path` names.
 
+    With a limit, the call also ends before it takes longer than an event loop may stand still.
 
-def remove(path: str, most: int | None) -> bool:
-    """Remove what `path` names. False if it stops after `most` of it, or before what a loop has no time for.
-
-    OSError for the first that cannot be removed, once all the rest is. A missing `path` is FileNotFoundError.
+    Raises: LimitReachedError if `limit` ends it. OSError for the first that cannot be removed, after all the rest is.
+    FileNotFoundError if there is no `path`.
     """
-    try:
-        _Removal(most).remove(path)
-    except _EnoughError:
-        return False
-    return True
+    _Removal(limit).remove(path)
 
 
 class _Removal:
-    def __init__(self, most: int | None) -> None:
-        self._rest = most
+    def __init__(self, limit: RemovalLimit) -> None:
+        self._limit = limit
         self._end = time.monotonic() + BRIEF
         self._prefix = f".{os.urandom(8).hex()}."  # of what was moved up
         self._moved = 0
@@ -144,13 +141,13 @@ class _Removal:
         self._progress = True
 
     def _count(self, name: str, fd: int | None) -> None:
-        if self._rest is None:
+        if not self._limit.exists:
             return
-        if self._rest == 0 or time.monotonic() > self._end:
-            raise _EnoughError
-        self._rest -= 1
+        if time.monotonic() > self._end:
+            raise LimitReachedError
+        self._limit.count()
         if os.stat(name, dir_fd=fd, follow_symlinks=False).st_blocks * 512 > LARGE:
-            raise _EnoughError
+            raise LimitReachedError
 
 
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)  # either may stand for it (rmdir(2))

@@ -7,54 +7,38 @@ import stat
 from contextlib import suppress
 
 from .files import MOVES_WHAT_IS_OPEN
+from .removal_limit import RemovalLimit
 
 
-class _EnoughError(Exception):
-    """More is there than was to be removed."""
+def remove(path: str, limit: RemovalLimit) -> None:
+    """Remove what `path` names.
+
+    Raises: LimitReachedError if `limit` ends it; OSError if something stays.
+    """
+    _remove(path, os.lstat(path).st_dev, limit)
 
 
-def remove(path: str, most: int | None) -> bool:
-    """Remove what `path` names; False if it stops after `most` files and directories.
-
-    OSError if something stays."""
+def _remove(path: str, device: int, limit: RemovalLimit) -> None:
     try:
-        _Remover(most).remove(path, os.lstat(path).st_dev)
-    except _EnoughError:
-        return False
-    return True
-
-
-class _Remover:
-    def __init__(self, most: int | None) -> None:
-        self.rest = most
-
-    def count(self) -> None:
-        if self.rest is not None:
-            if self.rest == 0:
-                raise _EnoughError
-            self.rest -= 1
-
-    def remove(self, path: str, device: int) -> None:
-        try:
-            with os.scandir(path) as entries:
-                found = list(entries)
-        except NotADirectoryError:
-            _unlink(path)
-            return
-        except PermissionError:
-            os.chmod(path, stat.S_IRWXU)
-            with os.scandir(path) as entries:
-                found = list(entries)
-        for entry in found:
-            self.count()
-            with suppress(FileNotFoundError):
-                if not is_directory(entry):
-                    _unlink(entry.path)
-                elif os.lstat(entry.path).st_dev == device:  # DirEntry.stat does not say on Windows
-                    self.remove(entry.path, device)
-                else:
-                    raise OSError(16, "another file system is mounted there", entry.path)
-        os.rmdir(path)
+        with os.scandir(path) as entries:
+            found = list(entries)
+    except NotADirectoryError:
+        _unlink(path)
+        return
+    except PermissionError:
+        os.chmod(path, stat.S_IRWXU)
+        with os.scandir(path) as entries:
+            found = list(entries)
+    for entry in found:
+        limit.count()
+        with suppress(FileNotFoundError):
+            if not is_directory(entry):
+                _unlink(entry.path)
+            elif os.lstat(entry.path).st_dev == device:  # DirEntry.stat does not say on Windows
+                _remove(entry.path, device, limit)
+            else:
+                raise OSError(16, "another file system is mounted there", entry.path)
+    os.rmdir(path)
 
 
 def is_directory(entry: os.DirEntry[str]) -> bool:
