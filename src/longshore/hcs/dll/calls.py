@@ -1,7 +1,7 @@
-"""Calls of the service, which block, in threads; and handles, which are closed only when no call uses them any more.
+"""Call the blocking service in threads, and close a handle only when no call uses it any more.
 
-A caller may stop waiting for a call. The call goes on in its thread, which has its arguments, and whatever it uses
-stays open until it has returned: hcsshim learnt what happens otherwise (lessons: access violations in the DLL).
+A caller may stop waiting for a call. The call continues in its thread, and everything that it uses stays open until it
+returns. Otherwise the DLL runs into access violations, as hcsshim has found.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ T = TypeVar("T")
 H = TypeVar("H", bound=int)
 
 IDLE_LIMIT = 5.0  # seconds that a thread waits for its next call
-CLOSE_LIMIT = 2.0  # seconds that `close` waits for a call which still uses the handle; it is closed after it, then
-RELEASE_LIMIT = 30.0  # seconds that it waits for the closing itself: notifications that are under way come first
+CLOSE_LIMIT = 2.0  # seconds that `close` waits for a call that still uses the handle; that call then closes it
+RELEASE_LIMIT = 30.0  # seconds that it waits for the closing itself, which waits for notifications under way
 
 
 class Threads:
-    """As many threads as there are calls at once: some block for minutes, and none must wait for another."""
+    """As many threads as there are calls at a time: some block for minutes, and no call must wait for another."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,10 +36,12 @@ class Threads:
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def submit(self, job: Callable[[], None], *, or_here: bool = False) -> None:
-        """Have `job`, which must not raise, done in a thread.
+        """Run `job`, which must not raise, in a thread.
 
-        Where the limit of threads allows none: OSError (EAGAIN), or with `or_here` it is done here. That is for what
-        ends and closes; and Python 3.12 makes no threads any more when it ends.
+        With `or_here`, it runs in this thread where no other can be started: at the limit of threads, and at the end of
+        a program with Python 3.12. That is for jobs that end or close something.
+
+        Raises: OSError (EAGAIN) where no thread can be started.
         """
         with self._lock:
             self.under_way += 1
@@ -65,30 +67,36 @@ class Threads:
         job: Callable[[], None] | None = first.pop()
         while job is not None:
             job()
-            job = None  # it holds what the call was given
+            job = None  # it refers to the arguments of the call
             with self._lock:
                 self.under_way -= 1
                 self._idle += 1
             job = self._next()
 
     def _next(self) -> Callable[[], None] | None:
-        """The next job; None if there was none for a while. Who takes another thread's leaves it idle in its place."""
+        """Return the next job; None if there was none for a while."""
         try:
             return self._jobs.get(timeout=IDLE_LIMIT)
         except queue.Empty:
             with self._lock:
                 try:
-                    return self._jobs.get_nowait()  # one may have been put for us in this moment
+                    return self._jobs.get_nowait()  # one may have arrived just now
                 except queue.Empty:
                     self._idle -= 1
                     return None
 
     async def call(self, function: Callable[..., T], *arguments: Any, or_here: bool = False) -> T:
-        """What `function` returns. Cancelled: only the waiting ends."""
+        """Return what `function` returns.
+
+        If cancelled: the call continues in its thread.
+        """
         return await self.begin(function, *arguments, or_here=or_here)
 
     def begin(self, function: Callable[..., T], *arguments: Any, or_here: bool = False) -> asyncio.Future[T]:
-        """What `function` will return; `or_here` as in `submit`. OSError if it is not called at all."""
+        """Start a call, and return the future of its result; `or_here` as in `submit`.
+
+        Raises: OSError if the call cannot be started.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -106,7 +114,7 @@ class Threads:
                 result = function(*arguments)
             except BaseException as error:
                 failure = error
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed: there is no waiter any more
                 loop.call_soon_threadsafe(deliver, result, failure)
 
         self.submit(job, or_here=or_here)
@@ -116,33 +124,33 @@ class Threads:
 class Handle(Generic[H]):
     """A handle of the service, and the calls that use it now.
 
-    `release` unregisters and closes it; it is called once, in a thread, when nobody uses the handle any more.
+    `undo` unregisters and closes it. It is called once, in a thread, when no call uses the handle any more.
     """
 
-    def __init__(self, threads: Threads, value: H, container_id: str, release: Callable[[], None]) -> None:
+    def __init__(self, threads: Threads, value: H, container_id: str, undo: Callable[[], None]) -> None:
         self.value = value
         self.container_id = container_id
         self._threads = threads
-        self._undo = release
+        self._undo = undo
         self._lock = threading.Lock()
         self._calls = 0
-        self._requests = 0  # of the calls, those that may last until what they are for has ended
+        self._requests = 0  # calls that may last until the process or system has ended
         self._closing = False
         self._closed = threading.Event()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
     @property
     def closing(self) -> bool:
-        """Whether it is closed, or is to be."""
+        """Whether it is closed, or will be when the last call returns."""
         return self._closing
 
     @property
     def has_open_request(self) -> bool:
-        """Whether a word is being given by it that may last: the next one on this handle would wait for that."""
+        """Whether a request is open: the next call on this handle may wait for its answer."""
         return self._requests > 0
 
     async def request(self, operation: str, function: Callable[..., T], *arguments: Any) -> T:
-        """As `call`, of a word to a process or system, to which the service may answer only when that has ended."""
+        """Call as `call` does, for a request that the service may answer only when the process or system has ended."""
 
         def give(value: H, *arguments: Any) -> T:
             with self._lock:
@@ -156,7 +164,7 @@ class Handle(Generic[H]):
         return await self.call(operation, give, *arguments)
 
     async def call(self, operation: str, function: Callable[..., T], *arguments: Any) -> T:
-        """`function(handle, *arguments)` in a thread. What the service refuses is told in words of `operation`."""
+        """Call `function(handle, *arguments)` in a thread. Errors name `operation`."""
         with self._lock:
             if self._closing:
                 raise HcsError(operation, self.container_id, INVALID_HANDLE)
@@ -198,23 +206,23 @@ class Handle(Generic[H]):
                     loop.call_soon_threadsafe(_finish, future)
 
     def _begin_to_close(self) -> bool:
-        """Let no further call begin. Whether to close it now: else the last call does, or somebody has."""
+        """Allow no further call. Return whether to close it now; otherwise the last call does, or it is closed."""
         with self._lock:
             begun, self._closing = self._closing, True
             return not begun and not self._calls
 
     def close_now(self) -> None:
-        """Close it in this thread, unless a call uses it: for the end of the program."""
+        """Close it in this thread, unless a call uses it. For the end of the program."""
         if self._begin_to_close():
             self._close()
 
     def release(self) -> None:
-        """As `close`, without waiting for it."""
+        """Close it without waiting."""
         if self._begin_to_close():
             self._threads.submit(self._close, or_here=True)
 
     async def close(self) -> None:
-        """Close it, after the last call that uses it: both are waited for only so long. Idempotent."""
+        """Close it after the last call that uses it, and wait for both up to a limit. Idempotent."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         with self._lock:

@@ -1,4 +1,4 @@
-"""Processes of a system: created with their streams, or found again by pid and creation time."""
+"""Create a process of a system with its streams, or find one again by pid and creation time."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ async def create(
     *,
     keep_open: bool,
 ) -> HcsProcess:
-    """A process with its streams.
+    """Create a process with its streams.
 
-    Failed: nothing is held of it, and it is killed; but init (`keep_open`), which ends with its system, may run.
+    If it fails: the process is killed and closed. init (`keep_open`) may still run, and ends with its system.
     """
     id, terminal, vm = system.id, config.emulate_console, session.vmcompute
     wiring = Wiring(id, session.pipes, session.threads, stdio, terminal=terminal)
@@ -64,7 +64,7 @@ async def create(
 
 
 def _end_late(vmcompute: Vmcompute, wiring: Wiring, made: tuple[Process, int, tuple[int, int, int]]) -> None:
-    """End a process that came into being when nobody waited for it any more."""
+    """End a process that the service created after its caller had stopped waiting."""
     process, _, pipes = made
     wiring.discard(pipes)
     try:
@@ -74,14 +74,14 @@ def _end_late(vmcompute: Vmcompute, wiring: Wiring, made: tuple[Process, int, tu
 
 
 async def _undo(session: Session, process: HcsProcess, *, wait: bool) -> None:
-    """End a process that nobody is to have; init ends with its system."""
+    """End a process whose creation failed. init ends with its system."""
     if wait:
         await kill_and_wait(session, process)
     await process.close()
 
 
 async def kill_and_wait(session: Session, process: HcsProcess) -> None:
-    """Kill a process, and wait for its end. What fails is logged."""
+    """Kill a process, and wait for its end. Log what fails."""
     try:
         await process.kill()
         await process.gone_within(session.limits.terminate)
@@ -90,7 +90,7 @@ async def kill_and_wait(session: Session, process: HcsProcess) -> None:
 
 
 def _of_command(error: HcsError, container_id: str, command_line: str) -> LongshoreError:
-    """The refusal of a process in words of its command, where it is about that."""
+    """Return the error of a process that was refused; of the command, if the command is the reason."""
     command = command_line.split('"')[1] if command_line.startswith('"') else command_line.partition(" ")[0]
     if same(error.code or 0, NO_COMMAND):
         return CommandNotFound(container_id, command)
@@ -100,10 +100,12 @@ def _of_command(error: HcsError, container_id: str, command_line: str) -> Longsh
 
 
 async def find(session: Session, system: HcsSystem, token: ProcessToken, *, keep_open: bool = False) -> HcsProcess:
-    """A process that somebody started, by pid and creation time.
+    """Find a process that another program started, by pid and creation time.
 
-    Pids are used again, and the list has the system's own processes, too. One that is not there any more has ended
-    unseen: its code is unknown. HcsError if it cannot be opened though it is there: it must not be taken for ended.
+    Pids are reused, and the service lists the system's own processes, too. A process that is not there has ended
+    unseen, and its exit code is unknown.
+
+    Raises: HcsError if the process is there but cannot be opened. It must not be taken for ended.
     """
     made = HcsProcess(session, system.id, token, keep_open=keep_open)
     made.is_waited_for = system.has_open_request
@@ -126,7 +128,7 @@ async def find(session: Session, system: HcsSystem, token: ProcessToken, *, keep
 
 
 async def _is_listed(system: HcsSystem, token: ProcessToken) -> bool | None:
-    """Whether the service lists it; None where it does not tell, as of a paused VM."""
+    """Return whether the service lists it; None if the service does not say, as for a paused VM."""
     try:
         found = await system.properties("ProcessList")
     except ServiceError:

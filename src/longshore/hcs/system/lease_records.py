@@ -1,4 +1,4 @@
-"""What is written down of containers for whoever finds them later: what one was made of, and what a lease has."""
+"""Record, for programs that come later, what a container was made of, and what a lease has."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MADE = "hcs.json"
 
 
 class CreationRecord(msgspec.Struct, kw_only=True):
-    """What a container was made of: written before it is made, into its own place. May hold secrets."""
+    """What a container was made of. Written into its own place before it is made. May hold secrets."""
 
     owner: str
     spec: Spec
     scratch: Scratch | None = None
 
     def write(self, place: Place) -> None:
-        """Put it in the container's place, as a whole."""
+        """Write it into the container's place, atomically."""
         path = place.data / MADE
         fresh = path.with_suffix(".tmp")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -35,17 +35,20 @@ class CreationRecord(msgspec.Struct, kw_only=True):
 
     @classmethod
     def read(cls, place: Place) -> CreationRecord:
-        """What was written. OSError or msgspec.MsgspecError if there is nothing of the kind."""
+        """Read it.
+
+        Raises: OSError or msgspec.MsgspecError if there is no such record.
+        """
         return decode_json((place.data / MADE).read_bytes(), cls)
 
     @staticmethod
     def forget(place: Place) -> None:
-        """Take it away."""
+        """Remove it."""
         (place.data / MADE).unlink(missing_ok=True)
 
 
 class LeaseRecord(NamedTuple):
-    """One thing that a lease has: a system with the name of its owner, or a process in it with its token."""
+    """One entry of a lease: a system with the name of its owner, or a process in a system, with its token."""
 
     name: str  # of its file
     id: str
@@ -54,17 +57,17 @@ class LeaseRecord(NamedTuple):
 
 
 class LeaseRecords:
-    """Which systems, and which processes in systems that may be kept, a lease is to take with it: one file each."""
+    """The systems of a lease, and its processes in systems that may be kept: one file each. They end with the lease."""
 
     def __init__(self, run: Path) -> None:
         self._folder = run / "hcs-leases"
 
     def add_system(self, lease: str, id: str, owner: str) -> None:
-        """The lease has a system, which bears this owner's name."""
+        """Record that the lease has a system with this owner."""
         self._add(lease, id, owner.encode())
 
     def add_process(self, lease: str, id: str, pid: int, token: bytes) -> None:
-        """The lease has a process."""
+        """Record that the lease has a process."""
         self._add(lease, f"{id}~{pid}", token)  # `~` is in no id
 
     def _add(self, lease: str, name: str, data: bytes) -> None:
@@ -73,11 +76,11 @@ class LeaseRecords:
         (folder / name).write_bytes(data)
 
     def remove_system(self, lease: str, id: str) -> None:
-        """It is gone."""
+        """Remove the record of a system that is gone."""
         self._remove(lease, id)
 
     def remove_process(self, lease: str, id: str, pid: int) -> None:
-        """It has ended."""
+        """Remove the record of a process that has ended."""
         self._remove(lease, f"{id}~{pid}")
 
     def _remove(self, lease: str, name: str) -> None:
@@ -85,13 +88,13 @@ class LeaseRecords:
             (self._folder / lease / name).unlink(missing_ok=True)
 
     def forget_system(self, id: str) -> None:
-        """It is gone, whichever lease had it."""
+        """Remove the records of a system that is gone, whichever lease had it."""
         with suppress(OSError):
             for lease in os.listdir(self._folder):
                 self._remove(lease, id)
 
     def of(self, lease: str) -> list[LeaseRecord]:
-        """What a lease has."""
+        """Return the records of a lease."""
         folder = self._folder / lease
         found: list[LeaseRecord] = []
         with suppress(OSError):
@@ -105,10 +108,10 @@ class LeaseRecords:
         return found
 
     def remove(self, lease: str, record: LeaseRecord) -> None:
-        """It has ended."""
+        """Remove one record."""
         self._remove(lease, record.name)
 
     def forget_lease(self, lease: str) -> None:
-        """It has ended, unless a record of it is left."""
+        """Remove a lease, unless a record of it is left."""
         with suppress(OSError):
             (self._folder / lease).rmdir()

@@ -1,11 +1,11 @@
-"""Notifications: from the service's threads to the event loop, and who waits for them.
+"""Bring notifications from the threads of the service to the event loop and its waiters.
 
-The service calls back on threads of its own, at any moment, also while we unregister. Such a thread only looks up the
-number it was given and hands type and status to the loop; it never calls the service, and nothing it meets can raise
-into it. What belongs to a number that is gone, and types that nobody knows, are passed over.
+The service calls back on threads of its own, at any time, also while we unregister. Such a thread only looks up the
+number that it was given, and passes type and status to the loop. It never calls the service, and no exception may leave
+it. Numbers that are gone and unknown types are ignored.
 
-A `Watch` belongs to one handle. Whoever waits for a completion also wakes when the system exits, when the service is
-lost, and when the handle is closed; any number may wait for one notification.
+A `Watch` belongs to one handle. Several callers may wait for one notification. They also wake when the system exits,
+when the service is lost, and when the handle is closed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ REGISTER_LIMIT = 2.0  # seconds that the interpreter's end waits for registratio
 
 
 class Type(IntEnum):
-    """Notifications that somebody here waits for; there are more, and there will be."""
+    """The notifications that longshore waits for. There are more."""
 
     SYSTEM_EXITED = 0x00000001
     SYSTEM_CREATE_COMPLETED = 0x00000002
@@ -56,11 +56,11 @@ class End(NamedTuple):
     """How the watching of a handle ended: its system or process exited, the service was lost, or it was closed."""
 
     type: Type | None  # None: closed
-    status: int = 0  # as the service told it: an HRESULT, 32 unsigned bits
+    status: int = 0  # from the service: an HRESULT, 32 unsigned bits
 
     @property
     def error(self) -> LongshoreError | None:
-        """What it is to somebody who was waiting for something else. `about` puts it in words of the operation."""
+        """The error for callers that waited for another notification. `about` adds their operation."""
         if self.type is None:
             return EngineClosed("the handle was closed meanwhile")
         if self.type is Type.SERVICE_DISCONNECT:
@@ -79,11 +79,11 @@ class Watch:
         self._listeners: dict[int, Callable[[int], None]] = {}
 
     def on(self, type: Type, call: Callable[[int], None]) -> None:
-        """Have `call` called with the status of each notification of a type, beside those who wait for it."""
+        """Call `call` with the status of each notification of a type, in addition to its waiters."""
         self._listeners[type] = call
 
     def deliver(self, type: int, status: int) -> None:
-        """A notification has come; on the loop. One of a type that this kind of handle has not is passed over."""
+        """Deliver a notification, on the loop. Ignore one of a type that this kind of handle does not have."""
         if type not in self._types:
             log.info(
                 "a notification of type 0x%X is unknown, or belongs to another kind of handle; it is ignored", type
@@ -99,13 +99,13 @@ class Watch:
             self._end(End(Type(type), status))
 
     def close(self) -> None:
-        """Nothing more will be told: whoever waits wakes."""
+        """Wake all waiters: no notification will come any more."""
         self._end(End(None))
 
     def _end(self, end: End) -> None:
         if not self.ended.done():
             self.ended.set_result(end)
-        # a completion that was told before has woken its waiters already
+        # a completion that came before has woken its waiters already
         expected, self._expected = self._expected, {}
         for futures in expected.values():
             for future in futures:
@@ -113,10 +113,10 @@ class Watch:
                     error = end.error
                     assert error is not None
                     future.set_exception(error)
-                    future.exception()  # retrieved: it may be that nobody waits any more
+                    future.exception()  # mark it as retrieved: there may be no waiter
 
     def expect(self, type: Type) -> asyncio.Future[int]:
-        """The status of the next notification of a type: to be called before what brings it about."""
+        """Return the future of the next notification's status. Call it before the call that causes the notification."""
         future: asyncio.Future[int] = self.loop.create_future()
         if self.ended.done():
             error = self.ended.result().error
@@ -129,7 +129,10 @@ class Watch:
 
 
 async def completed(expected: asyncio.Future[int], operation: str, container_id: str, limit: float) -> None:
-    """Wait for a completion. HcsError if it, or the system, or the service failed; TimeLimit after `limit` seconds."""
+    """Wait for a completion.
+
+    Raises: HcsError if it failed, the system exited, or the service was lost; TimeLimit after `limit` seconds.
+    """
     done, _ = await asyncio.wait((expected,), timeout=limit)
     if not done:
         expected.cancel()
@@ -160,7 +163,7 @@ async def wait_for_exit(watch: Watch, operation: str, container_id: str, limit: 
 
 
 class _Registration:
-    """One registration, to be undone once."""
+    """One registration, which is undone once."""
 
     def __init__(self, undo: Callable[[], None]) -> None:
         self._undo = undo
@@ -168,7 +171,7 @@ class _Registration:
         self._undone = False
 
     def undo(self) -> None:
-        """Returns when it is undone, also if another thread is at it."""
+        """Undo it, or wait for the thread that does."""
         with self._lock:
             if not self._undone:
                 self._undo()
@@ -176,10 +179,10 @@ class _Registration:
 
 
 class Notifications:
-    """The callback that the service is given, and the watches that its numbers stand for.
+    """The callback of this program, and the watches by number.
 
-    One program has one, `NOTIFICATIONS`: the service may call back as long as a registration is left, and that of an
-    engine that was forgotten without being closed stays. What it calls must not be freed.
+    One program has one, `NOTIFICATIONS`. The service may call back as long as a registration is left, for example that
+    of an engine that was never closed. So the callback must not be freed.
     """
 
     def __init__(self) -> None:
@@ -188,20 +191,22 @@ class Notifications:
         self._registrations: dict[int, _Registration] = {}
         self._closers: dict[int, Callable[[], None]] = {}
         self._changed = threading.Condition()
-        self._registering = 0  # calls of the service that are under way
+        self._registering = 0  # registering calls that are under way
         self._ending = False
         self.callback = NotificationCallback(self._on_notification)
 
     def add(self, watch: Watch) -> int:
-        """A number for a watch: the context of its registration."""
+        """Return a number for a watch: the context of its registration."""
         number = next(self._numbers)
         self._watches[number] = watch
         return number
 
     def register(self, number: int, register: Callable[[Any, int], T], unregister: Callable[[T], None]) -> None:
-        """Have the service told of a number: `register(callback, number)`. EngineClosed once the program ends. Blocks.
+        """Register a number with the service, by `register(callback, number)`. Blocks.
 
-        It is noted by the thread that does it: the program may end before the loop hears of it.
+        The registration is stored by this thread, because the program may end before the loop gets the result.
+
+        Raises: EngineClosed once the program ends.
         """
         with self._changed:
             if self._ending:
@@ -216,39 +221,39 @@ class Notifications:
                 self._changed.notify_all()
 
     def unregister(self, number: int) -> None:
-        """Undo it; returns when nothing of it is being told any more. Undone already is fine. Blocks."""
+        """Unregister a number; no notification of it is under way afterwards. Idempotent. Blocks."""
         registration = self._registrations.get(number)
         if registration is not None:
             registration.undo()
             self._registrations.pop(number, None)
 
     def close_at_exit(self, number: int, close: Callable[[], None]) -> None:
-        """Have `close` called at the interpreter's end, unless `remove` comes first."""
+        """Call `close` at the interpreter's end, unless `remove` comes first."""
         self._closers[number] = close
 
     def remove(self, number: int) -> None:
-        """Forget a number, after its registration was undone: until then it may still be told something."""
+        """Forget a number whose registration was undone. Before that, notifications may still come."""
         self._watches.pop(number, None)
         self._closers.pop(number, None)
 
     def _on_notification(self, type: int, context: int | None, status: int, data: int | None) -> None:
-        """On a thread of the service's."""
+        """Handle a notification, on a thread of the service."""
         try:
             watch = self._watches.get(context or 0)
             if watch is None:
                 return
-            if data and log.isEnabledFor(logging.DEBUG):  # a crash report, say; gone when we return
+            if data and log.isEnabledFor(logging.DEBUG):  # a crash report, for example; freed when we return
                 log.debug("notification 0x%X says: %s", type, ctypes.wstring_at(data))
             watch.loop.call_soon_threadsafe(watch.deliver, type, status & 0xFFFFFFFF)
         except RuntimeError:
             pass  # the loop is closed: nobody waits any more
-        except Exception:  # into a thread of the service's nothing may be raised
+        except Exception:  # no exception may reach the thread of the service
             log.exception("a notification was lost")
 
     def close_all(self) -> None:
-        """Undo every registration: foreign threads must not find an interpreter that is gone.
+        """Undo every registration: threads of the service must not call an interpreter that is gone.
 
-        Also those of handles that a call still uses; such a handle itself is left to the end of the process.
+        A handle that a call still uses is unregistered, too, and is closed by the end of the process.
         """
         with self._changed:
             self._ending = True

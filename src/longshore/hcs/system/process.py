@@ -1,7 +1,7 @@
-"""One process of a compute system: its streams, its end, signals.
+"""Hold one process of a compute system: its streams, its end, signals.
 
-The path of an exit code: the service's thread says ProcessExited (notifications.py); `_ended` asks for the status
-document, once; the exit stands in `_exit` before any waiter wakes.
+The path of an exit code: a thread of the service reports ProcessExited (notifications.py). `_end` asks once for the
+status document. `publish_exit` sets `_exit` before any waiter wakes.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ log = logging.getLogger("longshore.hcs")
 KILL, INTERRUPT, TERM = 9, 2, 15
 DEAD = (ELEMENT_NOT_FOUND, PROCESS_ALREADY_STOPPED)
 CONTROL = {INTERRUPT: "CtrlC", TERM: "CtrlShutdown"}
-"""What Windows has for signals (HcsSignalProcess, builds from 17763 on): sent to one process and what it started."""
+"""Windows' console events for signals (HcsSignalProcess, from build 17763): for one process and its children."""
 
 NO_SIGNALS = "Windows has no signals"
 USE_KILL = "use `kill` for a process, `stop` for a container"
-ANSWER_LIMIT = 1.0  # seconds in which the service says whether it takes a word for a process: it may wait for its end
+ANSWER_LIMIT = 1.0  # seconds to wait for the answer to a request; the service may wait for the end of the process
 
 
 class ProcessToken(msgspec.Struct, frozen=True):
-    """What finds a process again: its pid, and between which moments it was created, since pids are used again."""
+    """Identify a process by its pid and the time span in which it was created, since pids are reused."""
 
     pid: int
-    started_at: datetime  # before it was asked for
-    returned_at: datetime | None = None  # when it was there
+    started_at: datetime  # before the request
+    returned_at: datetime | None = None  # after the request
 
 
 class HcsProcess:
-    """A process that we hold, or that has ended before we could (`handle` None)."""
+    """One process. `handle` is None if it ended before it could be opened."""
 
     failure: LongshoreError | None = None
 
@@ -78,16 +78,16 @@ class HcsProcess:
         self.streams = Streams() if wiring is None else wiring.streams
         self.handle: Handle[Process] | None = None
         self.on_end: list[Callable[[HcsProcess], None]] = []
-        self.on_over: Callable[[HcsProcess], None] | None = None  # ended, and its streams, too
+        self.on_over: Callable[[HcsProcess], None] | None = None  # called when it and its streams have ended
         self._session = session
         self._wiring = wiring
         self._terminal = terminal
-        self._keep_open = keep_open  # the handle of init: closed after its system's
-        self.is_waited_for: Callable[[], bool] = lambda: False  # whether a word on its system's handle is under way
+        self._keep_open = keep_open  # for init: its handle is closed after that of its system
+        self.is_waited_for: Callable[[], bool] = lambda: False  # whether a request on its system's handle is open
         self._watch = Watch(asyncio.get_running_loop(), OF_PROCESSES)
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._ending: asyncio.Task[None] | None = None
-        self._ending_input: asyncio.Task[None] | None = None  # the service, of the end of input
+        self._ending_input: asyncio.Task[None] | None = None  # tells the service that the input has ended
         self._late: asyncio.TimerHandle | None = None
         self._is_published = False
         self._killed = False
@@ -107,35 +107,41 @@ class HcsProcess:
 
     @property
     def ended(self) -> asyncio.Future[Exit]:
-        """Its end, once it is known."""
+        """The exit, once it is known."""
         return self._exit
 
     @property
     def over(self) -> bool:
-        """Whether its end is known."""
+        """Whether the exit is known."""
         return self._exit.done()
 
     @property
     def ending(self) -> bool:
-        """Whether the service has told of its end."""
+        """Whether the service has reported the end."""
         return self._ending is not None or self._is_published
 
     @property
     def killed(self) -> bool:
-        """Whether it was asked to end, by itself or with its system."""
+        """Whether it was killed, alone or with its system."""
         return self._killed
 
-    # what the session does with it
+    # taking it over
 
     async def watch(self, process: Process, *, ours: bool) -> None:
-        """Take a handle, and have its end told. Raises HcsError; the handle is closed then, and `ours` killed."""
+        """Take over a handle, and watch for the end.
+
+        Raises: HcsError; the handle is then closed, and the process killed if it is `ours`.
+        """
         undo = self._session.vmcompute.terminate_process if ours else None
         self.handle = await self._session.watch_process(process, self._watch, self.container_id, undo=undo)
         if self._wiring is None:
             self._ready.set_result(None)
 
     async def open(self, handles: tuple[int, int, int]) -> None:
-        """Take the pipes. HcsError if one is no pipe."""
+        """Take over the pipes.
+
+        Raises: HcsError if one is not a pipe.
+        """
         wiring = self._wiring
         if wiring is None:
             return
@@ -159,7 +165,7 @@ class HcsProcess:
             self._ending = asyncio.create_task(self._end(end), name=f"end of process {self.pid}")
 
     def system_ended(self) -> None:
-        """The system has exited, or the service was lost: our own notification comes now, or never."""
+        """Note that the system has exited, or that the service was lost: our own notification comes soon, or never."""
         if self._wiring is not None:
             self._wiring.system_ended()
         if not self.ending and self._late is None:
@@ -168,14 +174,14 @@ class HcsProcess:
 
     def _missed(self) -> None:
         if not self.ending:
-            log.warning("container `%s`: the end of process %d was not told", self.container_id, self.pid)
+            log.warning("container `%s`: no notification of the end of process %d came", self.container_id, self.pid)
             self._ending = asyncio.create_task(self._end(End(Type.SERVICE_DISCONNECT)), name=f"end of {self.pid}")
 
     async def _end(self, end: End) -> None:
         at = now()
         if self._late is not None:
             self._late.cancel()
-        await self._ready  # its end may be told before the call that registers has returned to us
+        await self._ready  # the notification may arrive before the registering call has returned
         wiring = self._wiring
         if wiring is not None:
             limits = self._session.limits
@@ -191,7 +197,7 @@ class HcsProcess:
         self.publish_exit(Exit(code=code, cause=cause, started_at=self.identity.started_at, at=at, pid=self.pid))
 
     async def _exit_code(self) -> int | None:
-        """The code as the status document tells it; what it does not tell is unknown, never success."""
+        """Return the exit code in the status document; None if it is not there. It is never taken for success."""
         if self.handle is None or self.handle.closing:
             return None
         session, operation = self._session, "reading the exit code"
@@ -207,7 +213,7 @@ class HcsProcess:
         return status.exit_code if status.exited and status.last_wait_result == 0 else None
 
     def publish_exit(self, exit: Exit) -> None:
-        """Its end is known: all waiters wake with it."""
+        """Set the exit, and wake all waiters."""
         if not self._exit.done():
             self._is_published = True
             self._exit.set_result(exit)
@@ -220,7 +226,7 @@ class HcsProcess:
 
     @property
     def finished(self) -> bool:
-        """Whether it has ended, and its streams, too: nothing of it is held any more."""
+        """Whether the process and its streams have ended, so that nothing is held any more."""
         return self._is_published and (self._wiring is None or self._wiring.over)
 
     def _over(self) -> None:
@@ -228,12 +234,15 @@ class HcsProcess:
             self.on_over(self)
 
     def gone(self) -> None:
-        """It ended while nobody who could have been told had it open."""
+        """Set an unknown exit: the process ended while no handle of it was open."""
         started_at = self.identity.started_at
         self.publish_exit(Exit(code=None, cause=Cause.SYSTEM_GONE, started_at=started_at, at=None, pid=self.pid))
 
     async def look(self) -> None:
-        """Whether it had ended before we watched it: nobody tells us then. Failed or cancelled: it is let go of."""
+        """Find out whether it ended before it was watched, since no notification comes then.
+
+        If it fails or is cancelled: the process is closed.
+        """
         try:
             exited = await self._has_exited()
         except BaseException:
@@ -243,7 +252,7 @@ class HcsProcess:
             self._watch.deliver(Type.PROCESS_EXITED, 0)
 
     async def _has_exited(self) -> bool | None:
-        """Whether its status says so; None if there is none to be read."""
+        """Return whether the status document says that it exited; None if there is no document."""
         assert self.handle is not None
         session, operation = self._session, "looking at a process"
         with suppress(HcsError, msgspec.MsgspecError):
@@ -253,7 +262,7 @@ class HcsProcess:
         return None
 
     async def _exit_is_unpublished(self, *, gone: bool) -> bool:
-        """Whether it has ended, and nobody has told us; `gone`: the service has just said that there is none."""
+        """Return whether it has ended without a notification. `gone`: the service has just said that there is none."""
         try:
             exited = await self._has_exited()
         except TimeLimit:
@@ -261,7 +270,10 @@ class HcsProcess:
         return gone if exited is None else exited
 
     async def gone_within(self, limit: float) -> None:
-        """Return when its end is known, or after `limit` seconds: TimeLimit."""
+        """Wait for the exit of a process that was killed.
+
+        Raises: TimeLimit after `limit` seconds.
+        """
         await asyncio.wait((self._exit,), timeout=limit)
         if not self._exit.done():
             raise TimeLimit(f"process {self.pid} of container `{self.container_id}`, which was killed,", limit)
@@ -283,14 +295,14 @@ class HcsProcess:
         await self.control(word)
 
     async def control(self, word: str) -> None:
-        """Send a console event. Servercore answers only when the process has ended: that is not waited for."""
+        """Send a console event. Servercore answers only when the process has ended, so the wait is short."""
         assert self.handle is not None
         options = documents.encode(documents.SignalRequest(signal=word))
         call = self.handle.request(f"sending {word} to a process", self._session.vmcompute.signal_process, options)
         await self._session.ask(call, ANSWER_LIMIT)
 
     async def kill(self) -> None:
-        """Have it ended. Already ended is fine."""
+        """Kill it. A process that has ended already is fine."""
         self.hurry()
         if self.ending or self._closed or self.handle is None:
             return
@@ -304,7 +316,7 @@ class HcsProcess:
             await session.answer(operation, self.container_id, call, session.limits.terminate)
         except HcsError as failure:
             error = failure.about(operation, self.container_id)
-            # so it is for one that is already dead, too (hcsshim's findings): its end is then about to be told
+            # the code is the same for a process that has just ended (found by hcsshim): its notification then follows
             if same(error.code or 0, (ACCESS_DENIED, *DEAD)):
                 await asyncio.wait((self._watch.ended,), timeout=ANSWER_LIMIT)
                 if not self.ending and await self._exit_is_unpublished(gone=same(error.code or 0, DEAD)):
@@ -315,34 +327,34 @@ class HcsProcess:
                 raise error from failure
 
     def hurry(self) -> None:
-        """It is ended by force: its end is told, whether or not its output can be copied to where it goes."""
+        """Do not wait long for copying its output: it is being killed."""
         if self._wiring is not None:
             self._wiring.hurry()
 
     async def output_copied(self) -> None:
-        """Return when the output of a process whose system is down was copied to the caller's descriptors."""
+        """Wait until the output was copied to the caller's descriptors. For a process whose system is down."""
         if self._wiring is not None:
             await self._wiring.copied()
 
     def killed_with_system(self, killed: bool) -> None:
-        """Its system is (or, after all, was not) being terminated."""
+        """Note that its system is being terminated, or after all is not."""
         if not self.ending:
             self._killed = killed
 
     async def kill_tree(self) -> None:
-        """HCS does not tell who started whom: the process alone is killed; the rest ends with the container."""
+        """Kill the process alone, since HCS does not say who started whom. The rest ends with the container."""
         await self.kill()
 
     # its input and its terminal
 
     def _input_closed(self) -> None:
-        if self.ending or self._closed:  # nobody is to be told; and it may be the collector that closes it
+        if self.ending or self._closed:  # nothing to report; and the garbage collector may be the one that closes it
             return
         if self._ending_input is None or self._ending_input.done():
             self._ending_input = self._session.spawn(self._end_input(), f"end of input of {self.pid}")
 
     async def _end_input(self) -> None:
-        """The end of input needs both: our pipe closed, after what was written; then the word to the service."""
+        """End the input: close our pipe after all is written, then send the request to the service. HCS needs both."""
         if self._wiring is not None and self._wiring.input is not None:
             with suppress(OSError):
                 await self._wiring.input.wait_closed()
@@ -366,7 +378,7 @@ class HcsProcess:
                 wiring.input.close_pipe()
             self._input_closed()
         assert self._ending_input is not None
-        # it waits for what is still to be written, and the service may wait for the process: we do not
+        # the task waits for what is still to be written, and the service may wait for the process; this call does not
         done, _ = await asyncio.wait((self._ending_input,), timeout=ANSWER_LIMIT)
         if done:
             self._ending_input.result()
@@ -387,10 +399,10 @@ class HcsProcess:
                 raise InvalidState("resize a terminal of", self.container_id, "one without a terminal") from error
             raise
 
-    # letting go
+    # closing
 
     def drop_streams(self) -> None:
-        """Close our ends of its pipes."""
+        """Close our ends of the pipes."""
         if self._wiring is not None:
             self._wiring.close()
 
@@ -402,22 +414,22 @@ class HcsProcess:
         if self._ending is not None and not self._exit.done():
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANSWER_LIMIT):
-                    await asyncio.shield(self._exit)  # its code is just being read
+                    await asyncio.shield(self._exit)  # the exit code is just being read
         if self._ending is not None:
             self._ending.cancel()
         self.drop_streams()
         if not self._exit.done():
             self._exit.set_exception(EngineClosed())
-            self._exit.exception()  # retrieved: nobody has to have waited
+            self._exit.exception()  # mark it as retrieved: there may be no waiter
         if self.handle is not None:
             await self.handle.close()
 
 
 def _terminate_apart(vmcompute: Vmcompute, container_id: str, pid: int) -> None:
-    """Kill a process by handles of its own. Blocks.
+    """Kill a process by new handles. Blocks.
 
-    Words on one handle wait for each other, and servercore answers a console event only when the process has ended
-    (hcsshim `internal/hcs/process.go`, hcsshim#1416): a kill must not wait behind it.
+    Requests on one handle wait for each other. Servercore answers a console event only when the process has ended
+    (hcsshim `internal/hcs/process.go`, hcsshim#1416), and a kill must not wait behind it.
     """
     system = vmcompute.open_compute_system(container_id)
     try:

@@ -1,4 +1,4 @@
-"""What the parts of one HcsService share: the binding, threads, notifications, limits; and its handles."""
+"""Share what the parts of one HcsService need: the binding, threads, notifications, limits, handles and tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_ANSWER = "the compute service does not answer: see whether `vmcompute` runs; 
 
 
 class Session:
-    """The binding and what goes with it. `owner` of the handles and tasks of one service."""
+    """The binding and what belongs to it. It owns the tasks of one service."""
 
     def __init__(self, vmcompute: Vmcompute, pipes: Pipes, limits: HcsLimits) -> None:
         self.vmcompute = vmcompute
@@ -41,9 +41,9 @@ class Session:
     async def watch_system(
         self, system: System, watch: Watch, container_id: str, *, undo: Callable[[System], object] | None = None
     ) -> Handle[System]:
-        """Own a system's handle, with its notifications told to `watch`.
+        """Take over the handle of a system, and deliver its notifications to `watch`.
 
-        On failure the handle is closed, after `undo` of what was made with it.
+        If it fails: `undo` is called, then the handle is closed.
         """
         vm = self.vmcompute
         return await self._watch(
@@ -59,7 +59,7 @@ class Session:
     async def watch_process(
         self, process: Process, watch: Watch, container_id: str, *, undo: Callable[[Process], object] | None = None
     ) -> Handle[Process]:
-        """As `watch_system`, of a process."""
+        """Take over the handle of a process, as `watch_system` does."""
         vm = self.vmcompute
         return await self._watch(
             process,
@@ -112,7 +112,7 @@ class Session:
                 failed=discard,
             )
         except TimeLimit:
-            raise  # it is still under way: discarded when it returns
+            raise  # the call continues: its result is discarded when it returns
         except (HcsError, NotSupported, EngineClosed, OSError) as error:
             notifications.remove(number)
             await uninterrupted(self.threads.call(undo_all, or_here=True))
@@ -122,9 +122,9 @@ class Session:
 
         def release() -> None:
             try:
-                notifications.unregister(number)  # returns when no notification is under way any more
+                notifications.unregister(number)  # returns when no notification is under way
             except (HcsError, NotSupported) as error:
-                # it may still be called back: what the service uses is not closed under it
+                # the service may still call back, so nothing that it uses is closed
                 log.warning("container `%s`: a handle stays open: %s", container_id, error)
                 return
             finally:
@@ -146,10 +146,12 @@ class Session:
         *,
         failed: Callable[[], object] | None = None,
     ) -> T:
-        """What a call makes, which the caller then owns: also one who is cancelled meanwhile hears of it first.
+        """Return what a call makes. The caller then owns it.
 
-        A service that does not answer is left to itself, and what it may still make is discarded: TimeLimit. `failed`
-        is called in a thread if it makes nothing when nobody waits for it any more.
+        Raises: TimeLimit if the service does not answer. What it makes later is discarded; if it makes nothing then,
+        `failed` is called in a thread.
+        If cancelled: the result is awaited for a while and returned first; the cancellation follows at the caller's
+        next await.
         """
         task = asyncio.ensure_future(call)
         current = asyncio.current_task()
@@ -171,9 +173,9 @@ class Session:
     async def answer(
         self, operation: str, container_id: str | None, call: Awaitable[T], limit: float | None = None
     ) -> T:
-        """What comes of a call that makes nothing. TimeLimit after `limit` seconds, or else those of `limits.default`.
+        """Return the result of a call that makes nothing. The limit is `limits.default` unless given.
 
-        Only the waiting ends then: the call goes on in its thread, with its arguments and its handle.
+        Raises: TimeLimit. The call then continues in its thread, with its arguments and its handle.
         """
         limit = self.limits.default if limit is None else limit
         try:
@@ -186,7 +188,7 @@ class Session:
             raise TimeLimit(what, limit, hint=NO_ANSWER) from None
 
     async def _wait_despite_cancellation(self, task: asyncio.Future[T]) -> None:
-        """Wait for a call that is under way, though nobody wants it any more: not for ever."""
+        """Wait for a call up to a limit, though its caller was cancelled."""
 
         async def wait() -> None:
             await asyncio.wait((task,), timeout=self.limits.terminate)
@@ -215,7 +217,7 @@ class Session:
     # tasks
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """A task that nobody has to wait for: what it raises is logged."""
+        """Start a task that is owned here. What it raises is logged."""
         task = asyncio.create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -226,19 +228,19 @@ class Session:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.info("%s: %s", task.get_name(), error)
 
-    async def ask(self, word: Awaitable[object], limit: float) -> None:
-        """Give a word to the service, and wait for its answer only so long; a failure within that is raised."""
+    async def ask(self, request: Awaitable[object], limit: float) -> None:
+        """Send a request to the service, and wait up to `limit` seconds. An error within that time is raised."""
 
         async def give() -> None:
-            await word
+            await request
 
-        task = self.spawn(give(), "a word to the service")
+        task = self.spawn(give(), "a request to the service")
         done, _ = await asyncio.wait((task,), timeout=limit)
         if done:
             task.result()
 
     async def close(self) -> None:
-        """End what runs in the background."""
+        """Cancel the tasks, and wait for them."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
