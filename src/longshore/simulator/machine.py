@@ -53,7 +53,10 @@ class Machine:
         return self.behaviour.temperament
 
     def program(self, container_id: str, args: Sequence[str]) -> Program:
-        """What a command runs. CommandNotFound, CommandNotExecutable."""
+        """Return the program of a command.
+
+        Raises: CommandNotFound, CommandNotExecutable.
+        """
         name = args[0]
         if name in NOT_EXECUTABLE:
             raise CommandNotExecutable(container_id, name, "permission denied")
@@ -63,11 +66,11 @@ class Machine:
         return program
 
     def error(self, operation: str, id: str | None, detail: str, code: str | None = None) -> ServiceError:
-        """An error of the simulated service; on the HCS-like machine with HCS's code."""
+        """Return an error of the simulated service; on the HCS-like machine with HCS's code."""
         return ServiceError(operation, id, detail, code=self.behaviour.error_code(code))
 
     def find(self, token: bytes) -> tuple[System | None, int | None]:
-        """The system, and the pid if there is one, that a token means."""
+        """Return the system of a token, and its pid if the token is of a process."""
         system = self._by_token.get(token)
         if system is not None:
             return system, None
@@ -76,12 +79,12 @@ class Machine:
         return system, int(pid) if system is not None else None
 
     def add(self, system: System) -> None:
-        """Know a system, by its id and its token."""
+        """Add a system, by its id and its token."""
         self.systems[system.id] = system
         self._by_token[system.token] = system
 
     def remove(self, system: System) -> None:
-        """Forget a system: whatever of it lives is killed, and its id is free."""
+        """Kill what lives of a system, and forget it. Its id is free."""
         system.kill(self.killed)
         system.thaw()
         system.exit()
@@ -89,7 +92,7 @@ class Machine:
         self.forget(system)
 
     def forget(self, system: System) -> None:
-        """Know it no more, neither by its id nor by its token."""
+        """Forget a system's id and its token."""
         if self.systems.get(system.id) is system:
             del self.systems[system.id]
         self._by_token.pop(system.token, None)
@@ -108,7 +111,7 @@ class Machine:
 
     @property
     def killed(self) -> Exit:
-        """How a process ends that is killed from outside."""
+        """The exit of a process that is killed from outside."""
         return self.behaviour.killed
 
     def later(self, until: float | asyncio.Event, act: Callable[[], None]) -> None:
@@ -147,7 +150,7 @@ class Machine:
             system.init.stderr.cut()
 
     def out_of_memory(self, id: str) -> None:
-        """The kernel kills init for lack of memory."""
+        """Kill init for lack of memory."""
         if not self.behaviour.features["oom-events"].supported:
             raise ValueError("only the OCI-like machine kills for lack of memory")
         system = self._system(id)

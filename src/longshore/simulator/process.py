@@ -1,4 +1,4 @@
-"""One process of the machine: its signals, its streams, and how its program is driven."""
+"""Run one process of the machine: its program, its signals, its streams."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Signals:
         self._waiting: asyncio.Future[None] | None = None
 
     def catch(self, *numbers: int) -> None:
-        """From now on `get` tells of these."""
+        """Have `get` return these signals from now on."""
         self.caught.update(numbers)
 
     def ignore(self, *numbers: int) -> None:
-        """From now on these do nothing."""
+        """Ignore these signals from now on."""
         self.ignored.update(numbers)
 
     async def get(self) -> int:
-        """The next caught signal, once there is one."""
+        """Wait for the next caught signal."""
         while not self._arrived:
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
@@ -112,7 +112,7 @@ class Process:
 
     @property
     def token(self) -> bytes:
-        """What finds it again."""
+        """Identify it for later."""
         return b"%s.%d" % (self.system.token, self.pid)
 
     @property
@@ -144,7 +144,7 @@ class Process:
     # its life
 
     def begin(self, program: Program) -> None:
-        """Let its program run, from the loop's next turn on."""
+        """Run its program, from the loop's next turn on."""
         self.started_at = now()
         self._task = asyncio.get_running_loop().create_task(self._run(program))
         self._task.add_done_callback(self._done)
@@ -180,16 +180,16 @@ class Process:
 
     @property
     def dying(self) -> bool:
-        """Whether how it ends is decided already."""
+        """Whether its end is decided already."""
         return self._verdict is not None
 
     @property
     def _is_protected(self) -> bool:
-        """As pid 1 of its pid namespace it gets only the signals that it handles (pid_namespaces(7))."""
+        """Whether it gets only the signals that it handles, as pid 1 of a pid namespace (pid_namespaces(7))."""
         return self.is_init and self.system.machine.behaviour.protects_init and not self.system.spec.init
 
     def die(self, verdict: Exit) -> None:
-        """End it, wherever it is; it is gone within the loop's next turns."""
+        """End it; it is gone within the loop's next turns."""
         if self.exit is not None or self._verdict is not None:
             return
         self._verdict = verdict
@@ -225,14 +225,14 @@ class Process:
             self._notify(exit)
 
     def _notify(self, exit: Exit) -> None:
-        """Have its end told, in the way that was asked for."""
+        """Publish the exit, or lose, delay or double the notification as a test asked."""
         machine, loop = self.system.machine, asyncio.get_running_loop()
         fate = machine.faults.fate(EXIT_NOTIFICATION)
         if fate is Fate.LOST:
-            self.system.untold.append(self)
+            self.system.unpublished.append(self)
             return
         if fate is not None and fate is not Fate.DOUBLED:
-            self.system.untold.append(self)  # if the system ends before, it is told by that
+            self.system.unpublished.append(self)  # if the system ends before, it is told by that
             machine.later(fate, lambda: self._publish_late(exit))
             return
         if machine.behaviour.notifies_later:
@@ -243,19 +243,19 @@ class Process:
             loop.call_later(AGAIN_AFTER, self.publish_exit, exit)
 
     def _publish_late(self, exit: Exit) -> None:
-        if self in self.system.untold:
-            self.system.untold.remove(self)
+        if self in self.system.unpublished:
+            self.system.unpublished.remove(self)
             self.publish_exit(exit)
 
     def publish_exit(self, exit: Exit) -> None:
-        """Notify whoever watches."""
+        """Pass the exit to all watchers."""
         for watcher in list(self.watchers):
             watcher.receive_exit(exit)
 
     # signals
 
     def receives(self, number: int) -> bool:
-        """Whether it would notice this signal at all."""
+        """Return whether this signal would have an effect."""
         return (
             number == KILL
             or not self._is_protected
@@ -277,7 +277,7 @@ class Process:
             self.die(self.system.machine.behaviour.death_by(number))
 
     def flush(self) -> None:
-        """Deliver what has waited until the process can run."""
+        """Deliver the signals that waited until the process can run."""
         if self._pending and self.began and not self.system.frozen:
             pending, self._pending = self._pending, []
             for number in pending:
@@ -285,7 +285,7 @@ class Process:
 
 
 def signalled(number: int) -> Exit:
-    """The end by a signal."""
+    """Return the exit of a process that a signal ends."""
     return Exit(code=128 + number, signal=number, cause=Cause.SIGNALLED)
 
 
@@ -296,13 +296,13 @@ def _coroutine(awaitable: Any) -> Coroutine[Any, Any, int]:
 
 
 def _loop_is_ending() -> bool:
-    """Whether all tasks are being cancelled: the loop of who uses the machine is being shut down."""
+    """Return whether all tasks are being cancelled, because the loop is being shut down."""
     return all(task.cancelling() for task in asyncio.all_tasks())
 
 
 @types.coroutine
 def _drive(process: Process, program: Coroutine[Any, Any, int]) -> Generator[Any, Any, int]:
-    """Run a program step by step: never while its system is paused, and no step after it was killed."""
+    """Run a program step by step: no step while its system is paused, and none after it was killed."""
     error: BaseException | None = None
     system = process.system
     while True:

@@ -39,7 +39,7 @@ class System:
         self.init: Process | None = None
         self.processes: dict[int, Process] = {}
         self.past: dict[int, Process] = {}  # ended ones
-        self.untold: list[Process] = []  # ended ones whose notification was lost
+        self.unpublished: list[Process] = []  # ended ones whose notification was lost or is late
         self.handles: set[SimulatedSystem] = set()
         self.frozen = False
         self.thawed = asyncio.Event()
@@ -76,7 +76,7 @@ class System:
     def wire(
         self, stdio: Stdio, *, terminal: bool, log: ContainerLog | None
     ) -> tuple[Input, Output, Output, PipeOutput | None, PipeOutput | None]:
-        """The streams of a new process, and the ends that its caller reads. Raises before anything is changed."""
+        """Make the streams of a new process, and the ends that its caller reads. An error leaves nothing."""
         outputs: list[Output] = []
         try:
             for name, target in (("stdout", stdio.stdout), ("stderr", stdio.stderr)):
@@ -97,19 +97,19 @@ class System:
         return stdin, out, err, readable, readable_error
 
     def new_log(self) -> ContainerLog:
-        """Its log, as the monitor begins it."""
+        """Begin its log, as the monitor does."""
         assert isinstance(self.spec.log_size, int)
         return ContainerLog(self.place.log, self.spec.log_size)
 
     # pausing
 
     def freeze(self) -> None:
-        """No program of it runs any more."""
+        """Stop all of its programs."""
         self.frozen = True
         self.thawed.clear()
 
     def thaw(self) -> None:
-        """They go on, and get the signals that came meanwhile."""
+        """Let its programs continue, with the signals that came meanwhile."""
         self.frozen = False
         self.thawed.set()
         for process in list(self.processes.values()):
@@ -118,11 +118,11 @@ class System:
     # the end
 
     def began(self) -> None:
-        """A process was added."""
+        """Note that a process was added."""
         self.peak = max(self.peak, self.memory)
 
     def process_ended(self, process: Process) -> None:
-        """One of its processes is gone: with init an OCI container ends, an HCS system when asked to."""
+        """Note the end of a process. With init, an OCI container ends; an HCS system ends only when asked to."""
         self.past[process.pid] = process
         if process is self.init:
             self.phase = "stopped"
@@ -144,7 +144,7 @@ class System:
             self.exit()
 
     def ask_to_end(self) -> None:
-        """What a shutdown of the HCS-like machine does: each program may end by itself, or is ended if it can't."""
+        """Shut down, as the HCS-like machine does: a program that handles the request may end by itself."""
         self.ending = True
         processes = list(self.processes.values())
         for process in processes:
@@ -153,7 +153,7 @@ class System:
             self.exit()
 
     def exit(self) -> None:
-        """The system has ended: whoever waits for it wakes, also those whose own notification was lost."""
+        """End the system. All waiters wake, also those whose own notification was lost."""
         self.phase = "stopped"
         if not self.exited.done():
             self.exited.set_result(None)
@@ -162,9 +162,9 @@ class System:
             self.machine.forget(self)  # its id is free, whoever still has a handle of it
 
     def publish_missing_exits(self) -> None:
-        """The end of the system ends every wait; nobody saw how those processes ended."""
-        untold, self.untold = self.untold, []
-        for process in untold:
+        """Publish unknown exits for processes whose notification was lost: the end of the system ends every wait."""
+        unpublished, self.unpublished = self.unpublished, []
+        for process in unpublished:
             exit = process.exit
             assert exit is not None
             process.publish_exit(msgspec.structs.replace(exit, code=None, signal=None, cause=Cause.SYSTEM_GONE))

@@ -1,4 +1,4 @@
-"""How the pipe handles of a process are connected to the event loop: overlapped named pipes, on the Proactor loop."""
+"""Connect the pipe handles of a process, overlapped named pipes, to the Proactor loop."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any, Protocol
 
 
 class Pipes(Protocol):
-    """What becomes of a handle. Each call owns it: on failure (OSError) it is closed."""
+    """How handles become transports. Each call takes over the handle, and closes it if it raises OSError."""
 
     async def reader(self, handle: int, protocol: asyncio.Protocol) -> None:
-        """Have what comes out of the pipe told to `protocol`, which gets the transport."""
+        """Read the pipe into `protocol`, which gets the transport."""
         ...
 
     async def writer(self, handle: int, protocol: asyncio.BaseProtocol) -> asyncio.WriteTransport:
-        """A transport that writes into the pipe; `protocol` is told of its end."""
+        """Return a transport that writes to the pipe. `protocol` learns of its end."""
         ...
 
     def close(self, handle: int) -> None:
-        """Close a handle that nobody is to have."""
+        """Close a handle that has no use."""
         ...
 
 
 class WindowsPipes:
-    """The handles as Windows knows them."""
+    """The handles of Windows itself."""
 
     async def reader(self, handle: int, protocol: asyncio.Protocol) -> None:
         file = _pipe_handle(handle)
@@ -54,7 +54,10 @@ def _pipe_handle(handle: int) -> Any:
 
 
 def _check(handle: int) -> None:
-    """OSError unless it is a handle: a PipeHandle of what is none could not even be closed."""
+    """Check that it is a handle. A PipeHandle of anything else could not even be closed.
+
+    Raises: OSError.
+    """
     library: Any = getattr(ctypes, "WinDLL")("kernel32", use_last_error=True)  # noqa: B009 -- only Windows has it
     library.GetHandleInformation.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     flags = ctypes.c_uint32()
@@ -63,10 +66,10 @@ def _check(handle: int) -> None:
 
 
 async def _writer(file: Any, protocol: asyncio.BaseProtocol) -> asyncio.WriteTransport:
-    """asyncio's own transport for pipes, without the part that reads: HCS's input pipes can only be written to.
+    """Return asyncio's own transport for pipes, without the part that reads: the input pipes of HCS are write-only.
 
-    `connect_write_pipe` reads from the pipe to learn of its end, and takes the refusal for a broken pipe. Here the end
-    is seen by the next write, or by one that is under way.
+    `connect_write_pipe` reads from the pipe to learn of its end, and takes the refusal for a broken pipe. Here a write
+    sees the end.
     """
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future()

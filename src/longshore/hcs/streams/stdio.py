@@ -1,16 +1,20 @@
-"""Streams of a process: the pipe handles that HcsCreateProcess gives, as asyncio's stream objects.
+"""Turn the pipe handles of a process into asyncio's stream objects.
 
-The handles are overlapped named pipes; the Proactor loop reads and writes them. HCS always makes pipes, whatever the
-caller wants, so what is wanted is done here: output is thrown away, copied to a descriptor, or joined.
+HcsCreateProcess gives overlapped named pipes, which the Proactor loop reads and writes. HCS always makes pipes. So this
+module does what the caller wants instead: it discards output, copies it to a descriptor, or joins two outputs.
 
-A grandchild may hold the pipes after the process has ended, and may write as long as its system lives. They are read
-until they end; or until the system has ended and nothing has come for a second; or, of a process beside others, until
-nothing has come for `HcsLimits.late_output` seconds, which the log then says. A reader that is slow loses nothing by
-that, nor does a descriptor: the pipe waits for it. One that stops early leaks nothing: the pipes belong to the process
-object, not to the reader's diligence, and end with it.
+A grandchild may hold the pipes after the process has ended, and may write as long as its system lives. A pipe is read
+until the first of these:
 
-The end of a process is told when its output has been copied to the descriptors that were given for it; for one that is
-ended by force, a descriptor that takes nothing more holds that up only so long.
+- it ends;
+- the system has ended, and no data has come for a second;
+- other processes of the system run on, and no data has come for `HcsLimits.late_output` seconds. The log says so.
+
+A slow reader, or a slow descriptor, loses nothing: the pipe waits for it, and that time does not count. A reader that
+stops early leaks nothing: the process object owns the pipes, and they end with it.
+
+The exit of a process is published when its output has been copied to the caller's descriptors. If the process was
+killed, a descriptor that takes no more data delays the exit only up to `COPY_LIMIT`.
 """
 
 from __future__ import annotations
@@ -31,13 +35,13 @@ from .pipes import Pipes
 
 log = logging.getLogger("longshore.hcs")
 
-CHUNK = 1 << 18
-LATE_OUTPUT = 1.0  # seconds of silence after which no more is to come from a system that has ended
-COPY_LIMIT = 5.0  # seconds that copying to descriptors may hold up the end of a process that is ended by force
+CHUNK = 1 << 18  # bytes of one read
+LATE_OUTPUT = 1.0  # seconds of silence after which a system that has ended has no more output
+COPY_LIMIT = 5.0  # seconds that copying to descriptors may delay the exit of a process that was killed
 
 
 class OutputPipe(asyncio.Protocol):
-    """One output stream, read as fast as its reader takes it. `reader` None throws it away."""
+    """One output stream, read as fast as its reader takes it. Without a reader, the output is discarded."""
 
     def __init__(self, reader: Feed | None, name: str) -> None:
         self._loop = asyncio.get_running_loop()
@@ -77,20 +81,20 @@ class OutputPipe(asyncio.Protocol):
                 self._reader.ended(self)
 
     def pause(self) -> None:
-        """The reader has enough for now."""
+        """Stop reading for now."""
         if not self.paused and not self.done.done():
             self.paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """The reader takes more."""
+        """Continue to read."""
         if self.paused and not self.done.done():
             self.paused = False
             self._last = self._loop.time()
             self._transport.resume_reading()
 
     def release_after(self, patience: float) -> None:
-        """Release the pipe once nothing has come for so many seconds, also if another process holds its other end."""
+        """Release the pipe after `patience` seconds without data, even if another process still holds its other end."""
         if patience < self._patience and not self.done.done():
             self._patience = patience
             if self._look_again is not None:
@@ -99,7 +103,7 @@ class OutputPipe(asyncio.Protocol):
 
     @property
     def silence(self) -> float:
-        """Seconds since something came; 0 while its reader does not take anything."""
+        """Seconds since the last data; 0 while the reader takes none."""
         return 0.0 if self.paused else self._loop.time() - self._last
 
     def _look(self) -> None:
@@ -114,14 +118,14 @@ class OutputPipe(asyncio.Protocol):
         self.cut()
 
     def cut(self) -> None:
-        """Let go of the pipe now."""
+        """Release the pipe now."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.close()  # there is nothing to write; the Proactor's have no `abort`
+            self._transport.close()  # the Proactor's transports have no `abort`; there is nothing to write
         self._finish()
 
 
 class Feed(asyncio.ReadTransport):
-    """A StreamReader over one output, or over two that are joined; carries its flow control."""
+    """A StreamReader over one output, or over two joined ones, with its flow control."""
 
     def __init__(self, count: int = 1) -> None:
         super().__init__()
@@ -131,22 +135,22 @@ class Feed(asyncio.ReadTransport):
         self._outputs: list[OutputPipe] = []
 
     def add(self, output: OutputPipe) -> None:
-        """One of its outputs is connected."""
+        """Add an output that is connected."""
         self._outputs.append(output)
 
     def ended(self, output: OutputPipe) -> None:
-        """One of its outputs has ended: the reader ends with the last."""
+        """Note the end of one output. The reader ends with the last."""
         self._open -= 1
         if self._open <= 0:
             self.stream.feed_eof()
 
     def pause_reading(self) -> None:
-        """Stop taking what the process writes: its pipes fill, and it waits."""
+        """Stop reading. The pipes fill, and then the process waits."""
         for output in self._outputs:
             output.pause()
 
     def resume_reading(self) -> None:
-        """Go on taking what it writes."""
+        """Read again."""
         for output in self._outputs:
             output.resume()
 
@@ -164,7 +168,7 @@ class Feed(asyncio.ReadTransport):
 
 
 class InputWriter(asyncio.StreamWriter):
-    """The writer of a process's standard input. Closing it is the end of input: the service is told, too."""
+    """The writer of a process's standard input. Closing it ends the input, and calls `closed` for the service."""
 
     closed: Callable[[], None] | None = None
     _tells = True
@@ -176,7 +180,7 @@ class InputWriter(asyncio.StreamWriter):
             self.closed()
 
     def close_pipe(self) -> None:
-        """Close the pipe alone: who calls this tells the service, or nobody is to be told."""
+        """Close the pipe without calling `closed`."""
         self._tells = False
         super().close()
 
@@ -188,7 +192,7 @@ class InputWriter(asyncio.StreamWriter):
 
 
 def _abort(transport: Any) -> None:
-    """Close a transport now, also one that is closing and still has something to write."""
+    """Close a transport now, even if it is closing and still has data to write."""
     if not transport.is_closing():
         getattr(transport, "abort", transport.close)()
     elif isinstance(transport, asyncio.WriteTransport) and transport.get_write_buffer_size():
@@ -196,7 +200,7 @@ def _abort(transport: Any) -> None:
 
 
 class Wiring:
-    """What becomes of the pipes of one process. `streams` are the caller's."""
+    """The pipes of one process, and what is done with them. `streams` are the caller's."""
 
     def __init__(self, container_id: str, pipes: Pipes, threads: Threads, stdio: Stdio, *, terminal: bool) -> None:
         self._container_id = container_id
@@ -208,13 +212,13 @@ class Wiring:
         self._terminal = terminal
         self._outputs: list[OutputPipe] = []
         self._copies: list[asyncio.Task[None]] = []
-        self._copied_at = 0.0  # when a descriptor last took something
+        self._copied_at = 0.0  # when a descriptor last took data
         self._hurried: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._feed: asyncio.Task[None] | None = None
         self._descriptors: list[Handle[int]] = []
-        self._unread: asyncio.TimerHandle | None = None  # the input of a process that has ended
+        self._unread: asyncio.TimerHandle | None = None  # closes the input of a process that has ended
         self._left = 0  # pipes that are open
-        self._writing = 0  # descriptors that take something now
+        self._writing = 0  # writes to descriptors that are under way
         self._has_ended = self._system_ended = False
         self.when_over: Callable[[], None] | None = None
         self._check()
@@ -231,11 +235,14 @@ class Wiring:
 
     @property
     def ends_input(self) -> bool:
-        """Whether there is an input pipe that nobody is to write to: it is to be ended at once."""
+        """Whether there is an input pipe without a writer. It must be ended at once."""
         return self.input is not None and self.streams.stdin is None and self._feed is None
 
     async def open(self, handles: tuple[int, int, int]) -> None:
-        """Take the pipes. OSError if one is no pipe; all are closed then."""
+        """Take over the pipes.
+
+        Raises: OSError if one is not a pipe; all are closed then.
+        """
         left = dict(zip(("stdin", "stdout", "stderr"), handles, strict=True))
         try:
             await self._open_outputs(left)
@@ -246,7 +253,7 @@ class Wiring:
             raise
 
     def discard(self, handles: Iterable[int]) -> None:
-        """Close pipes that nobody is to have."""
+        """Close pipes that have no use."""
         for handle in handles:
             if handle:
                 with suppress(OSError):
@@ -271,7 +278,7 @@ class Wiring:
         self._watch(output.done)
 
     def _target(self, name: str, target: int, count: int) -> Feed | None:
-        """Where an output goes, or `count` of them; None if nowhere."""
+        """Return where `count` outputs go; None if they are discarded."""
         if target == DEVNULL:
             return None
         reader = Feed(count)
@@ -283,7 +290,7 @@ class Wiring:
         return reader
 
     def _duplicate(self, descriptor: int) -> Handle[int]:
-        """A copy of the caller's descriptor: closed when no thread reads or writes it any more."""
+        """Duplicate a descriptor of the caller. The copy is closed when no thread uses it any more."""
         copy = os.dup(descriptor)
         handle = Handle(self._threads, copy, self._container_id, lambda: os.close(copy))
         self._descriptors.append(handle)
@@ -342,7 +349,7 @@ class Wiring:
         return not self._left
 
     def process_ended(self, patience: float, late_output: float) -> None:
-        """The process has ended: what it wrote is in the pipes, or on its way. Its input has no reader any more."""
+        """Note the end of the process: its output is in the pipes, or on its way, and its input has no reader."""
         self._has_ended = True
         for output in self._outputs:
             output.release_after(LATE_OUTPUT if self._system_ended else late_output)
@@ -352,22 +359,22 @@ class Wiring:
             self._unread = asyncio.get_running_loop().call_later(patience, _abort, self.input.transport)
 
     def system_ended(self) -> None:
-        """The system has ended: no process is left that could write."""
+        """Note the end of the system: no process is left that could write."""
         self._system_ended = True
         if self._has_ended:
             for output in self._outputs:
                 output.release_after(LATE_OUTPUT)
 
     def hurry(self) -> None:
-        """It is ended by force: a descriptor that takes nothing is not waited for much longer."""
+        """Do not wait much longer for a descriptor that takes no data: the process is being killed."""
         if not self._hurried.done():
             self._hurried.set_result(None)
 
     async def copied(self) -> bool:
-        """Return when what came of a process that has ended was copied to descriptors.
+        """Wait until the output of a process that has ended was copied to descriptors.
 
-        What another process, which holds its pipes, writes after a second of silence is copied behind that. False if
-        the copying was given up after `hurry`: it goes on then until `close`.
+        Output that another process writes to the same pipes after a second of silence is copied later. Returns False if
+        the wait ended early because of `hurry`. The copying then continues until `close`.
         """
         if not self._copies:
             return True
@@ -391,12 +398,12 @@ class Wiring:
 
     @property
     def _silence(self) -> float:
-        """Seconds in which nothing came from the pipes that are open; 0 while there is something to be written."""
+        """Seconds without data from the open pipes; 0 while data is being written."""
         still = [output.silence for output in self._outputs if not output.done.done()]
         return 0.0 if self._writing or not still else min(still)
 
     def close(self) -> None:
-        """Let go of all pipes; readers see the end."""
+        """Release all pipes. Readers see the end."""
         for output in self._outputs:
             output.cut()
         if self.input is not None:

@@ -1,4 +1,4 @@
-"""Streams of processes that run for their caller: plain pipes, as asyncio's stream objects."""
+"""Turn the pipes or the terminal of a process in the foreground into asyncio's stream objects."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ...fs.standard_descriptors import is_of_loop
 from ...machine.libc import libc
 from .relay import PATIENCE, Relay, check_given, is_same, waiting
 
-PIPE_SIZE = 1 << 20  # fewer wakeups on a fast stream; the kernel's usual bound for users, too
-CHUNK = 1 << 16  # of a read: larger pieces leave the processor's cache, and the allocator maps each anew
-LAST_LIMIT = 1.0  # seconds until what a runtime wrote to a terminal before it ended has come through
-FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # everywhere the same (syscalls(2))
+PIPE_SIZE = 1 << 20  # fewer wakeups on a fast stream; also the kernel's usual limit for users
+CHUNK = 1 << 16  # bytes of one read; larger pieces leave the processor's cache, and the allocator maps each one anew
+LAST_LIMIT = 1.0  # seconds until the last output of a runtime has come through a terminal
+FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # the same on every architecture (syscalls(2))
 
 
 class PipeReader(asyncio.ReadTransport):
@@ -230,19 +230,19 @@ async def open_writer(fd: int) -> asyncio.StreamWriter:
 
 
 def make_pipe() -> tuple[int, int]:
-    """A large pipe, not inheritable."""
+    """Return a large pipe that is not inheritable."""
     read, write = os.pipe()
-    with suppress(OSError):  # over the user's pipe quota: the usual size does
+    with suppress(OSError):  # over the user's pipe quota: the usual size is enough
         fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
     return read, write
 
 
 def open_null() -> int | None:
-    """A null device of our own: what a runtime gives to the container's user must not be the host's.
+    """Open a null device of our own, in place of the machine's; None where that fails.
 
-    `crun exec` makes its streams belong to that user (seen with 1.8.1), who could then change the mode of the
-    machine's /dev/null. This one stands in a file system that nobody else sees (fsopen(2), fsmount(2), Linux 5.2)
-    and that goes with the descriptor. None where that fails.
+    `crun exec` changes the owner of its streams to the container's user (seen with 1.8.1). That user could then change
+    the mode of the machine's /dev/null. This device is in a file system of its own that no other program sees
+    (fsopen(2), fsmount(2), Linux 5.2), and that is freed with the descriptor.
     """
     call = libc().syscall
     context = call(FSOPEN, b"tmpfs", 1)  # FSOPEN_CLOEXEC
@@ -267,7 +267,7 @@ def open_null() -> int | None:
 
 
 def is_closed(number: int) -> bool:
-    """Whether this program has no such standard stream: it is closed, or the event loop has taken its number."""
+    """Return whether this program has no such standard stream: it is closed, or the loop uses its number."""
     try:
         os.fstat(number)
     except OSError:
@@ -276,7 +276,10 @@ def is_closed(number: int) -> bool:
 
 
 def check_stdio(stdio: Stdio) -> None:
-    """InvalidSpec if what the caller gives cannot be the streams of a process. Nothing is made."""
+    """Check that the caller's streams can be those of a process. Nothing is made.
+
+    Raises: InvalidSpec.
+    """
     given = {"stdin": stdio.stdin, "stdout": stdio.stdout, "stderr": stdio.stderr}
     for number, (name, target) in enumerate(given.items()):
         if target == INHERIT and not is_closed(number):
@@ -291,14 +294,14 @@ def set_terminal_size(fd: int, size: tuple[int, int]) -> None:
 
 
 class Wiring:
-    """The descriptors of one process: what its runtime gets, and what the caller keeps. A context manager.
+    """The descriptors of one process: those for its runtime, and those for the caller. A context manager.
 
-    Leaving it closes the runtime's ends; if `open` was never called, the caller's too.
+    Leaving it closes the runtime's ends. If `open` was not called, it closes the caller's ends, too.
     """
 
     def __init__(self, stdio: Stdio, *, terminal: bool = False, size: tuple[int, int] | None = None) -> None:
         self.terminal = terminal
-        self.piped = not terminal and DEVNULL not in (stdio.stdout, stdio.stderr)  # all output comes to us
+        self.piped = not terminal and DEVNULL not in (stdio.stdout, stdio.stderr)  # longshore reads all output
         self.child: list[int] = []
         self._theirs: list[int] = []
         self._ours: dict[str, int] = {}
@@ -338,14 +341,14 @@ class Wiring:
             elif target == DEVNULL:
                 self._give_null(number)
             elif number == 2 and (target == STDOUT or (target >= 0 <= places[1] and is_same(target, places[1]))):
-                self.child.append(self.child[1])  # in one pipe the order of what is written stays as it is
+                self.child.append(self.child[1])  # one pipe keeps the order of the output
             elif target >= 0:
                 self._give(number, name, target)
             else:
                 raise InvalidSpec(name, f"{target} is not a place for a stream of this process")
 
     def _pipe(self, number: int) -> int:
-        """Our end of a new pipe for a stream of the process."""
+        """Make a pipe for a stream of the process, and return our end."""
         read, write = make_pipe()
         ours, theirs = (write, read) if number == 0 else (read, write)
         self._theirs.append(theirs)
@@ -360,7 +363,7 @@ class Wiring:
         if self._null is not None:
             self.child.append(self._null)
             return
-        fd = os.open(os.devnull, os.O_RDWR)  # the machine's: not to be given away
+        fd = os.open(os.devnull, os.O_RDWR)  # the machine's own, so it is not given to the process
         try:
             self._give(number, ("stdin", "stdout", "stderr")[number], fd)
         finally:
@@ -376,7 +379,7 @@ class Wiring:
             raise
 
     async def open(self) -> Streams:
-        """The caller's streams; from here on they own the descriptors."""
+        """Return the caller's streams, which own the descriptors from now on."""
         streams = Streams()
         for relay in self._relays:
             await relay.begin()
@@ -399,23 +402,23 @@ class Wiring:
         return streams
 
     def end_relays(self) -> None:
-        """The process has ended: what it wrote until now is passed on to the caller's streams, and no more."""
+        """Pass on what the process has written until now, and no more: it has ended."""
         for relay in self._relays:
             relay.process_ended()
 
     def cut_relays(self) -> None:
-        """Copy nothing more."""
+        """Stop copying."""
         for relay in self._relays:
             relay.cut()
 
     async def passed_on(self) -> None:
-        """Wait until what it wrote has reached the caller's streams."""
+        """Wait until its output has reached the caller's streams."""
         for relay in self._relays:
             if relay.output:
                 await relay.ended()
 
     async def relays_ended(self) -> bool:
-        """Wait until nothing is copied any more, for as long as the caller's streams take something."""
+        """Wait until the copying has ended. Return False if the caller's streams take no more data."""
         while left := [relay for relay in self._relays if not await relay.ended(0)]:
             before = sum(relay.moved for relay in left)
             if not await left[0].ended(PATIENCE) and before == sum(relay.moved for relay in left):
@@ -424,12 +427,12 @@ class Wiring:
 
     @property
     def unwritten(self) -> dict[str, OSError]:
-        """Which outputs the caller's streams did not take, and why."""
+        """The outputs that the caller's streams did not take, with the reason."""
         return {relay.name: relay.error for relay in self._relays if relay.output and relay.error is not None}
 
     @property
     def relays_output(self) -> bool:
-        """Whether an output goes to a stream of the caller's."""
+        """Whether an output goes to a stream of the caller."""
         return any(relay.output for relay in self._relays)
 
     def _close_all(self) -> None:
@@ -442,7 +445,7 @@ class Wiring:
                 relay.cut()
 
     def close_theirs(self) -> None:
-        """Close the runtime's ends: without it the end of a stream is never seen. Of a terminal the reader has it."""
+        """Close the runtime's ends, else the end of a stream would never come. The reader owns that of a terminal."""
         if self.terminal:
             return
         for fd in self._theirs:
