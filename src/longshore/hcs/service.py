@@ -75,7 +75,7 @@ class HcsService:
 
     @property
     def session(self) -> Session:
-        """The binding and what goes with it. NotSupported where there is no vmcompute.dll."""
+        """The binding and what belongs to it. Raises NotSupported where there is no vmcompute.dll."""
         if self._made is None:
             self._made = Session(self._given or load(), self._pipes or WindowsPipes(), self._limits)
         return self._made
@@ -169,7 +169,7 @@ class HcsService:
         return system
 
     async def _create(self, system: HcsSystem, document: str) -> None:
-        """The system exists, and its notifications are told. Failed: it does not, and nothing is held of it."""
+        """Create the system, and watch its notifications. If it fails: no system exists, and nothing is held."""
         session, id = self.session, system.id
         vm, limit = session.vmcompute, session.limits.default
         try:
@@ -192,7 +192,10 @@ class HcsService:
     async def _undo_create(
         self, id: str, place: Place, system: HcsSystem | None, scratch: layers.Scratch | None, error: BaseException
     ) -> None:
-        """Take back what was made before `error`. LongshoreError: something is left, and what is noted of it stays."""
+        """Undo what was made before `error`.
+
+        Raises: LongshoreError if something is left. Its records are left, too.
+        """
         if system is not None:
             await self._undo_system(system, error)
         if place.lease is not None:
@@ -281,14 +284,14 @@ class HcsService:
         return system
 
     async def _open(self, system: HcsSystem) -> System | None:
-        """A handle of a system that somebody made; None if there is none of this id."""
+        """Open a system by its id; None if there is none."""
         value = await by_id.open_system(self.session, system.id)
         if value is not None:
             system.handle = await self.session.watch_system(value, system.watch, system.id)
         return value
 
     async def state(self, token: bytes) -> State:
-        """From memory for what is open here; else the service is asked."""
+        """Return the state: known for systems that are open here, else from the service."""
         try:
             known = decode_json(token, SystemToken)
         except msgspec.MsgspecError:
@@ -322,7 +325,7 @@ class HcsService:
         self._records.forget_system(id)
 
     async def _end(self, id: str, owner: str | None, place: Place) -> None:
-        """Terminate a system that somebody else made, if it has this owner."""
+        """Terminate a system that another program made, if it has this owner."""
         system = self._system(SystemToken(id=id), place, _no_spec, None)
         if await self._open(system) is None:
             return
@@ -337,11 +340,11 @@ class HcsService:
             await system.close()
 
     def keeper(self, lease: Lease, directory: Path) -> Sequence[str] | None:
-        """None: HCS itself ends what was made to end with the last handle of it."""
+        """Return None: HCS itself ends systems that are to end with their last handle."""
         return None
 
     async def end_lease(self, lease: Lease | str, directory: Path, limit: float | None = None) -> None:
-        """As the protocol has it. What fails is tried again the next time; the first error is raised at the end."""
+        """End what a lease has. What fails is tried again by the next call; the first error is raised at the end."""
         name = lease if isinstance(lease, str) else lease.id
         failure: LongshoreError | None = None
         for record in self._records.of(name):
@@ -360,7 +363,7 @@ class HcsService:
             raise failure
 
     async def _end_process(self, id: str, token: bytes) -> None:
-        """Kill a process that somebody else started, in a system that goes on."""
+        """Kill a process that another program started, in a system that continues."""
         try:
             decode_json(token, ProcessToken)
         except msgspec.MsgspecError:
@@ -385,12 +388,12 @@ class HcsService:
         return {"windows": probe.windows_version() or "unknown", "hcs schema": schema}
 
     def drop_streams(self) -> None:
-        """Close the pipes of all processes, and nothing else: what the end of a program does to them."""
+        """Close the pipes of all processes, and nothing else, as the end of a program does."""
         for system in self._systems.values():
             system.drop_streams()
 
     async def close(self) -> None:
-        """Let go of everything; the systems go on, but for those that end with their last handle."""
+        """Release everything. Systems continue, except those that end with their last handle."""
         for system in list(self._systems.values()):
             await system.close()
         if self._made is not None:
@@ -398,7 +401,7 @@ class HcsService:
 
 
 def _end_late(vmcompute: Vmcompute, system: System) -> None:
-    """End a system that came into being when nobody waited for it any more."""
+    """End a system that the service created after its caller had stopped waiting."""
     try:
         vmcompute.terminate_compute_system(system)
     finally:

@@ -64,7 +64,7 @@ class OciService:
     # parts
 
     async def runtime(self) -> Runtime:
-        """The runtime that works here: chosen by a real container, remembered for this boot and binary."""
+        """Return the runtime that works here. A trial container chooses it once for each boot and binary."""
         if self._runtime is None:
             if os.geteuid() != 0:
                 raise NotSupported(
@@ -90,7 +90,7 @@ class OciService:
         return self._conmon
 
     def cgroup_path(self, id: str, lease: str | None) -> str:
-        """The cgroup of a container; the runtime's is its child, so that counters outlive the container.
+        """Return the cgroup of a container. The runtime uses a child of it, so that counters outlive the container.
 
         An id may be the name of a file that the kernel has in every group (`tasks`, `cgroup.procs`): no name of a group
         is an id alone.
@@ -100,8 +100,10 @@ class OciService:
         return f"{self._owner_cgroup(lease)}/{BOX}{id}"
 
     def _owner_cgroup(self, lease: str) -> str:
-        """What all containers of a lease are in. No group is shared by two that come and go on their own: to remove
-        one while a runtime makes another in it would fail the runtime."""
+        """Return the cgroup that holds all containers of a lease.
+
+        Leases share no group below the top: removing one while a runtime makes another in it would fail the runtime.
+        """
         return f"{TOP_CGROUP}/{self.store_id}.{lease}"
 
     # the protocol
@@ -136,7 +138,7 @@ class OciService:
         )
 
     def _planned(self) -> Runtime:
-        """The runtime that would be taken if it works: it is asked for its version alone, as any user may."""
+        """Return the runtime that would be chosen if it works. It is only asked for its version, as any user may."""
         paths = (choice.find(name) for name in ((self._wanted,) if self._wanted else choice.PREFERENCE))
         path = next((path for path in paths if path is not None), None)
         if path is None:
@@ -258,7 +260,7 @@ class OciService:
         )
 
     def _keep(self, id: str, place: Place, monitor: int, cgroup: str) -> None:
-        """Have the monitor outlive the service, in systemd's sense, that its container was made in."""
+        """Make the monitor outlive the systemd service in which its container was made."""
         try:
             if os.fsencode(place.run) in Path(f"/proc/{monitor}/cmdline").read_bytes():  # not a stranger's pid
                 group_of_monitor(cgroup, self._cgroups).take_out_of_its_service(monitor)
@@ -472,4 +474,4 @@ class OciService:
         return await choice.versions([runtime.path, self._monitor()])
 
     async def close(self) -> None:
-        """Nothing is held between calls."""
+        """Do nothing: nothing is held between calls."""

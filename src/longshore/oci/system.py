@@ -59,8 +59,10 @@ class SystemToken(msgspec.Struct):
 
 
 def group_of_monitor(cgroup: str, root: Path) -> Cgroup:
-    """What the monitor of a kept container is in, if it had to leave the service that its maker was in; `cgroup` is
-    the container's parent. Not in that one: what the monitor uses is none of its counters."""
+    """Return the cgroup of a monitor that had to leave the systemd service of its maker.
+
+    `cgroup` is the container's parent group. The monitor is beside it, so that its use does not count there.
+    """
     return Cgroup(f"{cgroup}~monitor", root=root)  # no id has a `~`
 
 
@@ -121,7 +123,7 @@ class OciSystem:
         return self.place.run / f"{verb}.log"
 
     async def connect_stdin(self) -> None:
-        """Init's input, where it has one: the monitor's attach socket."""
+        """Connect init's input, if it has one, by the monitor's attach socket."""
         if self.init is not None and (self._stdin or self._terminal):
             self.init.streams.stdin = await conmon.connect_stdin(self.place.run)
 
@@ -153,7 +155,7 @@ class OciSystem:
         return init
 
     async def _begin(self, init: OciProcess, begin: int, pidfd: int | None) -> None:
-        """Return when the command was executed. Raises why it was not."""
+        """Wait until the command was executed, or raise why it was not."""
         ending: asyncio.Future[None] = asyncio.ensure_future(ended(pidfd)) if pidfd is not None else _done()
         try:
             async with within(self.runtime.limits.start, f"{self.runtime.name} start", self.id):
@@ -230,7 +232,7 @@ class OciSystem:
         return started
 
     def _note_oom(self, ending: asyncio.Future[Exit]) -> None:
-        """One byte for each exec that was killed for lack of memory: at init's end the kernel's count has them, too."""
+        """Add one byte for each exec that was killed for lack of memory, since the kernel's count has them, too."""
         if self.is_ending():  # it may have died of init's end, and the kernel may have meant init
             return
         if not ending.cancelled() and ending.exception() is None and ending.result().cause is Cause.OOM:
@@ -242,13 +244,15 @@ class OciSystem:
                     os.close(fd)
 
     def _remove(self, group: Cgroup) -> None:
-        """Remove the group of an exec that has ended: later, if something that it left behind is in it."""
+        """Remove the group of an exec that has ended; later, if it left processes behind."""
         if not group.remove(0):
             self._left.add(group)
 
     def _document(self, process: ProcessSpec) -> tuple[dict[str, Any], bool]:
-        """What the runtime is given, checked in the root as it is now, and whether the first program can execute the
-        command. Blocks, for as long as that does."""
+        """Return the document for the runtime, checked in the present root, and whether a first program can be used.
+
+        Blocks as long as reading the root does.
+        """
         document = translate.process(self.config, process, pid=self.init.pid if self.init else None)
         check_sizes(document["args"], document["env"])
         first = self._has_first(document)
@@ -257,7 +261,7 @@ class OciSystem:
         return document, first
 
     def _has_first(self, document: dict[str, Any]) -> bool:
-        """Whether the first program can execute the command of an exec: it needs a /proc, which may be gone."""
+        """Return whether the first program can execute the command of an exec: it needs a /proc, which may be gone."""
         if why_not(self.config, process=document) is not None:
             return False
         try:
@@ -270,7 +274,7 @@ class OciSystem:
             inside.close()
 
     def _check_command(self, document: dict[str, Any]) -> None:
-        """What the runtime could tell only by an exit code, in the root as it is now."""
+        """Check the command in the present root: a runtime would report only an exit code."""
         with suppress(OSError):  # it has ended: the runtime will say so
             inside = Folder(f"/proc/{self.init.pid}/root" if self.init else "")
             try:
@@ -308,18 +312,18 @@ class OciSystem:
         await in_thread(self._thaw, or_here=True)  # cgroup v1: a frozen process dies only when it is thawed
 
     async def can_receive(self, number: int) -> bool:
-        """Whether init can be reached by a signal at all: as pid 1 it gets only what it handles (pid_namespaces(7))."""
+        """Return whether init gets this signal: as pid 1, it gets only those that it handles (pid_namespaces(7))."""
         if self.init is None:
             return False
         await self.init.begun()
         return proc.can_receive(self.init.pid, number)
 
     def is_ending(self) -> bool:
-        """Whether init is dead, dying or killed. While the kernel ends what it leaves behind nobody can join it."""
+        """Return whether init is dead, dying or killed. No process can join while the kernel ends what it leaves."""
         return self.init is None or proc.is_ending(self.init.pid, self.init.identity.start)
 
     async def urge(self) -> None:
-        """There is no further word: the next one is to kill."""
+        """Do nothing: the next step is to kill."""
 
     def settle_limit(self, limits: Limits) -> float:
         return limits.settle
@@ -363,7 +367,7 @@ class OciSystem:
         return init.at.timestamp() - noted > OOM_LIMIT
 
     def watch_oom(self) -> None:
-        """Have out-of-memory kills counted also when the runtime removes the container's cgroup at once."""
+        """Count out-of-memory kills, also if the runtime removes the container's cgroup at once."""
         self._oom_watch = self.cgroup.oom_watch()
 
     async def delete(self) -> None:
@@ -472,7 +476,7 @@ def _done() -> asyncio.Future[None]:
 
 
 async def delete_state(runtime: Runtime, id: str, log: Path) -> None:
-    """Have the runtime forget a container, dead or alive. Not known to it is fine."""
+    """Delete the runtime's state of a container, dead or alive. No such state is fine."""
     if not (runtime.root / id).exists():
         return
     try:

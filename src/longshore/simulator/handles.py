@@ -1,4 +1,4 @@
-"""A caller's handles of processes and systems of the machine: the protocols of compute/protocols.py, step by step."""
+"""Give a caller handles of the machine's processes and systems, by the protocols of compute/protocols.py."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class SimulatedProcess:
         return self._process
 
     def receive_exit(self, exit: Exit) -> None:
-        """The machine tells how it ended."""
+        """Set the exit, when the machine publishes it."""
         if not self._exit.done() and not self._service.dead:
             self._exit.set_result(exit)
 
@@ -113,7 +113,7 @@ class SimulatedProcess:
         process.deliver(WINCH)
 
     def _release(self) -> None:
-        """The caller's ends of the streams are closed, and nobody tells it anything any more."""
+        """Close the caller's ends of the streams, and stop watching."""
         self._process.watchers.discard(self)
         if self.streams.stdin is not None:
             self.streams.stdin.close()
@@ -191,7 +191,7 @@ class SimulatedSystem:
         return init
 
     def _undo_start(self) -> None:
-        """A start that failed leaves nothing running; HCS has forgotten the system, an OCI runtime has it stopped."""
+        """Undo a failed start. HCS forgets the system then; with an OCI runtime it is stopped."""
         system, machine = self._system, self._machine
         if machine.behaviour.forgets_ended:
             machine.remove(system)
@@ -285,7 +285,10 @@ class SimulatedSystem:
         return SimulatedProcess(self._service, process)
 
     async def attach_stdin(self) -> asyncio.StreamWriter:
-        """A writer to the input of a running container that was made with one. NotSupported where it is lost."""
+        """Return a writer to the input of a running container that was made with one.
+
+        Raises: NotSupported where the input is lost.
+        """
         self._check("attach_stdin", "created", "starting", "running", "paused")
         await self._service._step("attach_stdin", self._system)
         system = self._system
@@ -303,7 +306,7 @@ class SimulatedSystem:
             self._machine.behaviour.shut_down(self._system, signal)
 
     def is_ending(self) -> bool:
-        """A simulated end takes no time."""
+        """Return whether it has ended: a simulated end takes no time."""
         return not self._system.alive
 
     async def can_receive(self, signal: int) -> bool:
@@ -315,7 +318,7 @@ class SimulatedSystem:
         self._machine.behaviour.terminate(self._system)
 
     async def urge(self) -> None:
-        """There is no further word: the next one is to kill."""
+        """Do nothing: the next step is to kill."""
 
     def settle_limit(self, limits: Limits) -> float:
         return limits.settle
@@ -454,5 +457,5 @@ class SimulatedSystem:
 
 
 def command_of(spec: Spec) -> list[str]:
-    """What init runs."""
+    """Return the command of init."""
     return spec.command or ["true"]  # servicing runs no command of the user's

@@ -30,7 +30,7 @@ STEPS = frozenset(
     "probe create launch start exec open open_process signal kill_tree close_stdin resize shutdown terminate settle"
     " delete pause resume stats processes update attach_stdin abandon end_lease leftovers version".split()
 )
-"""What `fail_at` and `delay` know, besides `any`. `launch` is also a `create` and a `start`."""
+"""The steps of `fail_at` and `delay`, besides `any`. `launch` is also a `create` and a `start`."""
 
 NEEDS_LIFE = frozenset({"create", "start", "exec", "pause", "resume"})
 """Steps that a system which has ended meanwhile can never complete."""
@@ -70,12 +70,12 @@ class Simulator:
 
     @property
     def temperament(self) -> Temperament:
-        """Whose ways it has."""
+        """`oci` or `hcs`: as which service it behaves."""
         return self.machine.temperament
 
     @property
     def systems(self) -> dict[str, System]:
-        """What the machine has now, by id."""
+        """The systems that the machine has now, by id."""
         return self.machine.systems
 
     @property
@@ -86,7 +86,7 @@ class Simulator:
     # what is to go wrong
 
     def fail_at(self, step: str, error: BaseException | type[BaseException], *, times: int = 1, after: int = 0) -> None:
-        """Have calls of `step` (one of STEPS, or `any`) fail with `error`, half-way through.
+        """Make calls of `step` (one of STEPS, or `any`) fail with `error`, half-way through.
 
         The next `after` calls go well, the `times` after those fail. `any` counts all steps: to try every instant at
         which something can fail, run the same code again and again, each time with one more in `after`.
@@ -97,9 +97,9 @@ class Simulator:
         self.machine.faults.fail(_known(step), made, times, after)
 
     def delay(self, step: str, until: float | asyncio.Event, *, times: int = 1, after: int = 0) -> None:
-        """Have calls of `step` hang half-way, for so many seconds or until the event is set.
+        """Make calls of `step` hang half-way, for some seconds or until an event is set.
 
-        `exit notification` in place of a step: the process ends at once, but who waits for it is told so much later.
+        With `exit notification` in place of a step, the process ends at once, and its waiters wake that much later.
         """
         known = step if step == EXIT_NOTIFICATION else _known(step)
         self.machine.faults.delay(known, until, times, after)
@@ -107,39 +107,39 @@ class Simulator:
     def drop(self, what: str = EXIT_NOTIFICATION, *, times: int = 1, after: int = 0) -> None:
         """Lose notifications of a kind; there is one: `exit notification`, of a process.
 
-        Who waits for it is told by the end of the whole system, and then without a code.
+        Its waiters wake at the end of the whole system, and then without an exit code.
         """
         self.machine.faults.change(_notification(what, "dropped"), Fate.LOST, times, after)
 
     def double(self, what: str = EXIT_NOTIFICATION, *, times: int = 1, after: int = 0) -> None:
-        """Tell of something twice: the second time some turns of the loop later, when the first was acted upon."""
+        """Send notifications twice: the second some turns of the loop later, when the first was handled."""
         self.machine.faults.change(_notification(what, "doubled"), Fate.DOUBLED, times, after)
 
     def clear_faults(self) -> None:
-        """What was asked for and has not happened yet shall not happen."""
+        """Cancel all faults that were asked for and have not happened yet."""
         self.machine.faults = Faults()
 
     def crash(self, id: str) -> None:
-        """A system ends without anybody's asking. OCI: its processes are killed; HCS: its code is not known."""
+        """Crash a system. OCI: its processes are killed; HCS: its exit code is not known."""
         self.machine.crash(id)
 
     def kill_monitor(self, id: str) -> None:
-        """The monitor of a kept container dies (OCI-like only): the log ends, and init's code will be unknown."""
+        """Kill the monitor of a kept container (OCI-like only). The log ends, and init's exit code will be unknown."""
         self.machine.kill_monitor(id)
 
     def out_of_memory(self, id: str) -> None:
-        """The kernel kills a container's init for lack of memory (OCI-like only)."""
+        """Kill a container's init for lack of memory (OCI-like only)."""
         self.machine.out_of_memory(id)
 
     def disconnect(self) -> None:
-        """The service dies, and all systems with it: every wait ends with code None and Cause.SYSTEM_GONE.
+        """Lose the service with all systems. Every wait ends with code None and Cause.SYSTEM_GONE.
 
         Hanging calls fail with ServiceError. It is there again at once, empty.
         """
         self.machine.disconnect()
 
     def caller_died(self) -> Simulator:
-        """As if the program that uses this service was killed; returns a new service on the same machine.
+        """Behave as if the program that uses this service was killed. Return a new service on the same machine.
 
         Its streams break, what it had in a lease is killed, the rest goes on. Nothing that still waits in this
         service ever returns, and no call of it has any effect.
@@ -156,7 +156,7 @@ class Simulator:
     # steps
 
     async def _step(self, step: str, system: System | None = None) -> None:
-        """One step of the service: it takes a turn of the loop, and goes wrong if that was asked for."""
+        """Take one step of the service: a turn of the loop, and the fault that a test asked for."""
         machine = self.machine
         machine.calls[step] += 1
         if self.dead:
@@ -179,7 +179,7 @@ class Simulator:
             raise failure
 
     async def _never(self, step: str) -> None:
-        """A dead program does not go on; what still waits here is only its shadow.
+        """Never return: the program that called is dead, and only its coroutine is left.
 
         Once that is cancelled (the loop is being shut down), what it tries on its way out fails at once.
         """
@@ -192,7 +192,7 @@ class Simulator:
         raise ServiceError(step, None, "the program that asks for it is dead")
 
     async def _hang(self, step: str, system: System | None, until: float | asyncio.Event) -> None:
-        """Wait, unless the system or the service ends: every pending operation then ends, too."""
+        """Wait until released. If the system or the service ends, every pending operation ends, too."""
         machine = self.machine
         if system is not None and system.exited.done() and step in NEEDS_LIFE:
             raise machine.error(step, system.id, "the container ended unexpectedly", "exit")
@@ -308,7 +308,7 @@ class Simulator:
             self.machine.remove(system)
 
     def keeper(self, lease: Lease, directory: Path) -> Sequence[str] | None:
-        """None: the machine ends a lease when its owner dies (`caller_died`)."""
+        """Return None: the machine ends a lease when its owner dies (`caller_died`)."""
         self._leases.add(lease.id)
         return None
 
@@ -325,7 +325,7 @@ class Simulator:
         return {"simulator": f"{VERSION} ({self.temperament})"}
 
     async def close(self) -> None:
-        """Let go of all handles; the machine goes on."""
+        """Release all handles. The machine continues."""
         if self._closed:
             return
         for system in list(self._systems):

@@ -1,4 +1,4 @@
-"""Running a verb with an engine: the loop, signals, and errors as lines and exit codes."""
+"""Run a verb with an engine: the loop, signals, and errors as lines and exit codes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from ...engine.engine import Engine
 
 make_engine: Callable[[Arguments], Engine] | None = None
-"""How the engine is made; None for this machine's. Tests put the simulator here."""
+"""Makes the engine; None for that of this machine. Tests set the simulator here."""
 
 debugging = False
-"""Whether errors are told with where they come from."""
+"""Whether errors are printed with a traceback."""
 
 
 def run_with_engine(verb: Verb, args: Arguments) -> int:
@@ -42,7 +42,7 @@ def run_with_engine(verb: Verb, args: Arguments) -> int:
 
 
 def _import_engine() -> None:
-    """Import what is large, as quickly as it can be done."""
+    """Import the large modules as fast as possible."""
     collecting = gc.isenabled()
     gc.disable()  # what is imported stays: collecting meanwhile costs milliseconds and frees nothing
     without_ssl = "ssl" not in sys.modules
@@ -74,7 +74,7 @@ def _this_machine(args: Arguments) -> Engine:
 
 
 def report_error(error: Exception) -> int:
-    """Tell people of an error; the exit code that it means."""
+    """Print an error, and return the exit code that it means."""
     if debugging:
         _show_trace(error)
     from ...errors import CommandNotExecutable, CommandNotFound, LongshoreError, TimeLimit
@@ -106,7 +106,7 @@ def report_error(error: Exception) -> int:
 
 
 def _show_trace(error: BaseException) -> None:
-    """Return where an error comes from, with the control characters of names and messages escaped."""
+    """Print the traceback of an error, with control characters in names and messages escaped."""
     import traceback
 
     for line in "".join(traceback.format_exception(error)).splitlines():
@@ -114,7 +114,7 @@ def _show_trace(error: BaseException) -> None:
 
 
 def set_up_logging(args: Arguments) -> None:
-    """Messages of the engine as lines on stderr; tracebacks only with --debug."""
+    """Print the engine's messages as lines on stderr; tracebacks only with --debug."""
     import logging
     import os
 
@@ -138,7 +138,7 @@ def set_up_logging(args: Arguments) -> None:
 
 
 async def for_each(ids: list[str], act: Callable[[str], Awaitable[None]]) -> int:
-    """Do something with each container, also after one failed; the first failure's code, else 0."""
+    """Call `act` for each container, also after a failure. Return the exit code of the first failure, else 0."""
     code = 0
     for id in ids:
         try:
@@ -149,7 +149,7 @@ async def for_each(ids: list[str], act: Callable[[str], Awaitable[None]]) -> int
 
 
 async def for_each_at_once(ids: list[str], act: Callable[[str], Awaitable[None]]) -> int:
-    """The same, with all of them at the same time."""
+    """Do the same for all containers at the same time."""
     import asyncio
 
     codes = await asyncio.gather(*(for_each([id], act) for id in ids))

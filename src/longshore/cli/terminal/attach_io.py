@@ -1,4 +1,4 @@
-"""A process and this program's streams, until it ends: for run, exec, start --attach and attach."""
+"""Connect a process with this program's streams until it ends: for run, exec, start --attach and attach."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ CHUNK = 1 << 16
 
 
 class Detached(Exception):
-    """The detach keys were typed."""
+    """Raised when the detach keys were typed."""
 
 
 class HungUp(Exception):
-    """Our terminal is gone."""
+    """Raised when our terminal is gone."""
 
 
 def check_terminal(*, interactive: bool, tty: bool) -> None:
-    """Refuse `-it` without a terminal, as docker does: the command would wait for keys that nobody can press."""
+    """Refuse `-it` without a terminal, as docker does: the command would wait for keys that cannot come."""
     if interactive and tty and not terminal.is_terminal(0):
         raise UsageError("standard input is not a terminal", hint="leave -t away: `-i` alone passes the input on")
 
 
 def exit_code(exit: Exit, what: str, process: Process | None = None) -> int:
-    """The exit code that a record means; what is not an ordinary end is told."""
+    """Return the exit code that a record means, and print a line if the end was not an ordinary one."""
     if exit.cause is Cause.NEVER_STARTED:
         failure = None if process is None else process.failure
         raise failure or LongshoreError(f"{what} never started")
@@ -57,10 +57,10 @@ def exit_code(exit: Exit, what: str, process: Process | None = None) -> int:
 
 
 class Forwarding:
-    """Passes signals on to a process; who insists kills it. A context manager.
+    """Passes signals on to a process; repeated ones kill it. A context manager.
 
-    Until `to` has said which process, a signal waits for it, because it may be running already when we are told;
-    if that takes longer than a moment, the signal ends what we are doing instead.
+    Until `to` names the process, a signal waits, because the process may be running already. If that takes longer than
+    a moment, the signal ends this program's work instead.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Forwarding:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def to(self, target: Process | Container) -> None:
-        """It runs: it gets the signals from now on, and those that wait."""
+        """Pass all signals to the process from now on, and those that waited: it runs."""
         self._target = target
         if self._timer is not None:
             self._timer.cancel()
@@ -111,7 +111,7 @@ class Forwarding:
 
 @asynccontextmanager
 async def _signals(*, proxy: bool) -> AsyncIterator[Callable[[Process | Container], None]]:
-    """Pass signals on, if that is wanted: to what the yielded function is told."""
+    """Pass signals on, if that is wanted, to the process that the yielded function is given."""
     if not proxy:
         yield lambda target: None
         return
@@ -144,7 +144,7 @@ async def plain(
 async def with_terminal(
     start: Callable[..., Awaitable[Process]], *, stdin: bool, timeout: float | None = None, sig_proxy: bool = True
 ) -> tuple[Process, Exit]:
-    """Start a process that has a terminal of its own, which is ours until it ends."""
+    """Start a process with a terminal of its own, and connect ours to it until the process ends."""
     async with _signals(proxy=sig_proxy) as to:
         process = await start(stdin=PIPE, stdout=PIPE, stderr=STDOUT)
         to(process)
@@ -169,7 +169,10 @@ async def with_attachment(
     timeout: float | None = None,
     sig_proxy: bool = True,
 ) -> Exit:
-    """Our streams are those of a kept container, until it ends. Detached if the keys are typed."""
+    """Connect our streams to a kept container until it ends.
+
+    Raises: Detached if the detach keys are typed.
+    """
     conversation = Conversation(
         stdin=attachment.stdin,
         outputs=[(attachment.stdout, 1)] if tty else [(attachment.stdout, 1), (attachment.stderr, 2)],
@@ -192,7 +195,7 @@ async def with_attachment(
 
 
 async def _within(end: Awaitable[Exit], timeout: float | None, kill: Callable[[], Awaitable[None]]) -> Exit:
-    """Wait for the end; after `timeout` seconds bring it about."""
+    """Wait for the end. After `timeout` seconds, stop the process."""
     task = asyncio.ensure_future(end)
     try:
         done, _ = await asyncio.wait((task,), timeout=timeout)
@@ -267,7 +270,7 @@ class Conversation:
             task.cancel()
 
     async def send_size(self) -> None:
-        """Give the process's terminal the size of ours."""
+        """Give the terminal of the process the size of ours."""
         size = terminal.size()
         if self._resize is not None and size is not None:
             with suppress(LongshoreError):

@@ -1,4 +1,4 @@
-"""Signals that this program gets: they end what it waits for, or are passed on to what it runs."""
+"""Handle the signals of this program: they cancel its work, or are passed on to a process."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _end: Callable[[int], None] | None = None
 
 
 def end_program(number: int) -> None:
-    """Do what this signal does when it is not passed on."""
+    """Do what this signal does by default."""
     if _end is not None:
         _end(number)
 
 
 def _watch(number: int, act: Callable[[int], None]) -> Callable[[], object]:
-    """Have `act` called in this loop when the signal comes; returns what ends that."""
+    """Call `act` in this loop when the signal comes. Return the function that ends that."""
     loop = asyncio.get_running_loop()
     try:
         loop.add_signal_handler(number, act, number)
@@ -38,7 +38,7 @@ def _watch(number: int, act: Callable[[int], None]) -> Callable[[], object]:
 
 
 async def interruptible(work: Coroutine[Any, Any, int]) -> int:
-    """Run `work`; a signal cancels it, and the exit code then tells which one: 128 + n."""
+    """Run `work`. A signal cancels it; the exit code is then 128 + n."""
     task = asyncio.current_task()
     assert task is not None
     received: list[int] = []
@@ -70,7 +70,7 @@ async def interruptible(work: Coroutine[Any, Any, int]) -> int:
 
 @contextmanager
 def passed_on(to: Callable[[int], None]) -> Iterator[None]:
-    """Within the block, signals are given to `to` instead of ending this program."""
+    """Pass signals to `to` within the block, in place of ending this program."""
     global _pass_on
     more = [n for n in PASSED_ON if n not in ENDING and signal.getsignal(n) != signal.SIG_IGN]
     before, _pass_on = _pass_on, to
