@@ -22,8 +22,8 @@ from . import leases
 from .cgroups.cgroup import Cgroup
 from .processes.launch import Helpers
 from .rootfs.layers import remove_work
-from .runtimes.runtime import Runtime
-from .system import delete_state, group_of_monitor
+from .runtimes.runtime import Runtime, delete_state
+from .system import group_of_monitor
 
 log = logging.getLogger("longshore.oci")
 

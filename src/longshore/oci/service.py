@@ -27,10 +27,10 @@ from .rootfs.resolve_in_root import look
 from .runtimes import choice, conmon
 from .runtimes.foreground import check_pid, read_pid, run_direct
 from .runtimes.kept_process import KeptProcess
-from .runtimes.runtime import Runtime
+from .runtimes.runtime import Runtime, delete_state
 from .runtimes.status import Channel, is_first
 from .runtimes.watch import ForeignProcess, OciProcess, identify
-from .system import LEAF, OciSystem, SystemToken, delete_state, group_of_monitor
+from .system import LEAF, OciSystem, SystemToken, group_of_monitor
 
 log = logging.getLogger("longshore.oci")
 

@@ -16,7 +16,7 @@ from ..aio.fork_safety import is_lost
 from ..aio.tasks import in_thread, shielded
 from ..compute.limits import Limits
 from ..compute.values import Place, ProcessInfo, Stats, Stdio, SystemEnd, now
-from ..errors import InvalidState, ServiceError
+from ..errors import InvalidState
 from ..exit_record import Cause, Exit
 from ..spec import ProcessSpec, Resources
 from ..typed_json import decode_json
@@ -36,7 +36,7 @@ from .runtimes import conmon
 from .runtimes.direct_process import DirectProcess
 from .runtimes.foreground import run_direct, within
 from .runtimes.kept_process import KeptProcess
-from .runtimes.runtime import Runtime
+from .runtimes.runtime import Runtime, delete_state
 from .runtimes.status import FLAGS, PATH, open_begin, refusal, wait_record, why_not
 from .runtimes.watch import ForeignProcess, OciProcess, ProcessToken, ended
 
@@ -473,29 +473,3 @@ def _done() -> asyncio.Future[None]:
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     future.set_result(None)
     return future
-
-
-async def delete_state(runtime: Runtime, id: str, log: Path) -> None:
-    """Delete the runtime's state of a container, dead or alive. No such state is fine."""
-    if not (runtime.root / id).exists():
-        return
-    try:
-        try:
-            await runtime.verb(log, "delete", "--force", id, container_id=id)
-        except ServiceError as error:
-            if error.code is None or error.code >= 0:
-                raise
-            await runtime.verb(log, "delete", "--force", id, container_id=id)  # somebody had killed it
-    except ServiceError:
-        if not (runtime.root / id).exists():
-            return
-        # crun opens the pid that it remembers, which may be a thread's of another program by now, before it asks
-        # whether that is its container's; of one that has ended it does not open it without `--force`
-        with suppress(ServiceError):
-            await runtime.verb(log, "delete", id, container_id=id)
-        if (runtime.root / id).exists():
-            raise
-    if (runtime.root / id).exists():
-        raise ServiceError(
-            f"{runtime.name} delete", id, "it said that it was done, and is not", hint=f"look at {runtime.root / id}"
-        )

@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -320,3 +321,29 @@ def _is_full(log: Path) -> bool:
     except OSError:
         return False
     return found.f_bavail < FULL
+
+
+async def delete_state(runtime: Runtime, id: str, log: Path) -> None:
+    """Delete the runtime's state of a container, dead or alive. No such state is fine."""
+    if not (runtime.root / id).exists():
+        return
+    try:
+        try:
+            await runtime.verb(log, "delete", "--force", id, container_id=id)
+        except ServiceError as error:
+            if error.code is None or error.code >= 0:
+                raise
+            await runtime.verb(log, "delete", "--force", id, container_id=id)  # somebody had killed it
+    except ServiceError:
+        if not (runtime.root / id).exists():
+            return
+        # crun opens the pid that it remembers, which may be a thread's of another program by now, before it asks
+        # whether that is its container's; of one that has ended it does not open it without `--force`
+        with suppress(ServiceError):
+            await runtime.verb(log, "delete", id, container_id=id)
+        if (runtime.root / id).exists():
+            raise
+    if (runtime.root / id).exists():
+        raise ServiceError(
+            f"{runtime.name} delete", id, "it said that it was done, and is not", hint=f"look at {runtime.root / id}"
+        )
