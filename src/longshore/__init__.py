@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from .exit_record import Exit as Exit
     from .images.values import HistoryEntry as HistoryEntry
     from .images.values import Image as Image
+    from .images.values import Problem as Problem
     from .images.values import Pruned as Pruned
     from .images.values import PullPolicy as PullPolicy
     from .images.values import PullProgress as PullProgress
@@ -105,7 +106,7 @@ _NAMES = {
     " RegistryError RegistryUnreachable ServiceError StoreError TimeLimit",
     "compute.events": "Event Gap",
     "compute.limits": "HcsLimits Limits",
-    "images.values": "HistoryEntry Image Pruned PullPolicy PullProgress",
+    "images.values": "HistoryEntry Image Problem Pruned PullPolicy PullProgress",
     "logs.format": "LogGap LogRecord",
     "spec": "Endpoints HyperV Layers Mount ProcessSpec Resources Rlimit Security Spec SpecFields SpecSettings"
     " WindowsOptions",
@@ -165,6 +166,7 @@ __all__ = [
     "OutputLimit",
     "Plan",
     "PlatformNotFound",
+    "Problem",
     "Process",
     "ProcessExists",
     "ProcessInfo",

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 
-from longshore import ImageNotFound, InvalidSpec, PlatformNotFound, PullProgress
+from longshore import ImageNotFound, InvalidSpec, Layers, PlatformNotFound, PullProgress, Spec
 from longshore.engine.engine import Engine
+from longshore.engine.image_root import find_again, resolve
+from longshore.images.digests import digest_of
 
+from .clients import source
 from .packed import layer
 from .real import registry
 from .runnable import Made, push_index, shell
@@ -115,8 +119,53 @@ async def test_what_cannot_be_meant_is_refused_before_anything_is_made(engine: E
     assert await engine.list() == []
 
 
+async def test_a_spec_from_another_machine_gets_the_folders_of_its_image_here(engine: Engine, host: str) -> None:
+    """As that of an exported checkpoint does; the very same layers, or none."""
+    await engine.images.pull(f"{host}/app")
+    spec, root = await resolve(engine.images, Spec.of(root=f"{host}/app"), {})
+    assert spec.layers is not None
+    moved = Layers(parents=[f"/elsewhere{path}" for path in spec.layers.parents])
+    found, again = await find_again(engine.images, msgspec.structs.replace(spec, layers=moved))
+    assert root is not None
+    assert again is not None
+    assert (found, again.pin) == (spec, root.pin)
+    with pytest.raises(ImageNotFound, match="none that is here has the layers"):
+        other = Layers(parents=spec.layers.parents[1:])
+        await find_again(engine.images, msgspec.structs.replace(spec, layers=other))
+
+
 async def test_a_plan_says_which_image_it_is(engine: Engine, host: str) -> None:
     await engine.images.pull(f"{host}/app")
     plan = await engine.plan(root=f"{host}/app")
     assert shell().digest in plan.reasons["image"]
     assert shell().layers[0].diff_id in plan.reasons["layer 2"]
+
+
+async def test_what_was_pulled_is_pushed_byte_for_byte(engine: Engine, host: str, tmp_path: Path) -> None:
+    """Also an index, if all images of it are here; and to a registry that has nothing of it."""
+    other = Made(layer(file(b"x", b"arm")), architecture="arm64")
+    index = push_index(f"{host}/both:1", other, shell("echo both"))
+    await engine.images.pull(f"{host}/both:1")
+    with registry(tmp_path / "second") as second:
+        name = f"{second.host}/copy/both:2"
+        await engine.images.tag(f"{host}/both:1", name)
+        assert await engine.images.push(name) == shell("echo both").digest
+        await engine.images.pull(f"{host}/both:1", platform="linux/arm64")
+        said: list[PullProgress] = []
+        assert await engine.images.push(name, progress=said.append) == digest_of(index)
+        assert {each.state for each in said} >= {"there", "done"}
+        with source(name) as opened:
+            assert opened.manifest("2")[0].data == index
+            assert opened.manifest(other.digest)[0].data == other.manifest
+    with pytest.raises(ImageNotFound, match="on this machine"):
+        await engine.images.push(f"{host}/not-here")
+
+
+async def test_a_damaged_layer_is_told_and_made_again(engine: Engine, host: str, state: Path) -> None:
+    await engine.images.pull(f"{host}/app")
+    assert await engine.images.verify() == []
+    own = state / "lib/images/layers" / shell().layers[1].key / "fs/srv/own"
+    own.write_bytes(b"of the upper LAYER\n")
+    assert [each.repaired for each in await engine.images.verify(f"{host}/app")] == [False]
+    assert [each.repaired for each in await engine.images.verify(repair=True)] == [True]
+    assert own.read_bytes() == b"of the upper layer\n"

@@ -44,6 +44,8 @@ from .checkpoint_recovery import FOLDER, MARK, undo_checkpoint, undo_half_restor
 from .create import clear_half_made
 from .delete import release
 from .exits import publish_recorded
+from .image_root import find_again
+from .images import Images
 from .lifecycle import begin, kill, wait_for_end
 from .lookup import derive, is_past, named_lease, open_container, read_current
 from .process import Process
@@ -368,7 +370,7 @@ async def export_checkpoint(
 
 
 async def import_checkpoint(
-    engine: EngineState, path: str | os.PathLike[str], id: str | None, owner: Owner, max_size: int
+    engine: EngineState, images: Images, path: str | os.PathLike[str], id: str | None, owner: Owner, max_size: int
 ) -> tuple[ContainerDir, str, str]:
     """Make a stopped container of an archive: its entry and uid, and the name of the checkpoint to start it from."""
     await _able(engine)
@@ -386,6 +388,7 @@ async def import_checkpoint(
         )
     if owner not in ("keep", "stop", "remove"):
         raise InvalidSpec("owner", f"{owner!r} is not known", hint="keep, stop or remove")
+    spec, image = await find_again(images, manifest.spec)
     lease = await engine.hold_lease()
     await clear_half_made(engine, id)
     lease.own(id)
@@ -396,10 +399,12 @@ async def import_checkpoint(
         lease.disown(id)
         raise
     ours = lease.id if owner != "keep" else None
-    record = engine.store.new_record(id, manifest.spec, owner, ours, kept=True, durable=durable, stdin=manifest.stdin)
+    record = engine.store.new_record(id, spec, owner, ours, kept=True, durable=durable, stdin=manifest.stdin)
     try:
+        if image is not None:
+            await uninterrupted(in_thread(lambda: image.hold(entry.home)))
         entry.write(record)
-        entry.write_spec(manifest.spec)
+        entry.write_spec(spec)
         into = _directory(entry, name)
         await uninterrupted(in_thread(lambda: archive.unpack(source, into, limit=max_size)))
         exit = Exit(code=None, cause=Cause.CHECKPOINTED, at=manifest.created_at)

@@ -6,7 +6,7 @@ import asyncio
 import os
 from contextlib import suppress
 
-from ..aio.tasks import in_thread, shielded
+from ..aio.tasks import in_thread, shielded, uninterrupted
 from ..compute.protocols import ComputeProcess, ComputeSystem, NotUndone
 from ..compute.values import DEVNULL, LOG, Owner, Stdio, now
 from ..errors import ContainerNotFound, InvalidSpec, InvalidState, LongshoreError, NotVisible
@@ -133,7 +133,7 @@ async def _reserve_and_make(
     making = _Making(engine, lease, entry, claim, record)
     try:
         if image is not None:  # from here on nobody removes it
-            await in_thread(lambda: image.hold(entry.home))
+            await uninterrupted(in_thread(lambda: image.hold(entry.home)))
         await _make(making, spec, stdio, ours=ours, launch=launch)
     except BaseException as error:
         making.left = error.left if isinstance(error, NotUndone) else None

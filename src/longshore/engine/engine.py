@@ -361,7 +361,7 @@ class Engine:
         """
         check_bound(max_size)
         async with self._state.operation():
-            entry, uid, _ = await checkpoints.import_checkpoint(self._state, path, id, owner, max_size)
+            entry, uid, _ = await checkpoints.import_checkpoint(self._state, self._images, path, id, owner, max_size)
             return Container(self._state, entry, uid)
 
     # finding containers

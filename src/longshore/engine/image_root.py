@@ -112,7 +112,6 @@ def _complete(
 ) -> tuple[Spec, ImageRoot]:
     from ..images.config_spec import spec_fields
     from ..images.lookup import read_config
-    from ..images.records import ImagePin
 
     config = read_config(store, record)
     said = {
@@ -124,7 +123,12 @@ def _complete(
         said.pop("args", None)
     fields = spec_fields(config, said, name, entrypoint=entrypoint)
     layers = Layers(parents=store.mount_paths(record))
-    completed = msgspec.structs.replace(spec, layers=layers, **fields)
+    return msgspec.structs.replace(spec, layers=layers, **fields), _root_of(store, record, name)
+
+
+def _root_of(store: ImageStore, record: ImageRecord, name: str) -> ImageRoot:
+    from ..images.records import ImagePin
+
     mounted = record.layers[-record.mounted :] if record.mounted else record.layers
     pin = ImagePin(
         version=VERSION,
@@ -134,4 +138,26 @@ def _complete(
         layers=[layer.key for layer in mounted],
         fixup=record.fixup,
     )
-    return completed, ImageRoot(store, record, pin)
+    return ImageRoot(store, record, pin)
+
+
+async def find_again(images: Images, spec: Spec) -> tuple[Spec, ImageRoot | None]:
+    """Return the spec of a container that was made elsewhere, with the folders that its image has here.
+
+    As it is, if its root is no image. Raises: ImageNotFound if the very same image is not here.
+    """
+    name = image_of_root(spec.root)
+    if name is None or spec.layers is None:
+        return spec, None
+    store = await images._opened()
+    parents = spec.layers.parents
+
+    def find() -> tuple[Spec, ImageRoot]:
+        for record in store.read_records():
+            paths = store.mount_paths(record)
+            if [Path(path).parts[-3:] for path in paths] == [Path(path).parts[-3:] for path in parents]:
+                return msgspec.structs.replace(spec, layers=Layers(parents=paths)), _root_of(store, record, name)
+        hint = "pull the image that the container was made of"
+        raise ImageNotFound(name, reason="none that is here has the layers of the container", hint=hint)
+
+    return await in_thread(find)

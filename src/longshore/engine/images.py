@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..aio.tasks import in_thread, shielded
 from ..errors import ImageNotFound, InvalidSpec
-from ..images.values import HistoryEntry, Image, Pruned, PullPolicy, PullProgress
+from ..images.locks import Stop
+from ..images.values import HistoryEntry, Image, Problem, Pruned, PullPolicy, PullProgress
 from .arguments import check_since
 from .state import EngineState
 
 if TYPE_CHECKING:
     from ..images.names import ImageName
     from ..images.records import ImageRecord
+    from ..images.registry.registries_conf import Configuration
     from ..images.store import ImageStore
     from ..images.transfer.registries import Registries
 
@@ -32,6 +34,7 @@ class Images:
         self._state = engine
         self._store: ImageStore | None = None
         self._known: Registries | None = None
+        self._configuration: Configuration | None = None
 
     async def pull(
         self,
@@ -66,6 +69,37 @@ class Images:
             )
             return await self._describe(record)
 
+    async def push(
+        self,
+        name: str,
+        *,
+        credentials: tuple[str, str] | None = None,
+        insecure: bool = False,
+        progress: Callable[[PullProgress], None] | None = None,
+    ) -> str:
+        """Have the registry of a name have the image of this name, byte for byte; `tag` gives an image such a name.
+
+        A name that stands for several platforms is pushed as that if the images of all are here; else the one for this
+        machine is. The keywords are as for `pull`. Returns the digest that the registry has under the name now.
+
+        Raises: ImageNotFound; RegistryAuthError, RegistryUnreachable, RegistryError; InvalidImage; InvalidSpec.
+        If cancelled: the name at the registry is as it was.
+        """
+        async with self._state.operation():
+            from ..images.registry.credentials import as_credentials
+            from ..images.transfer.push import push
+
+            given = as_credentials(credentials)
+            return await push(
+                await self._opened(),
+                await self._registries(),
+                await self._parsed(name, "image"),
+                name,
+                credentials=given,
+                insecure=insecure or None,
+                told=progress,
+            )
+
     async def get(self, name: str, *, platform: str | None = None) -> Image:
         """Return the image of a name, a digest, an id, or the beginning of an id of at least 12 digits.
 
@@ -91,10 +125,10 @@ class Images:
         Raises: ImageNotFound; InvalidSpec; StoreError.
         """
         async with self._state.operation():
-            target = self._parsed(name, "name")
+            target = await self._parsed(name, "name")
             if target.digest:
                 raise InvalidSpec("name", f"{name[:200]!r} has a digest, which cannot be given", hint="give a tag")
-            given = self._name(source)
+            given = await self._name(source)
             store = await self._opened()
             await in_thread(lambda: _tag(store, source, given, target))
 
@@ -106,7 +140,7 @@ class Images:
         Raises: ImageNotFound; InvalidSpec; StoreError.
         """
         async with self._state.operation():
-            given = self._name(name)
+            given = await self._name(name)
             store = await self._opened()
             return await shielded(in_thread(lambda: _remove(store, name, given, force=force)))
 
@@ -139,6 +173,30 @@ class Images:
             removed = await shielded(in_thread(lambda: collect.prune(store, all=all, blobs=blobs, matching=matching)))
             names = [lookup.familiar(name) for name in removed.names]
             return Pruned(names=names, images=removed.images, bytes=removed.size)
+
+    async def verify(self, name: str | None = None, *, repair: bool = False) -> Sequence[Problem]:
+        """Check what the store holds against its digests, of one image or of all; return what is wrong.
+
+        That reads and unpacks all of it, so it takes as long as pulling from a fast registry. With `repair`, a damaged
+        blob is removed, so that the next pull fetches it; a damaged layer is made again, unless a container uses it.
+        Raises: ImageNotFound; InvalidSpec; NotSupported on Windows; StoreError.
+        If cancelled: it ends after the present piece; what was repaired stays so.
+        """
+        async with self._state.operation():
+            from ..images.registry.calls import call
+            from ..images.transfer.present import check_unpacking
+
+            check_unpacking()
+            only = None if name is None else [(await self._find(name, None)).digest]
+            store = await self._opened()
+            stop = Stop()
+
+            def check() -> Sequence[Problem]:
+                from ..images.verify import verify
+
+                return [*verify(store, repair=repair, stop=stop, only=only)]
+
+            return await call(check, stop)
 
     async def history(self, name: str) -> Sequence[HistoryEntry]:
         """Return the steps in the making of an image, as far as it tells them, the first one first.
@@ -201,7 +259,7 @@ class Images:
         check_policy(policy, "policy")
         wanted = wanted_platform(platform)
         request = PullRequest(
-            name=self._parsed(name, field), shown=name, wanted=wanted, policy=policy, insecure=insecure or None
+            name=await self._parsed(name, field), shown=name, wanted=wanted, policy=policy, insecure=insecure or None
         )
         store = await self._opened()
         return await pulled(store, self._registries, request, credentials, progress)
@@ -210,7 +268,7 @@ class Images:
         from ..images import lookup
         from ..images.platforms import parse_platform
 
-        given = self._name(name)
+        given = await self._name(name)
         wanted = None if platform is None else parse_platform(platform)
         store = await self._opened()
         return await in_thread(lambda: lookup.find(store, name, given, wanted))
@@ -221,20 +279,25 @@ class Images:
         store = await self._opened()
         return await in_thread(lambda: lookup.describe(store, [record], store.read_records())[0])
 
-    def _parsed(self, text: Any, field: str) -> ImageName:
+    async def _parsed(self, text: Any, field: str) -> ImageName:
         """What a user wrote as a whole name, by way of an alias of this machine."""
-        from ..images.names import ImageName
+        from ..images.names import ImageName, has_host
+        from ..images.registry import registries_conf
 
-        return ImageName.parse(text, field)
+        if not isinstance(text, str) or has_host(text):
+            return ImageName.parse(text, field)
+        if self._configuration is None:
+            self._configuration = await in_thread(lambda: registries_conf.load(os.environ))
+        return registries_conf.parse_name(text, self._configuration, field)
 
-    def _name(self, text: Any) -> ImageName | None:
+    async def _name(self, text: Any) -> ImageName | None:
         """The same; None for what can only be an id."""
         from ..images.names import ImageName
 
         if not isinstance(text, str) or not text:
             return ImageName.parse(text)  # which says what is wrong
         try:
-            return self._parsed(text, "image")
+            return await self._parsed(text, "image")
         except InvalidSpec:
             from ..images.digests import id_prefix, is_digest
 

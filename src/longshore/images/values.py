@@ -64,3 +64,12 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
     names: list[str]
     images: list[str]
     bytes: int
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Something in the store of images that is not what it should be. `repaired` if it is again."""
+
+    what: str
+    problem: str
+    repaired: bool = False
+    hint: str = ""

@@ -10,11 +10,9 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import msgspec
 
 from ..errors import ImageNotFound, InvalidImage, StoreError
 from ..fs.files import as_store_errors
@@ -29,40 +27,43 @@ from .partial_blob import CHUNK, WrongDigest, stored
 from .records import ImageRecord, LayerInfo
 from .settle import CHAIN, count_mounted
 from .store import ImageStore
+from .values import Problem
 
 if sys.platform == "win32":
     raise ImportError("Windows makes layers by a call of its own")
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """Something in the store that is not what it should be. `repaired` if it is again."""
-
-    what: str
-    problem: str
-    repaired: bool = False
-    hint: str = ""
-
-
-def verify(store: ImageStore, *, repair: bool = True, stop: Stop | None = None) -> Iterator[Problem]:
+def verify(
+    store: ImageStore, *, repair: bool = True, stop: Stop | None = None, only: Collection[str] | None = None
+) -> Iterator[Problem]:
     """Check every blob and layer, and yield what is wrong. It blocks, and reads and unpacks all that the store has.
 
     With `repair`, a damaged blob is removed, so that the next pull fetches it again; and a damaged layer is replaced by
-    one that its blob makes. Raises: StoreError; Stopped.
+    one that its blob makes. `only` are digests of manifests: then it is about these images.
+
+    Raises: StoreError; Stopped.
     """
     stop = stop or Stop()
     records = list(store.read_records())
+    about = records if only is None else [record for record in records if record.digest in only]
+    blobs = {digest for each in about for digest in (each.digest, each.config, *(it.digest for it in each.layers))}
+    keys = {layer.key for record in about for layer in record.layers}
     good: set[str] = set()
     for algorithm in Store.names(store.blobs):
         for digits in sorted(Store.names(store.blobs / algorithm)):
             if not digits.startswith("."):
                 digest = f"{algorithm}:{digits}"
+                if only is not None and digest not in blobs:
+                    continue
                 problem = _check_blob(store, digest, stop, repair=repair)
                 if problem is None:
                     good.add(digest)
                 else:
                     yield problem
-    yield from _missing(store, records)
+    yield from _missing(store, about)
     for key in sorted(Store.names(store.layers)):
+        if only is not None and key not in keys:
+            continue
         yield from _check_layer(store, key, records, good, stop, repair=repair)
 
 

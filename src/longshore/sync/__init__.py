@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ..engine.container import Completed, ContainerInfo
     from ..engine.recovery import Restored
     from ..errors import LongshoreError
-    from ..images.values import HistoryEntry, Image, Pruned, PullPolicy, PullProgress
+    from ..images.values import HistoryEntry, Image, Problem, Pruned, PullPolicy, PullProgress
     from ..logs.reader import LogGap, LogRecord, Stream
     from ..spec import Spec, SpecFields, SpecSettings
     from ..store.journal import Event, Gap
@@ -478,6 +478,24 @@ class Images(BlockingProxy[_images.Images]):
             )
         )
 
+    def push(
+        self,
+        name: str,
+        *,
+        credentials: tuple[str, str] | None = None,
+        insecure: bool = False,
+        progress: Callable[[PullProgress], None] | None = None,
+    ) -> str:
+        """Have the registry of a name have the image of this name, byte for byte; `tag` gives an image such a name.
+
+        A name that stands for several platforms is pushed as that if the images of all are here; else the one for this
+        machine is. The keywords are as for `pull`. Returns the digest that the registry has under the name now.
+
+        Raises: ImageNotFound; RegistryAuthError, RegistryUnreachable, RegistryError; InvalidImage; InvalidSpec.
+        If cancelled: the name at the registry is as it was.
+        """
+        return self._call(self._inner.push(name, credentials=credentials, insecure=insecure, progress=progress))
+
     def get(self, name: str, *, platform: str | None = None) -> Image:
         """Return the image of a name, a digest, an id, or the beginning of an id of at least 12 digits.
 
@@ -523,6 +541,16 @@ class Images(BlockingProxy[_images.Images]):
         Raises: StoreError.
         """
         return self._call(self._inner.prune(all=all, blobs=blobs, until=until, labels=labels))
+
+    def verify(self, name: str | None = None, *, repair: bool = False) -> Sequence[Problem]:
+        """Check what the store holds against its digests, of one image or of all; return what is wrong.
+
+        That reads and unpacks all of it, so it takes as long as pulling from a fast registry. With `repair`, a damaged
+        blob is removed, so that the next pull fetches it; a damaged layer is made again, unless a container uses it.
+        Raises: ImageNotFound; InvalidSpec; NotSupported on Windows; StoreError.
+        If cancelled: it ends after the present piece; what was repaired stays so.
+        """
+        return self._call(self._inner.verify(name, repair=repair))
 
     def history(self, name: str) -> Sequence[HistoryEntry]:
         """Return the steps in the making of an image, as far as it tells them, the first one first.

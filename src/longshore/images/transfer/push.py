@@ -1,0 +1,210 @@
+"""Push an image: its blobs, then its manifest, byte for byte as they are in the store.
+
+A name that means an index is pushed as that, if all images of it are here; else the one image for the platform is. A
+blob that the registry has is not sent; one that it has in another repository is mounted from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from typing import BinaryIO, cast
+
+import msgspec
+
+from ...aio.tasks import in_thread, shielded
+from ...errors import ImageNotFound, InvalidImage
+from .. import media_types
+from ..documents import Descriptor, Index, Manifest, parse_document
+from ..ingest import Ingest
+from ..locks import Stop, Stopped
+from ..lookup import images_of, manifest_descriptor, name_records, platform_of, read_manifest
+from ..names import ImageName
+from ..records import ImageRecord
+from ..registry.calls import call
+from ..registry.credentials import Credentials
+from ..registry.interrupts import Interrupt, Interrupted
+from ..registry.sources import Source, open_target
+from ..registry.uploads import push_blob, push_manifest
+from ..selection import select, wanted_platform
+from ..store import ImageStore
+from .progress import Teller, Told
+from .registries import Registries
+
+_AT_ONCE = 3
+
+
+class _Content(msgspec.Struct):
+    """What a push sends: blobs, then documents, those that others name first, and the top one last."""
+
+    blobs: list[Descriptor]
+    documents: list[Descriptor]
+    mount_from: str | None = None
+
+
+async def push(
+    store: ImageStore,
+    registries: Registries,
+    name: ImageName,
+    shown: str,
+    *,
+    credentials: Credentials | None = None,
+    insecure: bool | None = None,
+    told: Told | None = None,
+) -> str:
+    """Have a registry have the image of a name, and return the digest of what it has then.
+
+    Raises: ImageNotFound; RegistryError and its kinds; StoreError. If cancelled: all threads have ended.
+    """
+    stop, interrupt = Stop(), Interrupt()
+    teller = Teller(told, stop)
+    with stop.interrupting(interrupt.set):
+        job = Ingest(store, stop)
+        try:
+            content = await call(lambda: _content_of(store, job, name, shown), stop)
+            target = open_target(
+                name,
+                operation=f"push `{shown}`",
+                state=registries.state,
+                configuration=registries.configuration,
+                interrupt=interrupt,
+                credentials=credentials,
+                insecure=insecure,
+                mount_from=content.mount_from,
+            )
+            try:
+                work = [_sending(store, target, blob, content.mount_from, teller) for blob in content.blobs]
+                await _all(work, stop)
+                await call(lambda: _push_documents(store, target, content.documents, name), stop)
+            finally:
+                stop.set()
+                target.close()
+        except BaseException:
+            if teller.error is not None:
+                raise teller.error from None
+            raise
+        finally:
+            await shielded(in_thread(lambda: job.__exit__(None, None, None), or_here=True))
+    return content.documents[-1].digest
+
+
+def _content_of(store: ImageStore, job: Ingest, name: ImageName, shown: str) -> _Content:
+    """What a name means, held in the store until the job ends."""
+    job.__enter__()
+    meant = name_records(store, name)
+    records = images_of(store, meant.digest) if meant is not None else []
+    if meant is None or not records:
+        raise ImageNotFound(shown, hint="`longshore images` lists those that are here")
+    top = Descriptor(media_type=meant.media_type, digest=meant.digest, size=store.blob_size(meant.digest) or 0)
+    documents, whole = _documents_below(store, top)
+    if not whole:
+        wanted = wanted_platform(None)
+        document = parse_document(store.read_document(top.digest), shown)
+        chosen: ImageRecord | None = None
+        if isinstance(document, Index):
+            here = Index(
+                manifests=[
+                    msgspec.structs.replace(manifest_descriptor(each), platform=platform_of(each)) for each in records
+                ]
+            )
+            path = select(here, wanted, lambda each: _read(store, each), shown)
+            chosen = next(each for each in records if each.digest == path[-1].digest)
+        if chosen is None:
+            raise InvalidImage(f"image `{shown}`", "parts of it are not in the store", hint="pull it again")
+        records, documents = [chosen], [manifest_descriptor(chosen)]
+    blobs: dict[str, Descriptor] = {}
+    for record in records:
+        manifest = read_manifest(store, record)
+        for blob in [*manifest.layers, manifest.config]:
+            if blob.media_type not in media_types.FOREIGN_LAYERS:
+                blobs[blob.digest] = blob
+    job.want(blobs=[*blobs, *(each.digest for each in documents)])
+    return _Content(list(blobs.values()), documents, _mountable(store, name, records[0]))
+
+
+def _read(store: ImageStore, descriptor: Descriptor) -> Manifest | Index:
+    return parse_document(store.read_document(descriptor.digest), descriptor.digest)
+
+
+def _documents_below(store: ImageStore, top: Descriptor) -> tuple[list[Descriptor], bool]:
+    """Return what a document leads to, the deepest first, and itself; and whether all of that is here."""
+    found: dict[str, Descriptor] = {}
+    whole = True
+
+    def walk(descriptor: Descriptor, depth: int) -> None:
+        nonlocal whole
+        if descriptor.digest in found or depth > 8:
+            return
+        if store.blob_size(descriptor.digest) is None:
+            whole = False
+            return
+        document = _read(store, descriptor)
+        if isinstance(document, Index):
+            for each in document.manifests:
+                walk(each, depth + 1)
+        elif store.read_record(descriptor.digest) is None:
+            whole = False
+        found[descriptor.digest] = descriptor
+
+    walk(top, 0)
+    return list(found.values()), whole
+
+
+def _mountable(store: ImageStore, name: ImageName, record: ImageRecord) -> str | None:
+    """The path of another repository of the same registry that has had this image."""
+    for each in store.read_names():
+        other = ImageName.parse(each.name)
+        beside = other.registry == name.registry and other.path != name.path
+        if beside and any(found.digest == record.digest for found in images_of(store, each.digest)):
+            return other.path
+    return None
+
+
+def _sending(
+    store: ImageStore, target: Source, blob: Descriptor, mount_from: str | None, teller: Teller
+) -> Callable[[], None]:
+    def opened() -> BinaryIO:
+        return cast(BinaryIO, os.fdopen(store.open_blob(blob.digest), "rb"))
+
+    def send() -> None:
+        outcome = push_blob(
+            target.origin,
+            blob,
+            opened,
+            mount_from=mount_from,
+            progress=lambda sent: teller(blob.digest, "uploading", sent, blob.size),
+        )
+        teller(blob.digest, "done" if outcome == "uploaded" else "there", blob.size, blob.size)
+
+    return send
+
+
+def _push_documents(store: ImageStore, target: Source, documents: Sequence[Descriptor], name: ImageName) -> None:
+    for each in documents:
+        last = each is documents[-1]
+        reference = name.tag if last and name.tag else each.digest
+        push_manifest(target.origin, store.read_document(each.digest), each.media_type, reference, each.digest)
+
+
+async def _all(work: Sequence[Callable[[], None]], stop: Stop) -> None:
+    """Do all of it, some at once, each in a thread. At the first error, and if cancelled, the others are stopped."""
+    turn = asyncio.Semaphore(_AT_ONCE)
+
+    async def do(each: Callable[[], None]) -> None:
+        async with turn:
+            stop.check()
+            await in_thread(each, "longshore-push")
+
+    tasks = [asyncio.ensure_future(do(each)) for each in work]
+    if not tasks:
+        return
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        if any(not task.done() or task.cancelled() or task.exception() for task in tasks):
+            stop.set()
+        await shielded(asyncio.wait(tasks))
+    errors = [error for task in tasks if (error := task.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, (Stopped, Interrupted))):
+        raise error
