@@ -150,14 +150,16 @@ class Layer:
         self._list(self.root, b"", self.root.opaque, found, implied, whiteouts)
         return found, implied, whiteouts
 
-    def _settle(self, directory: Directory) -> None:
-        for name in directory.hidden:
+    def _settle(self, directory: Directory, *, hidden: bool = False) -> None:
+        """Make folders opaque that were whited out where lower layers are still seen."""
+        hidden = hidden or directory.opaque
+        for name in () if hidden else directory.hidden:
             child = directory.children.get(name)
             if isinstance(child, Directory):
                 child.opaque = True
         for child in directory.children.values():
             if isinstance(child, Directory):
-                self._settle(child)
+                self._settle(child, hidden=hidden)
 
     def _list(
         self,

@@ -114,9 +114,15 @@ def test_a_hard_link_to_a_lower_file_is_one_file_with_it(tmp_path: Path) -> None
     assert (found["d"]["mode"], found["d"]["owner"]) == ("0o2750", [12, 34])
 
 
-def test_a_hard_link_outlives_the_lower_file(tmp_path: Path) -> None:
-    image = Image(tmp_path, [file(b"d/f", b"x")], [link(b"h", b"d/f"), whiteout(b"d/f")])
+@pytest.mark.parametrize("hide", [whiteout(b"d/f"), opaque(b"d")])
+def test_a_hard_link_outlives_the_lower_file(tmp_path: Path, hide: bytes) -> None:
+    image = Image(tmp_path, [file(b"d/f", b"x")], [link(b"h", b"d/f"), hide])
     assert sorted(image.seen()) == [".", "d", "h"]
+
+
+def test_a_file_in_the_place_of_one_that_was_linked_to_is_its_own(tmp_path: Path) -> None:
+    image = Image(tmp_path, [file(b"d/f", b"x")], [link(b"h", b"d/f"), file(b"d/f", b"new"), opaque(b"d")])
+    assert (image.seen()["d/f"]["data"], image.seen()["h"]["data"]) == (b"new".hex(), b"x".hex())
 
 
 def test_a_hard_link_to_a_lower_symlink_is_one(tmp_path: Path) -> None:

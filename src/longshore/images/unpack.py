@@ -113,6 +113,8 @@ class _Unpacker:
             return
         parent = writer.parent(parts)
         kind = entry.kind
+        if self.copied and not (kind == FOLDER and joined(parent, name) in writer.folders):
+            self._forget_copies(joined(parent, name))
         if kind == FILE:
             writer.write_file(parent, name, entry, self.archive)
         elif kind == FOLDER:
@@ -127,6 +129,10 @@ class _Unpacker:
             writer.write_node(parent, name, entry)
         else:
             raise writer.invalid(f"{shown(entry.name)} is of the unknown type {kind!r}")
+
+    def _forget_copies(self, path: bytes) -> None:
+        """Note that an entry replaces what is at a path: files that were copied there are no copies any more."""
+        self.copied = {each for each in self.copied if each != path and not each.startswith(path + b"/")}
 
     def _add_whiteout(self, parts: list[bytes], name: bytes, entry: TarEntry) -> None:
         if name == _OPAQUE:
@@ -168,23 +174,25 @@ class _Unpacker:
 
     def _finish(self) -> Unpacked:
         writer = self.writer
-        waiting = []
-        for parent, name in self.whiteouts:
+        waiting: list[tuple[bytes, bytes]] = []
+        hidden: dict[bytes, bool] = {}
+        for parent, name in sorted(self.whiteouts):  # those in a folder come before those below it
             if parent not in writer.folders:
                 continue  # replaced by an entry that hides it all
+            if parent not in hidden:
+                hidden[parent] = self._is_hidden(parent)
             path = joined(parent, name)
+            if hidden[parent]:
+                continue
             if path in writer.folders:
                 writer.folders[path].opaque = True
-            elif path in self.copied:
-                writer.remove(parent, name)  # the link stays, as it would if the file below were removed
+            elif path in self.copied or not writer.exists(parent, name):
                 waiting.append((parent, name))
-            elif not writer.exists(parent, name):
-                waiting.append((parent, name))
+        self._remove_hidden_copies()
         has_whiteouts: dict[bytes, bool] = {}
         for parent, name in waiting:
             if parent not in has_whiteouts:
-                ghosts = self._is_hidden(parent) or (self.below is not None and not self.below.has_folder(parent))
-                has_whiteouts[parent] = not ghosts
+                has_whiteouts[parent] = self.below is None or self.below.has_folder(parent)
             if has_whiteouts[parent]:
                 writer.write_whiteout(parent, name)
         writer.finish_folders()
@@ -196,6 +204,13 @@ class _Unpacker:
             missing=self.missing,
             opaque=writer.folders[b""].opaque,
         )
+
+    def _remove_hidden_copies(self) -> None:
+        """Remove what was copied from below for a hard link, if this layer hides it there: the link stays."""
+        for path in self.copied:
+            parent, _, name = path.rpartition(b"/")
+            if (parent, name) in self.whiteouts or self._is_hidden(parent):
+                self.writer.remove(parent, name)
 
     def _is_hidden(self, path: bytes) -> bool:
         """Return whether a folder, or one above it, hides all that lower layers have of it."""
