@@ -178,6 +178,15 @@ def test_a_pull_under_way_loses_nothing(store: ImageStore) -> None:
     assert [digest for digest, _ in registry.asked] == [digest_of(FIRST.layers[1].blob)]
 
 
+def test_an_image_that_has_no_name_yet_is_left_to_who_adds_it(store: ImageStore) -> None:
+    with Ingest(store) as ingest:
+        ingest.want(images=[FIRST.digest])
+        pulled(store, FIRST)
+        assert prune(store, all=True).images == []
+        give_name(store, "a:1", FIRST.digest)
+    assert is_whole(store, FIRST)
+
+
 def test_who_is_about_to_use_an_image_holds_off_its_removal(store: ImageStore) -> None:
     record = pulled(store, FIRST, "a:1")
     with store.using():

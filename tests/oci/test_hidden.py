@@ -54,6 +54,28 @@ def test_a_store_that_is_mounted_below_is_found(store: Path, tmp_path: Path) -> 
     assert Hidden([str(store)]).below_with_mounts(str(tmp_path / "other"), points) == ["mounted/store"]
 
 
+def test_the_layers_of_images_may_be_seen_and_nothing_else_of_a_store(store: Path) -> None:
+    hidden = Hidden([str(store)])
+    images = store / "images"
+    (images / "layers" / "1" / "fs" / "etc").mkdir(parents=True)
+    (images / "fixups" / "2" / "fs").mkdir(parents=True)
+    (store / "link").symlink_to(images / "layers")
+    for path in (images / "layers" / "1" / "fs", images / "fixups" / "2" / "fs", store / "link" / "1" / "fs"):
+        hidden.check_layer(str(path), "layers")
+    for path in (
+        store,
+        images,
+        images / "layers",
+        images / "layers" / "1",
+        images / "layers" / "1" / "fs" / "etc",
+        images / "layers" / "1" / "fs" / "..",
+        images / "blobs" / "1" / "fs",
+    ):
+        path.mkdir(parents=True, exist_ok=True)
+        with pytest.raises(InvalidSpec, match="longshore's own state"):
+            hidden.check_layer(str(path), "layers")
+
+
 def test_mount_points_may_have_blanks_in_their_names() -> None:
     line = "36 35 98:0 / /mnt/a\\040b\\134c rw,noatime shared:1 - ext3 /dev/root rw\n"
     assert mount_points(line) == [MountPoint("/mnt/a b\\c", "ext3")]

@@ -185,7 +185,7 @@ class _Sweep:
         for digest in sorted(candidates - named):
             if digest in seen.used:
                 self.removed.used[digest] = sorted(seen.used[digest])
-            elif digest in seen.records:
+            elif digest in seen.records and not any(digest in job.images for job in seen.jobs):
                 self._move(self.store.record_path(digest))
                 del seen.records[digest]
                 self.removed.images.append(digest)
@@ -210,7 +210,7 @@ class _Sweep:
             live_blobs |= seen.documents(name)
         for wanted in seen.jobs:
             live_layers.update(wanted.layers)
-            live_fixups.update(map(hex_of, wanted.fixups))
+            live_fixups.update(map(hex_of, wanted.images))
             live_blobs.update(wanted.blobs)
         self._sweep_layers(live_layers)
         for digits in Store.names(store.fixups):

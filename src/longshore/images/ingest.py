@@ -75,15 +75,18 @@ class Ingest:
         if self._held is not None:
             self._held.release()
 
-    def want(self, *, blobs: Iterable[str] = (), layers: Iterable[str] = (), fixups: Iterable[str] = ()) -> None:
-        """Keep these from being removed until the ingest ends, whether they are in the store yet or not."""
+    def want(self, *, blobs: Iterable[str] = (), layers: Iterable[str] = (), images: Iterable[str] = ()) -> None:
+        """Keep these from being removed until the ingest ends, whether they are in the store yet or not.
+
+        Blobs by digest, layers by key, images by the digest of the manifest: an image has no name at first.
+        """
         wanted = self._wanted
         with gc_lock(self.store.gc_lock_path, shared=True):
             self._wanted = Wanted(
                 version=VERSION,
                 blobs=[*dict.fromkeys([*wanted.blobs, *blobs])],
                 layers=[*dict.fromkeys([*wanted.layers, *layers])],
-                fixups=[*dict.fromkeys([*wanted.fixups, *fixups])],
+                images=[*dict.fromkeys([*wanted.images, *images])],
             )
             self._write_wanted()
 

@@ -91,4 +91,4 @@ class Wanted(msgspec.Struct, kw_only=True, omit_defaults=True):
     version: int
     blobs: list[str] = []  # digests
     layers: list[str] = []  # keys of folders
-    fixups: list[str] = []  # digests of manifests
+    images: list[str] = []  # digests of manifests: records, and fix-up layers

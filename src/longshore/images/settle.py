@@ -34,7 +34,7 @@ def wanted_by(manifest: Manifest, config: ImageConfig, digest: str) -> dict[str,
     return {
         "blobs": [digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)],
         "layers": [*map(hex_of, diff_ids), *(CHAIN + hex_of(each) for each in chain_ids(diff_ids))],
-        "fixups": [digest],
+        "images": [digest],
     }
 
 

@@ -287,8 +287,9 @@ def _layers(place: Place, spec: Spec, hidden: Hidden, *, flags: int) -> RootPlan
     assert layers is not None
     check_parents(layers.parents)
     image = image_of_root(spec.root)
-    for index, path in enumerate(layers.parents if image is None else []):  # an image's are in the store
-        hidden.check(path, f"layers.parents[{index}]")
+    check = hidden.check if image is None else hidden.check_layer  # an image's layers are in the store
+    for index, path in enumerate(layers.parents):
+        check(path, f"layers.parents[{index}]")
     scratch = str(place.data / "scratch")
     upper = work = None
     if layers.scratch is not None:

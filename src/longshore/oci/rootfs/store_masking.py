@@ -101,6 +101,18 @@ class Hidden:
                 found.update(f"{at}/{rest}" if rest else at for rest in self.below(point.path))
         return sorted(found)
 
+    def check_layer(self, path: str, field: str) -> None:
+        """Raise InvalidSpec if `path` is in a store, unless it is the folder of an image's layer there."""
+        if not self._is_layer(os.path.realpath(path)):
+            self.check(path, field)
+
+    def _is_layer(self, real: str) -> bool:
+        """Return whether this is `images/layers/KEY/fs` or `images/fixups/HEX/fs` of a store (docs/state.md)."""
+        above, name = os.path.split(real)
+        kinds, kind = os.path.split(os.path.dirname(above))
+        store, images = os.path.split(kinds)
+        return (name, images) == ("fs", "images") and kind in ("layers", "fixups") and _identity(store) in self._own
+
     def check(self, path: str, field: str) -> None:
         """InvalidSpec if `path` is in a store."""
         if self.inside(path):
