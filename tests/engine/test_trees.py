@@ -95,10 +95,10 @@ def test_tree_without_permissions_is_removed_by_its_owner(tmp_path: Path) -> Non
 
 
 def swap_folders(tree: Path, outside: Path, over: threading.Event) -> None:
-    """Replace folders by links that lead outside, on and on."""
-    turn = 0
-    while not over.is_set():
-        turn += 1
+    """Replace folders by links that lead outside, until it is over."""
+    for turn in range(20_000):
+        if over.is_set():
+            break
         path, link = tree / str(turn % 20), tree / "link"
         with suppress(OSError):
             os.symlink(outside, link)
@@ -127,6 +127,22 @@ def test_link_that_replaces_a_folder_leads_nowhere(tmp_path: Path) -> None:
         remove_tree(tree)
         assert not tree.exists()
         assert (outside / "folder" / "kept").exists()
+
+
+def test_removal_ends_while_another_program_adds_without_end(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "first").touch()
+    adder = "import os, itertools\nfor n in itertools.count():\n    os.mkdir(f'{n}')\n"
+    with subprocess.Popen([sys.executable, "-c", adder], cwd=tree, stderr=subprocess.DEVNULL) as adding:
+        try:
+            with suppress(StoreError):  # or all was gone for a moment: then the adder's folder is
+                remove_tree(tree)
+        finally:
+            adding.kill()
+    if tree.exists():
+        remove_tree(tree)
+    assert not tree.exists()
 
 
 @contextmanager

@@ -4,6 +4,9 @@ Each call takes a descriptor of the containing directory and one name, so that n
 followed. A directory that is not empty is moved to the top of the tree before it is entered. So three descriptors are
 enough for any depth. The kernel refuses to move a mount point (EBUSY), so no mount is entered. If a program replaces a
 directory with a link meanwhile, the open does not follow the link, and the link itself is removed.
+
+A program that adds names as fast as they are removed must not keep the caller here. So the names of a directory are
+counted before the first is removed, which is faster than any program adds them. Not many more than these are removed.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 
 from .removal_limit import LimitReachedError, RemovalLimit
 
@@ -22,6 +26,8 @@ if sys.platform == "win32":
 
 LARGE = 32 << 20  # bytes of a file whose removal may take a disk longer than a loop may stand still
 BRIEF = 0.02  # seconds for which a removal with a bound may go on
+PART = 10_000  # names of a directory that are listed before the first of them is removed
+ADDED = 10_000  # names that other programs may add to a directory while it is removed
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATH = getattr(os, "O_PATH", 0)  # Linux
 
@@ -37,12 +43,17 @@ def remove(path: str, limit: RemovalLimit) -> None:
     _Removal(limit).remove(path)
 
 
+class _AddedError(Exception):
+    """Another program adds names without end."""
+
+
 class _Removal:
     def __init__(self, limit: RemovalLimit) -> None:
         self._limit = limit
         self._end = time.monotonic() + BRIEF
         self._prefix = f".{os.urandom(8).hex()}."  # of what was moved up
         self._moved = 0
+        self._allowed: dict[str, int] = {}  # by directory (the top is ""): names that may still be removed there
         self._progress = False
         self._error: OSError | None = None
 
@@ -56,6 +67,8 @@ class _Removal:
         try:
             while not self._is_emptied(top):
                 pass
+        except _AddedError:
+            raise OSError(errno.EBUSY, "another program adds files while they are removed", path) from None
         finally:
             os.close(top)
         os.rmdir(path)
@@ -63,17 +76,26 @@ class _Removal:
     def _is_emptied(self, top: int) -> bool:
         """Remove what is found at the top, with what the directories there hold moved up. OSError if nothing goes."""
         self._progress, self._error = False, None
-        found = False
-        for name, is_directory in _entries(top):
-            found = True
+        names = self._list("", top)
+        for name, is_directory in names:
             with self._noting():
                 if is_directory:
                     self._remove_directory(top, name)
                 else:
                     self._unlink(top, name)
+                if not name.startswith(self._prefix):
+                    self._allowed[""] -= 1
         if self._error is not None and not self._progress:
             raise self._error
-        return not found
+        return not names
+
+    def _list(self, key: str, fd: int) -> list[tuple[str, bool]]:
+        """List the next part of a directory. _AddedError if more was removed there than could have been there."""
+        if key not in self._allowed:
+            self._allowed[key] = sum(1 for _ in _entries(fd)) + ADDED
+        if self._allowed[key] < 0:
+            raise _AddedError
+        return list(islice(_entries(fd), PART))
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
@@ -97,12 +119,13 @@ class _Removal:
             self._unlink(top, name)
             return
         try:
-            for each, is_directory in _entries(inner):
+            for each, is_directory in self._list(name, inner):
                 with self._noting():
                     if not is_directory:
                         self._unlink(inner, each)
                     elif not self._remove_empty(inner, each):
                         self._move_up(inner, each, top)
+                    self._allowed[name] -= 1
         finally:
             os.close(inner)
         self._remove_empty(top, name)  # else the next look finds it again
