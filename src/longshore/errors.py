@@ -1,34 +1,33 @@
-"""The error family: one tree, so that `except LongshoreError` catches all that longshore raises on purpose.
+"""The error family. `except LongshoreError` catches every error that longshore raises on purpose.
 
-A message is one line that makes sense alone in a log: what was tried, on what, why not. `hint` is the next step.
+Exception
+└── LongshoreError
+    ├── InvalidSpec (ValueError)            a setting is not valid; nothing has changed
+    ├── NotSupported                        this host or service does not have the feature
+    ├── InvalidState                        the container is in another state than the call needs
+    ├── NotVisible                          this program cannot see the container's processes
+    ├── ContainerNotFound (LookupError)     ContainerExists
+    ├── ProcessNotFound (LookupError)       ProcessExists
+    ├── CheckpointNotFound (LookupError)    CheckpointExists
+    ├── CommandNotFound                     a shell would say 127
+    ├── CommandNotExecutable                a shell would say 126
+    ├── CommandFailed                       `run(check=True)`: the exit code is not 0
+    ├── TimeLimit (TimeoutError)            a time limit has ended the call
+    ├── OutputLimit                         a collected stream has grown past `max_output`
+    ├── DescriptorLimit                     this program has too many open files
+    ├── ServiceError                        the runtime, the monitor or Windows' service has failed
+    │   └── HcsError (longshore.hcs)        with the HRESULT of Windows' service
+    ├── MonitorLost                         the monitor of a kept container has died
+    ├── StoreError                          the state directory cannot be used
+    ├── EngineClosed                        the engine is closed, or used after a fork
+    ├── ImageNotFound (LookupError)         PlatformNotFound (LookupError)
+    ├── InvalidImage (ValueError)           a part of an image is not valid
+    └── RegistryError                       a registry refused or failed
+        ├── RegistryUnreachable
+        └── RegistryAuthError
 
-    LongshoreError
-      InvalidSpec             (ValueError)   a setting cannot be meant as it stands
-      ContainerNotFound       (LookupError)
-      ContainerExists
-      ProcessNotFound         (LookupError)
-      ProcessExists
-      CheckpointNotFound      (LookupError)
-      CheckpointExists
-      ImageNotFound           (LookupError)
-      PlatformNotFound        (LookupError)  the image exists, but not for this platform
-      InvalidImage            (ValueError)   wrong bytes for a digest, or a document against its format
-      InvalidState                           the container cannot do this in its state
-      NotVisible                             this program cannot see the container's processes
-      NotSupported                           this host or service cannot do it
-      CommandNotFound                        a shell would say 127
-      CommandNotExecutable                   a shell would say 126
-      CommandFailed                          `run(check=True)`, and the exit code was not 0
-      ServiceError                           the compute service failed
-      StoreError                             the state directory cannot be used
-      RegistryError                          a registry refused or failed
-        RegistryUnreachable                  there was no usable answer from it
-        RegistryAuthError                    it wants credentials, or refuses those given
-      TimeLimit               (TimeoutError)
-      OutputLimit
-      DescriptorLimit
-      MonitorLost                            the container's monitor died
-      EngineClosed
+A message is one line that makes sense alone in a log: `cannot VERB OBJECT: REASON`, or a full sentence. `hint` is the
+next step, as an imperative. `tests/messages.txt` lists every message.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def _visible(text: str) -> str:
-    """A text on one line that no terminal obeys: names and words of others stand in messages."""
+    """Return the text without control characters: a message may quote text from other programs."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
@@ -49,7 +48,7 @@ def _visible(text: str) -> str:
 class LongshoreError(Exception):
     """Base of every error that longshore raises on purpose.
 
-    `hint` tells the next step, or is None where there is none to give. A traceback shows it, as a note.
+    `hint` is the next step, or None. A traceback shows it as a note.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
@@ -59,12 +58,12 @@ class LongshoreError(Exception):
             self.add_note(f"hint: {hint}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An exception is pickled as a call with its message, and no class here is made by its message. A pool of
-        # processes is broken by an error that its worker can send and the parent cannot read.
-        return _as_it_was, (type(self), self.args, self.__dict__.copy())
+        # pickle would call the class with the message, which is not an argument of these classes; an error that cannot
+        # be unpickled breaks a pool of processes
+        return _restored, (type(self), self.args, self.__dict__.copy())
 
 
-def _as_it_was(kind: type[LongshoreError], args: tuple[Any, ...], facts: dict[str, Any]) -> LongshoreError:
+def _restored(kind: type[LongshoreError], args: tuple[Any, ...], facts: dict[str, Any]) -> LongshoreError:
     error = kind.__new__(kind)
     error.args = args
     error.__dict__.update(facts)
@@ -72,7 +71,7 @@ def _as_it_was(kind: type[LongshoreError], args: tuple[Any, ...], facts: dict[st
 
 
 class InvalidSpec(LongshoreError, ValueError):
-    """A setting cannot be meant as it stands; nothing was changed. `field` is its path, as `mounts[0].target`."""
+    """A setting is not valid; nothing has changed. `field` is its path, for example `mounts[0].target`."""
 
     def __init__(self, field: str, problem: str, *, hint: str | None = None) -> None:
         super().__init__(f"{field}: {problem}", hint=hint)
@@ -81,15 +80,17 @@ class InvalidSpec(LongshoreError, ValueError):
 
 
 class ContainerNotFound(LongshoreError, LookupError):
-    """No container of this id is known here."""
+    """There is no container with this id in the state directory."""
 
     def __init__(self, container_id: str) -> None:
-        super().__init__(f"there is no container `{container_id}`", hint="`longshore ps --all` lists what there is")
+        super().__init__(
+            f"there is no container `{container_id}`", hint="run `longshore ps --all` to list the containers"
+        )
         self.container_id = container_id
 
 
 class ContainerExists(LongshoreError):
-    """The id is taken, by a container that exists or is being made."""
+    """A container with this id exists, or is being created."""
 
     def __init__(self, container_id: str) -> None:
         super().__init__(
@@ -100,7 +101,7 @@ class ContainerExists(LongshoreError):
 
 
 class ProcessNotFound(LongshoreError, LookupError):
-    """The container has no process of this name, or it has ended."""
+    """The container has no process with this name, or the process has ended."""
 
     def __init__(self, container_id: str, name: str, *, ended: bool = False) -> None:
         super().__init__(
@@ -113,58 +114,60 @@ class ProcessNotFound(LongshoreError, LookupError):
 
 
 class ProcessExists(LongshoreError):
-    """A process of this name runs in the container already."""
+    """A process with this name runs in the container already."""
 
     def __init__(self, container_id: str, name: str) -> None:
         super().__init__(
             f"cannot start process `{name}` in container `{container_id}`: the name is taken",
-            hint="choose another name, or none to have one made up",
+            hint="choose another name, or leave the name out",
         )
         self.container_id = container_id
         self.name = name
 
 
 class CheckpointNotFound(LongshoreError, LookupError):
-    """The container has no checkpoint of this name."""
+    """The container has no checkpoint with this name."""
 
     def __init__(self, container_id: str, name: str) -> None:
         super().__init__(
             f"container `{container_id}` has no checkpoint `{name}`",
-            hint=f"`longshore checkpoints {container_id}` lists those there are",
+            hint=f"run `longshore checkpoints {container_id}` to list its checkpoints",
         )
         self.container_id = container_id
         self.name = name
 
 
 class CheckpointExists(LongshoreError):
-    """The container has a checkpoint of this name already."""
+    """The container has a checkpoint with this name already."""
 
     def __init__(self, container_id: str, name: str) -> None:
         super().__init__(
             f"cannot make checkpoint `{name}` of container `{container_id}`: the name is taken",
-            hint="choose another name, or delete the one that has it",
+            hint="choose another name, or delete that checkpoint",
         )
         self.container_id = container_id
         self.name = name
 
 
 class InvalidState(LongshoreError):
-    """The container or process is not in a state in which this can be done."""
+    """The container or process is in another state than this call needs. `state` says which."""
 
-    def __init__(self, operation: str, container_id: str, state: str, *, hint: str | None = None) -> None:
-        super().__init__(f"cannot {operation} container `{container_id}`: it is {state}", hint=hint)
+    def __init__(
+        self, operation: str, container_id: str, state: str, *, reason: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(f"cannot {operation} container `{container_id}`: {reason or f'it is {state}'}", hint=hint)
         self.operation = operation
         self.container_id = container_id
         self.state = state
 
 
 class NotVisible(LongshoreError):
-    """This program cannot see the processes of the container, so it neither judges nor changes it."""
+    """This program cannot see the processes of the container, so it changes nothing."""
 
     def __init__(self, operation: str, container_id: str, reason: str) -> None:
         super().__init__(
             f"cannot {operation} container `{container_id}`: its processes cannot be seen from here: {reason}",
-            hint="use longshore where the container was made: in the same pid and time namespaces, with their /proc",
+            hint="run longshore where the container was made: in the same pid and time namespaces, with their /proc",
         )
         self.operation = operation
         self.container_id = container_id
@@ -172,10 +175,10 @@ class NotVisible(LongshoreError):
 
 
 class NotSupported(LongshoreError):
-    """This host or service cannot do it; nothing was touched. The reason is the one that `doctor` gives."""
+    """This host or service does not have the feature; nothing has changed. `longshore doctor` gives the same reason."""
 
     def __init__(self, feature: str, reason: str, *, hint: str | None = None) -> None:
-        super().__init__(f"{feature} is not supported here: {reason}", hint=hint)
+        super().__init__(f"{feature if ' ' in feature else f'`{feature}`'} is not supported here: {reason}", hint=hint)
         self.feature = feature
         self.reason = reason
 
@@ -206,7 +209,7 @@ class CommandNotExecutable(LongshoreError):
 
 
 class ServiceError(LongshoreError):
-    """The compute service failed: what was asked of it, about which container, its code and its own words."""
+    """The runtime, the monitor or Windows' service failed. `detail` is its message, `code` its exit code or HRESULT."""
 
     def __init__(
         self,
@@ -217,8 +220,8 @@ class ServiceError(LongshoreError):
         code: int | None = None,
         hint: str | None = None,
     ) -> None:
-        of = f" of container `{container_id}`" if container_id else ""
-        super().__init__(f"{operation}{of} failed: {detail}", hint=hint)
+        container = f" container `{container_id}`" if container_id else ""
+        super().__init__(f"cannot {operation}{container}: {detail}", hint=hint)
         self.operation = operation
         self.container_id = container_id
         self.detail = detail
@@ -226,7 +229,7 @@ class ServiceError(LongshoreError):
 
 
 class ImageNotFound(LongshoreError, LookupError):
-    """No such image: `place` is where it was looked for, a registry or None for this machine."""
+    """There is no such image. `place` is the registry that was asked, or None for this machine."""
 
     def __init__(self, name: str, *, place: str | None = None, reason: str = "", hint: str | None = None) -> None:
         where = f"at the registry {place}" if place else "on this machine"
@@ -236,13 +239,13 @@ class ImageNotFound(LongshoreError, LookupError):
 
 
 class PlatformNotFound(LongshoreError, LookupError):
-    """The image exists, but not for the platform that was asked for. `available` lists those that it is for."""
+    """The image exists, but not for this platform. `available` lists its platforms."""
 
     def __init__(self, name: str, wanted: str, available: list[str], *, hint: str | None = None) -> None:
         shown = ", ".join(available[:12]) + (", ..." if len(available) > 12 else "")
         super().__init__(
-            f"image `{name}` is not there for {wanted}: it is for {shown or 'no platform that it names'}",
-            hint=hint or "choose another tag, or name one of these platforms with `platform`",
+            f"image `{name}` is not available for {wanted}, only for {shown or 'platforms that it does not name'}",
+            hint=hint or "choose another tag, or set `platform` to one of these",
         )
         self.name = name
         self.wanted = wanted
@@ -250,7 +253,7 @@ class PlatformNotFound(LongshoreError, LookupError):
 
 
 class InvalidImage(LongshoreError, ValueError):
-    """A part of an image is not what it has to be: wrong bytes for its digest, or a document against its format."""
+    """A part of an image is not valid: its bytes do not have its digest, or a document breaks its format."""
 
     def __init__(self, what: str, problem: str, *, hint: str | None = None) -> None:
         super().__init__(f"{what} is not valid: {problem}", hint=hint)
@@ -259,7 +262,7 @@ class InvalidImage(LongshoreError, ValueError):
 
 
 class RegistryError(LongshoreError):
-    """A registry refused or failed. `status` is its HTTP status, if there was an answer, and `code` its own code."""
+    """A registry refused or failed. `status` is the HTTP status, if it answered; `code` is the registry's own code."""
 
     def __init__(
         self,
@@ -280,19 +283,19 @@ class RegistryError(LongshoreError):
 
 
 class RegistryUnreachable(RegistryError):
-    """There was no usable answer from the registry: no address, no connection, no trust, or silence."""
+    """The registry gave no usable answer: no address, no connection, no trusted certificate, or a time-out."""
 
 
 class RegistryAuthError(RegistryError):
-    """The registry wants credentials, or refuses those that were given."""
+    """The registry needs credentials, or refuses the given ones."""
 
 
 class StoreError(LongshoreError):
-    """The state directory cannot be used: not writable, full, damaged, or written by a later version."""
+    """The state directory cannot be used: it is not writable, full, damaged, or written by a later version."""
 
 
 class TimeLimit(LongshoreError, TimeoutError):
-    """A time limit ended what was asked. `result` is what there was until then (of `run` and `communicate`)."""
+    """A time limit has ended the call. `result` has the output until then (of `run` and `communicate`)."""
 
     def __init__(self, what: str, seconds: float, *, result: Completed | None = None, hint: str | None = None) -> None:
         super().__init__(f"{what} did not end within {seconds:g} s", hint=hint)
@@ -302,7 +305,7 @@ class TimeLimit(LongshoreError, TimeoutError):
 
 
 class OutputLimit(LongshoreError):
-    """A collected stream grew past its bound; the process was killed. `result` holds what was collected."""
+    """A collected stream has grown past `max_output`, and the process was killed. `result` has the collected output."""
 
     def __init__(self, what: str, limit: int, *, result: Completed | None = None) -> None:
         super().__init__(
@@ -315,27 +318,27 @@ class OutputLimit(LongshoreError):
 
 
 class DescriptorLimit(LongshoreError):
-    """This program has too many files open to begin anything more; what is under way can still be ended."""
+    """This program has too many open files to start another operation; the running ones can still end."""
 
     def __init__(self, what: str, used: int, limit: int) -> None:
         super().__init__(
             f"cannot {what}: this program has {used} of at most {limit} files open,"
-            " and what it has under way needs the rest",
-            hint="raise the limit (`ulimit -n`, or resource.setrlimit(RLIMIT_NOFILE) in the program itself),"
-            " or have fewer containers and processes at once",
+            " and its running operations need the rest",
+            hint="raise the limit (`ulimit -n`, or resource.setrlimit(RLIMIT_NOFILE) in this program),"
+            " or use fewer containers and processes at once",
         )
         self.used = used
         self.limit = limit
 
 
 class CommandFailed(LongshoreError):
-    """`run(check=True)`: the command ended with something other than 0. `result` has the rest.
+    """`run(check=True)`: the exit code is not 0. `result` has the output.
 
-    The message ends with the last of what it wrote to standard error.
+    The message ends with the last lines of standard error.
     """
 
     def __init__(self, result: Completed) -> None:
-        how = "nobody saw how" if result.exit_code is None else f"with exit code {result.exit_code}"
+        how = "with an unknown exit code" if result.exit_code is None else f"with exit code {result.exit_code}"
         command = repr(result.args)
         if len(command) > 400:
             command = f"{command[:400]}..."
@@ -348,14 +351,14 @@ class CommandFailed(LongshoreError):
 
 def _after(result: Completed) -> str:
     if result.exit.cause == "oom":
-        return "it ran out of memory: raise `memory`, or have it use less"
+        return "raise `memory`: the command ran out of it"
     if result.exit_code == 127:
-        return "a shell says 127 of a command that it did not find: look at PATH in `env`, and at what the root has"
-    return "the error's `result` has all that it wrote; without check=True, `run` returns that instead"
+        return "check PATH in `env` and the files of the root: exit code 127 means that a shell did not find a command"
+    return "read the whole output in the error's `result`, or use check=False"
 
 
 def _last_words(stderr: bytes, lines: int = 3, length: int = 400) -> str:
-    """The last lines of what a command wrote, on one line that no terminal obeys."""
+    """Return the last lines of a command's standard error, on one line without control characters."""
     text = stderr[-8 * length :].decode("utf-8", "replace")
     last = [line.strip() for line in text.splitlines() if line.strip()][-lines:]
     said = "".join(each if each.isprintable() else " " for each in " / ".join(last))
@@ -363,18 +366,18 @@ def _last_words(stderr: bytes, lines: int = 3, length: int = 400) -> str:
 
 
 class MonitorLost(LongshoreError):
-    """The monitor of the container died: streams, log and exit code from then on are unknown."""
+    """The monitor of the container has died: its later output and its exit code are unknown."""
 
     def __init__(self, container_id: str) -> None:
         super().__init__(
             f"the monitor of container `{container_id}` is gone",
-            hint="stop and delete the container; what it wrote until then is in its log",
+            hint="stop and delete the container; read its earlier output with `longshore logs`",
         )
         self.container_id = container_id
 
 
 class EngineClosed(LongshoreError):
-    """The engine was closed, or is used in a forked child, where it must not be."""
+    """The engine is closed, or is used in a forked child, where it must not be used."""
 
     def __init__(self, why: str = "the engine is closed") -> None:
         super().__init__(why, hint="open a new Engine")

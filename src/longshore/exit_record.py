@@ -1,6 +1,6 @@
 """How one process ended: `Exit`, and `Completed` for a command whose output was collected.
 
-A leaf, below the errors: some of these carry the result that there was when they were raised.
+This module imports nothing of longshore, because `errors` imports it: some errors carry a result.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 
 class Cause(StrEnum):
-    """Why a process is no longer there."""
+    """Why a process has ended."""
 
     EXITED = "exited"
     SIGNALLED = "signalled"
@@ -22,15 +22,15 @@ class Cause(StrEnum):
     MONITOR_LOST = "monitor_lost"
     SYSTEM_GONE = "system_gone"
     NEVER_STARTED = "never_started"
-    CHECKPOINTED = "checkpointed"  # ended by longshore, with a checkpoint to go on from
+    CHECKPOINTED = "checkpointed"  # ended by longshore, after writing a checkpoint
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
-    """How one process ended. Written once, never guessed: what nobody saw is None.
+    """How one process ended. It is recorded once and never guessed: what is not known is None.
 
-    `code` is the number that a shell shows: the exit code, or 128 + n for signal n; `signal` tells the two
-    apart, and `signal_inferred` says that it was only concluded from a code above 128 (the host could not tell).
-    `peak_memory` is in bytes, `cpu_time` in seconds; both belong to the whole container where the process is init.
+    `code` is the number that a shell shows: the exit code, or 128 + n for signal n. `signal` is set in the second case;
+    `signal_inferred` means that it was concluded from a code above 128, because the host does not report signals.
+    `peak_memory` is in bytes, `cpu_time` in seconds. For init, both are those of the whole container.
     """
 
     code: int | None
@@ -45,7 +45,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that has ended: as `subprocess.CompletedProcess`, with the whole exit record."""
+    """A command that has ended, like `subprocess.CompletedProcess`, with the whole exit record."""
 
     args: list[str]
     exit: Exit
@@ -54,7 +54,7 @@ class Completed(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, 128 + n for signal n; None if nobody saw it."""
+        """The exit code, 128 + n for signal n; None if it is not known."""
         return self.exit.code
 
     @property

@@ -88,7 +88,7 @@ async def test_attaching_input_where_streams_end_with_their_maker_names_what_can
         web = await maker.launch("web", root="rootfs:/srv", args=["sleep", "9"], stdin=longshore.PIPE)
         with pytest.raises(NotSupported, match="end with the program") as caught:
             await attach.run(other, Arguments(container="web", stdin=True, detach_keys="", sig_proxy=False))
-        assert caught.value.hint == "`longshore attach --no-stdin web` shows what it writes"
+        assert caught.value.hint == "run `longshore attach --no-stdin web` to see its output"
         await web.delete(force=True)
 
 

@@ -108,7 +108,7 @@ def test_with_layers_or_a_spec_there_is_no_root_to_give() -> None:
         ("run --timeout soon host x", "--timeout: 'soon'"),
         ("run --timeout -1 host x", "--timeout: '-1'"),
         ("stop -t x web", "-t: 'x'"),
-        ("logs a b", "logs takes one container: it does not take `b`"),
+        ("logs a b", "logs takes one container, and `b` is a second one"),
         ("logs --tail many a", "--tail"),
         ("logs --since yesterday a", "--since"),
         ("events --since soon", "--since"),

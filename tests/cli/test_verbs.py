@@ -61,7 +61,7 @@ def test_a_run_whose_container_cannot_be_removed_has_the_exit_code_of_its_comman
     code, out, err = longshore("run", "--name", "web", "rootfs:/srv", "--", "exit", "3")
     assert (code, out) == (3, "")
     assert "the moon is wrong" in err
-    assert "`longshore rm -f web` removes it" in err
+    assert "run `longshore rm -f web`" in err
     assert longshore("ps", "-aq")[1] == ""  # it was tried again at the end
 
 
@@ -71,7 +71,7 @@ def test_to_kill_what_does_not_run_is_an_error_as_with_docker_and_to_stop_it_is_
         code, out, err = longshore("kill", "web")
         assert (code, out) == (125, "")
         assert f"cannot kill container `web`: it is {state}" in err
-        assert "hint: `longshore rm web` removes it" in err
+        assert "hint: run `longshore rm web` to remove it" in err
         assert longshore("stop", "web")[0:2] == (0, "web\n")
 
 

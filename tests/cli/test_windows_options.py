@@ -94,7 +94,7 @@ def test_the_chain_that_docker_has_written_down_is_followed(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--utility-vm", "x", "--", "cmd"], "goes with --isolation hyperv"),
+        (["--utility-vm", "x", "--", "cmd"], "needs --isolation hyperv"),
         (["--isolation", "vm", "--", "cmd"], "'vm' is not one of process, hyperv"),
         (["--cpu-percent", "many", "--", "cmd"], "--cpu-percent: 'many' is not a whole number"),
         (["--credential-spec", "/nowhere", "--", "cmd"], "--credential-spec: cannot read /nowhere"),
@@ -125,7 +125,7 @@ def test_a_layer_chain_that_is_none_is_told(tmp_path: Path) -> None:
 )
 def test_elsewhere_they_are_refused_not_ignored(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     monkeypatch.setattr(windows_options, "HERE", False)
-    with pytest.raises(UsageError, match=f"{words[0]}: only containers of Windows"):
+    with pytest.raises(UsageError, match=f"{words[0]}: only Windows containers"):
         spec(*words, "--", "cmd")
 
 

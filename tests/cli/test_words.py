@@ -93,7 +93,7 @@ def test_a_folder_of_one_letter_is_no_drive_on_linux(tmp_path: Path, monkeypatch
 
 
 def test_a_long_mount_option_is_never_read_as_a_short_one() -> None:
-    with pytest.raises(InvalidSpec, match="'/a:/x' is not a word"):
+    with pytest.raises(InvalidSpec, match="'/a:/x' is not a field"):
         spec("--mount", "/a:/x")
 
 

@@ -167,7 +167,7 @@ async def test_input_that_ended_with_its_program_is_told(engine: Engine, other: 
 
 async def test_input_is_refused_where_there_is_none(engine: Engine) -> None:
     box = await engine.launch("box", args=["cat"])
-    with pytest.raises(InvalidState, match="one without"):
+    with pytest.raises(InvalidState, match="it has no input"):
         await box.attach(stdin=True)
 
 

@@ -125,7 +125,7 @@ async def test_what_a_later_version_wrote_is_refused_and_not_changed(tmp_path: P
                     pass
             await (await engine.get(id)).delete(force=True)
     assert caught.value.hint is not None
-    assert "the longshore that wrote it" in caught.value.hint
+    assert "the longshore version that wrote it" in caught.value.hint
     assert {each: hashlib.sha256(each.read_bytes()).digest() for each in before} == before
     if what != "the store":
         async with Engine(Simulator(machine=machine), state=tmp_path) as engine:

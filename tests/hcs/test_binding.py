@@ -95,7 +95,7 @@ def test_a_failure_says_what_the_service_said_of_it(machine: Hcs) -> None:
     error = raised.value.about("create", "box")
     assert error.name == "IMAGE_MISMATCH"
     assert error.events == ["layer 4 is of build 17763"]
-    assert "create of container `box` failed" in str(error)
+    assert "cannot create container `box`" in str(error)
     assert "does not match the host" in str(error)
     assert "layer 4 is of build 17763" in str(error)
     assert "0xC0370101" in str(error)

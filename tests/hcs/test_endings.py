@@ -223,7 +223,7 @@ async def test_a_process_that_may_not_be_killed_and_lives_is_not_taken_for_dead(
     async with world(tmp_path, script(HcsTerminateProcess=[{"hr": DENIED}])) as it:
         system, _ = await it.launch()
         work = await exec_(it, system)
-        with pytest.raises(HcsError, match="killing a process"):
+        with pytest.raises(HcsError, match="kill a process"):
             await work.kill()
         assert not work.ending
         it.exit(work.pid, 5)
@@ -266,7 +266,7 @@ async def test_what_could_not_be_brought_down_is_ended_when_it_is_deleted(tmp_pa
         exit = await init.wait()
         it.script(HcsShutdownComputeSystem=answer, HcsTerminateComputeSystem=answer)
         assert (await system.settle(exit, 0.6)).error
-        with pytest.raises((HcsError, TimeLimit), match="terminate of container `box`"):
+        with pytest.raises((HcsError, TimeLimit), match="terminate container `box`"):
             await system.delete()
         assert it.hcs.systems["box"].state == "Running"
         assert it.open_handles == 0
@@ -315,7 +315,7 @@ async def test_deleting_after_the_service_was_lost_ends_what_has_survived_it(tmp
         it.notify(TYPES["ServiceDisconnect"])
         if init is not None:
             await system.settle(await init.wait(), 5)
-        with pytest.raises(HcsError, match="delete of container `box`"):
+        with pytest.raises(HcsError, match="delete container `box`"):
             await system.delete()
         it.script()
         await system.delete()
@@ -359,7 +359,7 @@ async def test_a_system_of_somebody_else_that_has_the_id_meanwhile_is_let_be(tmp
 async def test_a_servicing_container_that_does_not_end_is_ended(tmp_path: Path) -> None:
     rules = script(HcsCreateProcess=[{"exit": {"code": 0}}])
     async with world(tmp_path, rules, limits=SOON) as it:
-        with pytest.raises(TimeLimit, match="servicing"):
+        with pytest.raises(TimeLimit, match="to service container"):
             await it.service.launch("box", it.servicing(), ALL, it.place())
         assert it.count("HcsTerminateComputeSystem") == 1
         assert it.open_handles == 0
@@ -479,7 +479,7 @@ async def test_a_process_whose_status_the_service_does_not_tell_is_not_found_and
             HcsGetProcessProperties=[{"delay_ms": 1500}],
         )
         before = it.open_handles
-        with pytest.raises(TimeLimit, match="looking at a process"):
+        with pytest.raises(TimeLimit, match="read the state of a process"):
             await system.open_process(work.token)
         await it.until(lambda: it.open_handles == before)
         await system.close()
@@ -508,7 +508,7 @@ async def test_a_service_that_does_not_answer_is_settled_within_the_limit(
         end = await system.settle(exit, 0.8)
         assert asyncio.get_running_loop().time() - begin < 1.4
         if function == "HcsShutdownComputeSystem":
-            assert "shutdown of container `box` did not end" in (end.error or "")
+            assert "request to shut down container `box` did not end" in (end.error or "")
             assert it.count("HcsTerminateComputeSystem") == 1
         await system.close()
         await it.until(lambda: it.open_handles == 0)

@@ -76,7 +76,7 @@ async def test_a_start_that_failed_is_no_life_that_anybody_hears_of(tmp_path: Pa
 async def test_what_cannot_be_created_leaves_its_id_free(tmp_path: Path) -> None:
     rules = script(HcsCreateComputeSystem=[{"hr": DENIED, "times": 1}])
     async with world(tmp_path, rules) as it, engine(it) as longshore:
-        with pytest.raises(HcsError, match="create of container `box`"):
+        with pytest.raises(HcsError, match="create container `box`"):
             await longshore.launch("box", it.spec())
         with pytest.raises(ContainerNotFound):
             await longshore.get("box")

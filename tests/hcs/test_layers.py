@@ -95,7 +95,7 @@ async def test_a_size_for_a_layer_that_is_there_already_is_refused_and_the_layer
     async with world(tmp_path) as it:
         mine = r"C:\layers\mine"
         it.hcs.layers[mine] = {"made"}
-        with pytest.raises(InvalidSpec, match=r"windows\.storage_size: is that of a scratch") as told:
+        with pytest.raises(InvalidSpec, match=r"windows\.storage_size: is the size of a scratch") as told:
             await it.service.create("box", layered(scratch=mine, storage_size=40 << 30), ALL, it.place())
         assert told.value.hint == "leave it out, or name another folder"
         assert it.hcs.layers == {mine: {"made"}}
@@ -150,7 +150,7 @@ async def test_a_create_that_is_cancelled_leaves_no_layer(tmp_path: Path) -> Non
 @pytest.mark.parametrize("step", ["CreateSandboxLayer", "ActivateLayer", "PrepareLayer"])
 async def test_a_missing_layer_is_told_with_the_next_step(tmp_path: Path, step: str, code: int) -> None:
     async with world(tmp_path, script(**{step: [{"hr": code}]})) as it:
-        with pytest.raises(HcsError, match=f"making the scratch layer .{step} of") as told:
+        with pytest.raises(HcsError, match=f"make the scratch layer of container `box`: {step} for") as told:
             await it.service.create("box", layered(), ALL, it.place())
         assert told.value.hint is not None
         assert "folder" in told.value.hint
@@ -215,7 +215,7 @@ async def test_what_failed_and_cannot_be_undone_is_told_with_its_first_error_and
             await it.service.create("box", layered(), ALL, it.place())
         assert isinstance(told.value.error, HcsError)
         assert told.value.error.name == "ACCESS_DENIED"
-        assert "removing the scratch layer (DestroyLayer of" in str(told.value.left)
+        assert "remove the scratch layer of container `box`: DestroyLayer for" in str(told.value.left)
         assert it.hcs.layers
         it.script()
         await it.service.abandon("box", it.place())
@@ -229,7 +229,7 @@ async def test_an_engine_raises_what_failed_first_and_removes_the_layer_as_soon_
 ) -> None:
     rules = script(HcsCreateComputeSystem=[{"hr": OTHER_BUILD}], DestroyLayer=[{"hr": FAILED}])
     async with world(tmp_path, rules) as it, engine(it) as longshore:
-        with pytest.raises(HcsError, match="create of container `box` failed: its layers are of another Windows build"):
+        with pytest.raises(HcsError, match="create container `box`: its layers are of another Windows build"):
             if kept:
                 await longshore.create("box", layered())
             else:
@@ -328,7 +328,7 @@ def test_each_function_does_what_it_is_called_for() -> None:
     functions.deactivate(path)
     functions.destroy(path)
     assert not functions.exists(path)
-    with pytest.raises(HcsError, match="ActivateLayer of"):
+    with pytest.raises(HcsError, match="ActivateLayer for"):
         functions.activate(path)
     functions.process_base_layer(r"C:\layers\base")
     functions.process_utility_vm(r"C:\layers\base\UtilityVM")

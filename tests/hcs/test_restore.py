@@ -377,7 +377,7 @@ async def test_one_system_that_cannot_be_ended_does_not_keep_the_rest_of_its_lea
         it.script(
             HcsTerminateComputeSystem=[{"hr": E_FAIL, "system": "a"}], HcsTerminateProcess=[{"hr": E_FAIL, "times": 1}]
         )
-        with pytest.raises(HcsError, match="terminate of container `a`"):
+        with pytest.raises(HcsError, match="terminate container `a`"):
             await second.end_lease(lease, tmp_path / "lease")
         assert set(it.hcs.systems) == {"a", "kept"}
         assert not it.process(work.pid).exited

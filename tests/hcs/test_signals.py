@@ -66,7 +66,7 @@ async def test_a_kill_gets_through_while_it_is_being_started(tmp_path: Path) -> 
         await it.until(lambda: it.count("HcsStartComputeSystem"))
         await it.quiet()
         await system.terminate()
-        with pytest.raises(HcsError, match="start of container"):
+        with pytest.raises(HcsError, match="start container"):
             await starting
         await system.close()
 
@@ -76,7 +76,7 @@ async def test_terminating_twice_is_fine_and_failing_to_is_told(tmp_path: Path) 
     rules = script(HcsTerminateComputeSystem=[{"hr": DENIED, "times": 1}, {"hr": STOPPED, "times": 1}])
     async with world(tmp_path, rules) as it:
         system, init = await it.launch()
-        with pytest.raises(HcsError, match="terminate of container `box`"):
+        with pytest.raises(HcsError, match="terminate container `box`"):
             await system.terminate()
         await system.terminate()
         await system.terminate()
@@ -115,7 +115,7 @@ async def test_a_process_that_cannot_be_killed_is_told(tmp_path: Path) -> None:
     async with world(tmp_path, script(HcsTerminateProcess=[{"hr": DENIED}])) as it:
         system, _ = await it.launch()
         work = await exec_(it, system)
-        with pytest.raises(HcsError, match="killing a process"):
+        with pytest.raises(HcsError, match="kill a process"):
             await work.kill_tree()
         it.exit(work.pid, 3)
         assert (await work.wait()).cause is Cause.EXITED
@@ -181,7 +181,7 @@ async def test_a_shutdown_that_fails_is_told_and_one_of_the_stopped_is_fine(tmp_
     rules = script(HcsShutdownComputeSystem=[{"hr": DENIED, "times": 1}, {"hr": STOPPED, "times": 1}])
     async with world(tmp_path, rules) as it:
         system, init = await it.launch()
-        with pytest.raises(HcsError, match="shutdown of container"):
+        with pytest.raises(HcsError, match="shut down container"):
             await system.shutdown()
         await system.shutdown()
         it.exit(init.pid)

@@ -97,7 +97,7 @@ async def test_the_first_error_is_told_not_that_of_the_clean_up(tmp_path: Path) 
             await it.launch()
         error = raised.value.error
         assert isinstance(error, HcsError)
-        assert str(error).startswith("start of container `box` failed")
+        assert str(error).startswith("cannot start container `box`")
         assert error.code == 1222
         assert "hns" in (error.hint or "")
 
@@ -116,7 +116,7 @@ async def test_the_first_error_is_told_not_that_of_the_clean_up(tmp_path: Path) 
 )
 async def test_what_windows_refuses_has_a_next_step(tmp_path: Path, hr: int, word: str) -> None:
     async with world(tmp_path, script(HcsCreateComputeSystem=[{"hr": hr}])) as it:
-        with pytest.raises(HcsError, match="create of container `box`") as raised:
+        with pytest.raises(HcsError, match="create container `box`") as raised:
             await it.launch()
         assert word in (raised.value.hint or "")
 

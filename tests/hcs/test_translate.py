@@ -427,7 +427,7 @@ def test_a_view_of_this_machine_is_refused_beside_a_document_too() -> None:
 def test_the_host_root_beside_layers_of_a_document_is_refused_as_it_is_beside_layers() -> None:
     document = from_oci().oci
     assert document is not None
-    said = "root: 'host' is given, and the OCI document's `layerFolders` too"
+    said = "root: 'host' cannot be combined with the OCI document's `layerFolders`"
     with pytest.raises(InvalidSpec, match=said):
         Spec.of(from_oci(), root="host")
     with pytest.raises(InvalidSpec, match=said):
@@ -469,7 +469,7 @@ def test_a_switch_of_a_document_can_be_taken_back(member: str) -> None:
     ids=["layers of the caller's", "a volume", "servicing"],
 )
 def test_a_size_is_refused_where_no_scratch_layer_is_made(spec: Callable[[], Spec]) -> None:
-    with pytest.raises(InvalidSpec, match=r"windows\.storage_size: is that of a scratch layer") as told:
+    with pytest.raises(InvalidSpec, match=r"windows\.storage_size: is the size of a scratch layer") as told:
         config(spec())
     assert told.value.hint == "leave it out, or give `layers` alone"
 

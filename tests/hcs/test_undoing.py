@@ -52,7 +52,7 @@ async def test_one_that_does_not_end_when_it_is_terminated_is_left_for_abandon(t
 async def test_an_engine_ends_later_what_it_could_not_end_after_its_making_failed(tmp_path: Path, kept: bool) -> None:
     rules = script(**NEVER_MADE, HcsTerminateComputeSystem=[{"hr": FAILED}])
     async with world(tmp_path, rules, limits=IMPATIENT) as it, engine(it) as longshore:
-        with pytest.raises(TimeLimit, match="create of container `box`"):
+        with pytest.raises(TimeLimit, match="create container `box`"):
             if kept:
                 await longshore.create("box", it.spec())
             else:
@@ -67,7 +67,7 @@ async def test_an_engine_ends_later_what_it_could_not_end_after_its_making_faile
 async def test_a_launch_tells_why_it_failed_and_not_what_failed_then(tmp_path: Path) -> None:
     rules = script(HcsStartComputeSystem=[{"hr": DENIED}], DestroyLayer=[{"hr": FAILED}])
     async with world(tmp_path, rules) as it, engine(it) as longshore:
-        with pytest.raises(HcsError, match=r"start of container `.*` failed: access is denied"):
+        with pytest.raises(HcsError, match=r"start container `.*`: access is denied"):
             await longshore.run("", ["cmd"], layers=Layers(parents=[r"C:\layers\base"]))
         assert it.hcs.layers
         it.script()

@@ -354,7 +354,7 @@ async def test_a_link_leads_no_mount_into_a_folder_of_the_kernel(engine: Engine,
         engine.run(f"rootfs:{root}", ["/bin/true"], mounts=[*MACHINE, volume]),
         engine.run("", [], oci=given, mounts=MACHINE),
     ):
-        with pytest.raises(InvalidSpec, match="a link in the root leads the target /data to '/"):
+        with pytest.raises(InvalidSpec, match="a symbolic link in the root leads the target /data to '/"):
             await call
 
 

@@ -109,7 +109,7 @@ BAD_MANIFESTS: dict[str, Json] = {
     "both `manifests` and `config`": {"manifests": []},
     "schemaVersion": {"schemaVersion": 3},
     "mediaType is not text": {"mediaType": 5},
-    "content of a manifest": {"mediaType": media_types.OCI_INDEX},
+    "content is a manifest": {"mediaType": media_types.OCI_INDEX},
     "object": {"config": "x"},
     r"layers\[0\]": {"layers": [None]},
     "digest is not a digest": {"layers": [descriptor() | {"digest": "sha256:../../x"}]},
@@ -129,9 +129,9 @@ def test_a_manifest_against_the_format_is_refused(problem: str) -> None:
 
 
 def test_what_the_registry_calls_it_has_to_agree() -> None:
-    with pytest.raises(InvalidImage, match="content of a manifest"):
+    with pytest.raises(InvalidImage, match="content is a manifest"):
         parse_document(encoded(manifest()), WHAT, media_types.OCI_INDEX)
-    with pytest.raises(InvalidImage, match="the registry calls it"):
+    with pytest.raises(InvalidImage, match="the registry says"):
         parse_document(encoded(manifest()), WHAT, media_types.DOCKER_MANIFEST)
 
 
@@ -166,7 +166,7 @@ def test_artifacts_are_no_images() -> None:
     [
         ({"rootfs": None}, "no `rootfs`"),
         ({"rootfs": {"type": "layers", "diff_ids": [digest_of(b"")]}}, "2 layers, and 1 diff_ids"),
-        ({"rootfs": {"type": "layers", "diff_ids": [digest_of(b""), "sha256:x"]}}, r"diff_ids\[1\] is no digest"),
+        ({"rootfs": {"type": "layers", "diff_ids": [digest_of(b""), "sha256:x"]}}, r"diff_ids\[1\] is not a digest"),
         ({"rootfs": {"type": "layers"}}, "2 layers, and 0 diff_ids"),
         ({"config": {"Env": "PATH=/bin"}}, r"array.*config\.Env"),
         ({"config": {"Cmd": [1]}}, r"config\.Cmd"),

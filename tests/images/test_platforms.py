@@ -71,7 +71,7 @@ def test_the_error_names_what_there_is() -> None:
     with pytest.raises(PlatformNotFound) as refused:
         select(listed, parse_platform("linux/amd64"), no_more, "x")
     assert refused.value.available == ["linux/arm64", "linux/386"]
-    assert str(refused.value) == "image `x` is not there for linux/amd64: it is for linux/arm64, linux/386"
+    assert str(refused.value) == "image `x` is not available for linux/amd64, only for linux/arm64, linux/386"
 
 
 def test_attestations_and_artifacts_are_never_chosen() -> None:
@@ -139,7 +139,7 @@ def test_windows_gets_the_highest_revision_of_its_build(version: str, taken: str
 
 def test_an_image_without_an_index_is_checked_by_its_config() -> None:
     check_platform(parse_config(encoded(config()), "x"), parse_platform("linux/amd64/v2"), "x")
-    with pytest.raises(PlatformNotFound, match="not there for linux/arm64: it is for linux/amd64"):
+    with pytest.raises(PlatformNotFound, match="not available for linux/arm64, only for linux/amd64"):
         check_platform(parse_config(encoded(config()), "x"), parse_platform("linux/arm64"), "x")
     check_platform(parse_config(encoded(config(os="", architecture="")), "x"), parse_platform("linux/arm64"), "x")
 

@@ -153,7 +153,7 @@ def test_a_file_that_is_not_valid_is_an_error(tmp_path: Path, text: str, problem
 
 def test_a_place_that_is_none_is_an_error_of_the_file(tmp_path: Path) -> None:
     found = loaded(tmp_path, "[[registry]]\nprefix='a.b'\nlocation='UPPER/CASE'\n")
-    with pytest.raises(LongshoreError, match=r"registries\.conf leads from a\.b/x to UPPER/CASE/x"):
+    with pytest.raises(LongshoreError, match=r"registries\.conf: it leads from a\.b/x to UPPER/CASE/x"):
         places(found, "a.b/x")
 
 

@@ -99,7 +99,7 @@ def test_options_of_windows_containers_are_refused_before_anything_is_made(
 ) -> None:
     with pytest.raises(NotSupported) as caught:
         made(place, windows=options)
-    assert (caught.value.feature, caught.value.hint) == ("windows", "leave `windows` away on this machine")
+    assert (caught.value.feature, caught.value.hint) == ("windows", "leave `windows` out on this machine")
     with pytest.raises(NotSupported):
         plan_bundle(place, "web", Spec.of(args=["true"], windows=options), cgroup_path="/x")
     assert os.listdir(place.run) == []

@@ -115,9 +115,9 @@ def test_state_with_files_of_other_programs_is_left_as_it_is(tmp_path: Path, pla
     other = tmp_path / "root" / place / "systemd"
     other.mkdir(parents=True)
     other.parent.chmod(0o755)
-    with pytest.raises(StoreError, match="it is no store, and holds `systemd`") as caught:
+    with pytest.raises(StoreError, match="it holds other files \\(`systemd`\\)") as caught:
         Store.at(tmp_path / "root").open()
-    assert caught.value.hint == "use a directory that is empty, or not there yet"
+    assert caught.value.hint == "use an empty directory, or one that does not exist yet"
     assert stat.S_IMODE(other.parent.stat().st_mode) == 0o755
     assert sorted(path.name for path in (tmp_path / "root").rglob("*")) == sorted([place, "systemd"])
 
@@ -172,7 +172,7 @@ asyncio.run(main())
             timeout=60,
             check=False,
         )
-        assert done.stdout == "box the kernel does not permit it to this program\n" * 3, done.stderr
+        assert done.stdout == "box the kernel does not permit it\n" * 3, done.stderr
         assert (await box.info()).state == "running"
         await box.delete(force=True)
 

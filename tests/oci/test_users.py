@@ -219,7 +219,7 @@ def test_more_groups_than_the_kernel_takes_are_refused(tmp_path: Path) -> None:
 
 async def test_a_root_that_does_not_answer_is_given_up_at_its_limit() -> None:
     answer = threading.Event()
-    with pytest.raises(ServiceError, match=r"could not be read within 0\.05 s"):
+    with pytest.raises(ServiceError, match=r"did not answer within 0\.05 s"):
         await look("box", answer.wait, 0.05)
     answer.set()
     with pytest.raises(TimeoutError):  # of the file system's own making

@@ -85,7 +85,7 @@ def test_what_is_no_console_is_refused_and_left_as_it_was(tmp_path: Path) -> Non
     from longshore.errors import NotSupported
 
     with (tmp_path / "file").open("wb") as file:
-        with pytest.raises(NotSupported, match="not a console"), terminal.raw(file.fileno()):
+        with pytest.raises(NotSupported, match="not a Windows console"), terminal.raw(file.fileno()):
             raise AssertionError("it is none")
         terminal.show(file.fileno(), "grün".encode())
     assert (tmp_path / "file").read_bytes() == "grün".encode()

@@ -81,7 +81,7 @@ def _main(words: list[str]) -> int:
             from .arguments.parser import close_match
 
             known = [*VERBS, *ALIASES]
-            raise UsageError(f"there is no verb `{name}`", hint=close_match(name, known) or "see `longshore --help`")
+            raise UsageError(f"there is no verb `{name}`", hint=close_match(name, known) or "run `longshore --help`")
         verb = load(name)
         args = parse(verb, rest[1:], common)
         args.line = words[: len(words) - len(rest)], rest

@@ -1,4 +1,4 @@
-"""What subscribers are given: events, and gaps between them."""
+"""What a subscription returns: events, and gaps between them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ EventType = Literal[
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One state change. `seq` is its place in the journal and the cursor for `events(since=)`.
+    """One change of a container. `seq` is its number in the journal, and the cursor for `events(since=)`.
 
-    `container` is the id, `uid` tells two containers apart that had the same id one after the other; `process`
-    is the name of the process that an `exit` or `exit-process` is about.
+    `container` is the id. `uid` differs between two containers that had the same id one after the other. `process` is
+    the name of the process of an `exit` or `exit-process`.
     """
 
     seq: int
@@ -31,9 +31,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """Events `since` to `until` (both included) are not known any more: dropped by age, or lost with the power.
+    """Events `since` to `until` (both included) are no longer known: dropped by age, or lost in a power failure.
 
-    Between two boots there is one also where nothing was lost: nobody can know.
+    There is always one between two boots, because longshore cannot know whether something was lost.
     """
 
     since: int

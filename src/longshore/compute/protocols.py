@@ -1,9 +1,8 @@
-"""The seam: what the engine asks of a compute service, in three small protocols.
+"""The seam between the engine and a platform: a service makes systems (containers), and systems have processes.
 
-A service makes compute systems (containers) and processes in them. The engine above knows names, records,
-events and owners; a service below knows one platform. Each verb says what is true after it and what it does
-not wait for. Two implementers who never meet should end up with the same behaviour; `tests/contract` holds
-them to it.
+The engine above knows names, records, events and owners. A service below knows one platform. Each verb says what is
+true when it returns, what it does not wait for, and what is left if it fails or is cancelled. `tests/contract` is one
+test suite that every service passes.
 """
 
 from __future__ import annotations
@@ -23,54 +22,47 @@ if TYPE_CHECKING:
 
 
 class ComputeProcess(Protocol):
-    """One process inside a compute system."""
+    """One process in a compute system."""
 
     @property
     def pid(self) -> int: ...
 
     @property
     def token(self) -> bytes:
-        """What `ComputeSystem.open_process` needs to find this process again."""
-        ...
+        """Bytes by which `ComputeSystem.open_process` finds this process again."""
 
     @property
     def streams(self) -> Streams: ...
 
     @property
     def failure(self) -> LongshoreError | None:
-        """Why it never ran, where that was found out too late for `start` or `exec`: its exit says NEVER_STARTED."""
-        ...
+        """Why it never ran, if that became known only after `start` or `exec` had returned; else None."""
 
     async def wait(self) -> Exit:
-        """Return once the process is gone; every caller gets the same `Exit`.
+        """Return the exit when the process has ended. Every caller gets the same one.
 
-        Also ends when the service is lost, with the cause. Cancelling it only stops waiting. Does not wait for
-        the end of the streams: a grandchild may hold them open.
+        If the service is lost, the exit has that cause. Does not wait for the end of the streams: a grandchild may
+        hold them open. If cancelled, only the waiting ends.
         """
-        ...
 
     async def signal(self, signal: int) -> None:
-        """Deliver a signal. 9 (kill) always works; others are NotSupported where the platform has none.
+        """Deliver a signal. Does not wait for its effect.
 
-        A process that is already gone is fine for 9: the caller got what it wanted; others raise ProcessNotFound.
+        9 (kill) works on every platform and succeeds if the process has ended. Other signals raise ProcessNotFound
+        then, and NotSupported where the platform has no signals.
         """
-        ...
 
     async def kill_tree(self) -> None:
-        """End the process and what it started, as far as the platform can tell; returns when asked, not when dead."""
-        ...
+        """Kill the process and its descendants, as far as the platform finds them. Does not wait for their end."""
 
     async def close_stdin(self) -> None:
-        """Give the process the end of its input. Already gone is fine."""
-        ...
+        """Close its standard input. Succeeds if the process has ended."""
 
     async def resize(self, rows: int, columns: int) -> None:
-        """Set the terminal's size. InvalidState where the process has no terminal."""
-        ...
+        """Set the size of its terminal. Raises InvalidState if it has no terminal."""
 
     async def close(self) -> None:
-        """Let go of handles and streams; the process goes on; waiters end with EngineClosed."""
-        ...
+        """Release handles and streams; the process continues. Callers that wait get EngineClosed."""
 
 
 class ComputeSystem(Protocol):
@@ -81,220 +73,180 @@ class ComputeSystem(Protocol):
 
     @property
     def token(self) -> bytes:
-        """What `ComputeService.open` needs to find this system again; the engine stores it before it matters."""
-        ...
+        """Bytes by which `ComputeService.open` finds this system again. The engine stores them before `start`."""
 
     @property
     def init(self) -> ComputeProcess | None:
-        """The process whose end is the system's, once there is one. After `open`, its streams may be None."""
-        ...
+        """The first process, whose end ends the system; None before `start`. After `open` it may have no streams."""
 
     async def start(self) -> ComputeProcess:
-        """Run init; its streams are open. Failed or cancelled: terminated, settled, closed; the first error."""
-        ...
+        """Run init: its command executes, its streams are open. If it fails or is cancelled, the system is ended."""
 
     async def exec(self, process: ProcessSpec, stdio: Stdio, name: str, place: Place) -> ComputeProcess:
-        """Start a further process. `place` is where its files may be. Failed or cancelled: nothing of it runs."""
-        ...
+        """Start another process, with its files in `place`. If it fails or is cancelled, nothing of it runs."""
 
     async def open_process(self, token: bytes) -> ComputeProcess:
-        """Find a process again. Its streams may be None; `wait` works, also for one that has ended since."""
-        ...
+        """Find a process again, also one that has ended since: `wait` works, and it may have no streams."""
 
     async def attach_stdin(self) -> asyncio.StreamWriter:
-        """A further writer to init's input. NotSupported where it ends with its maker; InvalidState once stopped."""
-        ...
+        """Return another writer to init's input.
+
+        Raises InvalidState once it is stopped, NotSupported if its input ends with the program that started it.
+        """
 
     async def shutdown(self, signal: int | None = None) -> None:
-        """Ask it to end, with the platform's way or the signal given; not waited for. Already stopped is success."""
-        ...
+        """Ask it to end, by `signal` or the platform's own way. Does not wait for the end. Succeeds if stopped."""
 
     async def can_receive(self, signal: int) -> bool:
-        """Whether init would notice this signal at all; a `stop` goes on to kill at once if not."""
-        ...
+        """Return whether init has a handler for this signal. If not, `stop` kills it without a grace."""
 
     async def terminate(self) -> None:
-        """End it at once, also when paused or never started; asked, not waited for. Already stopped is success."""
-        ...
+        """Kill it, also if paused or never started. Does not wait for the end. Succeeds if stopped."""
 
     def is_ending(self) -> bool:
-        """Whether its end has begun, though nobody has seen it yet: what fails in it now fails for that."""
-        ...
+        """Return whether its end has begun, reported or not: a call that fails now may fail for that reason."""
 
     async def urge(self) -> None:
-        """Ask again, by a further word than `shutdown`'s where the platform has one; the grace is half over."""
-        ...
+        """Ask again when half of the grace is over, by a stronger request than `shutdown` if the platform has one."""
 
     def settle_limit(self, limits: Limits) -> float:
-        """Seconds that `settle` may take on this platform, by the engine's limits."""
-        ...
+        """Return how many seconds `settle` may take on this platform."""
 
     async def settle(self, init: Exit, limit: float) -> SystemEnd:
-        """Once, after init ended: nothing runs in it any more, counters are read, the exit record is completed."""
-        ...
+        """End what still runs, read the counters, and return the completed exit. Called once, after init ended."""
 
     async def delete(self) -> None:
-        """The platform has forgotten it: no process, cgroup, mount or handle is left. Idempotent."""
-        ...
+        """Remove it from the platform: no process, cgroup, mount or handle is left. Idempotent."""
 
     async def pause(self) -> None:
-        """Completed, not only asked for, when it returns. Cancelled: resumed."""
-        ...
+        """Freeze its processes; they are frozen when this returns. If cancelled, it is resumed."""
 
     async def resume(self) -> None:
-        """Completed when it returns."""
-        ...
+        """Let its processes continue; they do when this returns."""
 
     async def paused(self) -> bool:
-        """Whether it is, or may be, paused now, without asking a slow service where the platform allows.
-
-        It may be where a pause was neither completed nor taken back.
-        """
-        ...
+        """Return whether it is paused, or may be: a pause that failed may have had an effect. Asks no slow service."""
 
     async def stats(self) -> Stats:
-        """What it uses now; None where the platform cannot tell."""
-        ...
+        """Return what it uses now. Values that the platform does not know are None."""
 
     async def processes(self) -> list[ProcessInfo]:
-        """What runs in it now."""
-        ...
+        """Return the processes that run in it now."""
 
     async def update(self, change: Resources) -> None:
-        """Change limits of the living system. What the platform cannot do raises NotSupported, nothing changed."""
-        ...
+        """Change its limits while it lives. Raises NotSupported, and changes nothing, if the platform cannot."""
 
     async def close(self) -> None:
-        """Let go of handles; the system goes on; every waiter wakes."""
-        ...
+        """Release handles; the system continues. Callers that wait get EngineClosed."""
 
 
 @runtime_checkable
 class Connectable(Protocol):
-    """A `ComputeSystem` whose network endpoints can be changed while it lives. Not every platform has such."""
+    """A `ComputeSystem` whose network endpoints can change while it lives (Windows)."""
 
     async def connect(self, endpoint: str) -> None:
-        """Give it an endpoint, by its id."""
-        ...
+        """Add an endpoint, by its id."""
 
     async def disconnect(self, endpoint: str) -> None:
-        """Take an endpoint away from it."""
-        ...
+        """Remove an endpoint, by its id."""
 
 
 @runtime_checkable
 class HasKeepers(Protocol):
-    """A `ComputeService` whose leases have keepers, which can be stopped (SIGSTOP) like any process."""
+    """A `ComputeService` whose leases have keepers (Linux). A keeper can be suspended by SIGSTOP, as any process."""
 
     async def end_stopped_keeper(self, directory: Path) -> None:
-        """Kill the keeper of a lease whose owner is dead, if it is stopped: it would never come to its work.
+        """Kill the keeper of a lease whose owner has died, if it is suspended: it would never do its work.
 
-        Returns once it is dead, or at once if it is at work.
+        Returns when it is dead, or immediately if it is not suspended.
         """
-        ...
 
 
 @runtime_checkable
 class Checkpointable(Protocol):
-    """A `ComputeService` that can write a kept container to files, and have it go on from them. Not every one can."""
+    """A `ComputeService` that can write a kept container to files, and continue it from them (Linux, with CRIU)."""
 
     async def checkpoint(self, system: ComputeSystem, directory: Path, lock_fd: int, *, connections: bool) -> None:
-        """Write the processes of a paused system, and what they wrote to their root, to an empty directory.
+        """Write the processes of a paused system, and its changes to the root, to an empty directory. It stays paused.
 
-        It stays as it was, and paused. `lock_fd` is inherited by the helpers. Failed or cancelled: the caller removes
-        the directory; no helper is at work in it any more.
+        The helpers inherit `lock_fd`. If it fails or is cancelled, no helper works in the directory any more, and the
+        caller removes it.
         """
-        ...
 
     async def restore(self, id: str, spec: Spec, stdio: Stdio, place: Place, directory: Path) -> ComputeSystem:
-        """As `create`, but init runs, and goes on from the checkpoint. What the place had of an earlier life is
-        replaced. Failed or cancelled: all undone (`undo_restore`)."""
-        ...
+        """Create a system whose init continues from the checkpoint. Replaces the files of the earlier life in `place`.
+
+        If it fails or is cancelled, everything is undone (`undo_restore`).
+        """
 
     async def undo_restore(self, id: str, place: Place) -> None:
-        """Undo what a `restore` that failed, or whose caller died, has begun: no process, and the files of the earlier
-        life as they were. Idempotent."""
-        ...
+        """Undo a `restore` that failed or whose caller died: no process is left, the earlier files are back."""
 
     async def keep_restored(self, place: Place) -> None:
-        """The restored system is on record: what was kept for `undo_restore` goes. Idempotent."""
-        ...
+        """Remove what `undo_restore` would need, once the restored system is recorded. Idempotent."""
 
 
 class ComputeService(Protocol):
-    """The operating system's part that makes containers."""
+    """A platform that makes containers: crun or runc with conmon, Windows' Host Compute Service, the simulator."""
 
     @property
     def name(self) -> str: ...
 
     async def probe(self) -> Features:
-        """What works on this host, and why the rest does not; may be slow the first time on a machine."""
-        ...
+        """Return what works on this host, and the reason for the rest. May take seconds the first time."""
 
     def plan(self, id: str, spec: Spec, place: Place) -> Plan:
-        """What `create` would do. Pure: touches nothing."""
-        ...
+        """Return what `create` would do. Changes nothing."""
 
     async def create(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> ComputeSystem:
-        """It exists, and no code of the user has run. Failed or cancelled: all undone, or NotUndone."""
-        ...
+        """Make a system; no user code has run. If it fails or is cancelled, all is undone, or NotUndone raised."""
 
     async def launch(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> tuple[ComputeSystem, ComputeProcess]:
-        """Create and start, as one step where the platform can. Failed or cancelled: all undone, or NotUndone."""
-        ...
+        """Create and start, in one step if the platform can. If it fails or is cancelled, as `create`."""
 
     async def open(self, id: str, token: bytes, place: Place) -> ComputeSystem:
-        """Find a system again, after its maker is gone. SystemGone if nothing is left of it.
+        """Find a system again, also after the program that made it has ended.
 
-        SystemHidden if this program may not see its processes.
+        Raises SystemGone if nothing is left of it, SystemHidden if this program may not see its processes.
         """
-        ...
 
     async def state(self, token: bytes) -> State:
-        """Whether the system's init is alive now, and whether it is paused: as cheap as the platform allows."""
-        ...
+        """Return whether init is alive and whether it is paused, as cheaply as the platform allows."""
 
     async def abandon(self, id: str, place: Place) -> None:
-        """Undo whatever a maker that died, or was told NotUndone, left of a half-made system. Idempotent."""
-        ...
+        """Undo what a `create` left that died, or raised NotUndone. Idempotent."""
 
     def keeper(self, lease: Lease, directory: Path) -> Sequence[str] | None:
-        """The command that, once its standard input ends, ends all systems of the lease; None if none is needed.
+        """Return the command of the keeper: when its standard input ends, it ends every system of the lease.
 
-        It gets `directory`, where `lease.lock` is, and must be done only when it holds that lock alone.
+        It is given `directory`, and must not end before it holds `lease.lock` there exclusively. None: none is needed.
         """
-        ...
 
     async def end_lease(self, lease: Lease | str, directory: Path, limit: float | None = None) -> None:
-        """End every process of a lease whose owner and keeper are dead. Idempotent.
+        """End every process of a lease whose owner and keeper have died. Idempotent.
 
-        `limit`: seconds that a service with keepers may take. Raises LongshoreError if not all has ended.
+        Raises LongshoreError if some remain after `limit` seconds.
         """
-        ...
 
     async def leftovers(self, owner: str) -> list[str]:
-        """Ids of systems that the platform has and the store may not know.
+        """Return the ids of systems that the platform has and the store may not know.
 
-        To be looked at, not to be ended: another store of this machine may have made them, under the same owner's
-        name. What a dead owner left is found by its lease and by the records.
+        For display only: another store on this machine may own them. Leases and records say what a dead owner left.
         """
-        ...
 
     async def version(self) -> Mapping[str, str]:
-        """Names and versions of the parts that do the work."""
-        ...
+        """Return the names and versions of the programs that do the work."""
 
     async def close(self) -> None:
-        """Let go of everything; the systems go on."""
-        ...
+        """Release everything; the systems continue."""
 
 
 class SystemHidden(Exception):
-    """This program may not see the processes of the system, so it cannot tell whether they live."""
+    """Raised by `open` and `state`: this program may not see the processes of the system."""
 
 
 class SystemGone(Exception):
-    """Raised by `open`: nothing is left of the system. `exit` is what could still be learned of its end."""
+    """Raised by `open`: nothing is left of the system. `exit` is what is still known of its end."""
 
     def __init__(self, exit: Exit | None = None) -> None:
         super().__init__("the compute system is gone")
@@ -302,9 +254,9 @@ class SystemGone(Exception):
 
 
 class NotUndone(Exception):
-    """Raised by `create` and `launch` in place of `error`, with which they failed: something of it is left.
+    """Raised by `create` and `launch`: they failed with `error`, and undoing failed with `left`.
 
-    `left` says what could not be undone. It is there for `abandon`, to which the caller keeps the place.
+    The caller keeps the place, so that `abandon` can undo the rest later.
     """
 
     def __init__(self, error: BaseException, left: LongshoreError) -> None:

@@ -31,7 +31,7 @@ INIT = "init"
 
 
 class State(StrEnum):
-    """What a container is, as far as its init tells."""
+    """The state of a container, by its init."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -39,16 +39,16 @@ class State(StrEnum):
 
 
 class SystemEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """What `settle` found: the exit record completed from the system's counters, and what else was seen."""
+    """The result of `settle`: the exit, completed from the system's counters, and other facts about its end."""
 
     exit: Exit
-    oom: bool = False  # the kernel killed something in it for lack of memory
+    oom: bool = False  # the kernel killed a process in it for lack of memory
     updates_pending: bool = False  # Windows: servicing left updates to apply
     error: str | None = None  # the system itself ended badly
 
 
 class Feature(msgspec.Struct, frozen=True):
-    """One capability of this host: whether it works, why not, and what to do about it."""
+    """One capability of this host: whether it works, or the reason and the next step."""
 
     name: str
     supported: bool
@@ -57,7 +57,7 @@ class Feature(msgspec.Struct, frozen=True):
 
 
 class Features(msgspec.Struct, frozen=True, kw_only=True):
-    """What works on this host, and why the rest does not."""
+    """What works on this host, and the reason for the rest."""
 
     service: str  # "oci", "hcs", "simulator"
     version: str
@@ -68,7 +68,7 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
         """Raise NotSupported, with the reason, unless `name` works here."""
         feature = self.items.get(name)
         if feature is None:
-            raise NotSupported(name, f"the {self.service} service does not know it")
+            raise NotSupported(name, f"the {self.service} service does not have this feature")
         if not feature.supported:
             raise NotSupported(name, feature.reason, hint=feature.hint)
 
@@ -80,9 +80,9 @@ class Streams(msgspec.Struct, kw_only=True):
     stdout: asyncio.StreamReader | None = None
     stderr: asyncio.StreamReader | None = None
     passed_on: Callable[[], Awaitable[None]] | None = None
-    """Waits, after the end, until what was written has reached the streams that the caller gave; None if none was."""
+    """After the end, waits until all output has reached the descriptors that the caller gave; None if it gave none."""
     unwritten: dict[str, OSError] = {}
-    """Which outputs these did not take to the end, and why: known after `passed_on`."""
+    """The descriptors that did not take all output, with the reason. Complete after `passed_on`."""
 
 
 class Stdio(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,24 +94,24 @@ class Stdio(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lease(Protocol):
-    """The owner that a container's life is tied to, as a service needs to know it."""
+    """What a service needs to know of the owner to whom a container's life is tied."""
 
     @property
     def id(self) -> str: ...
 
     @property
     def lock_fd(self) -> int:
-        """A shared lock that every helper process of this lease must inherit, so that none is overlooked."""
+        """A shared lock that every helper process of this lease inherits: while one lives, the lock is held."""
         ...
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a service may keep the files of one container: made by the store, removed by it after `delete`."""
+    """The directories for the files of one container. The store makes them, and removes them after `delete`."""
 
     run: Path  # ends with the boot: bundle, sockets, pid files
     data: Path  # lives as long as the container: scratch layer, log
     lease: Lease | None = None  # None: the container outlives its caller
-    lock_fd: int | None = None  # to be inherited by helpers that make the container
+    lock_fd: int | None = None  # helpers that make the container inherit it
 
     @property
     def log(self) -> Path:
@@ -120,7 +120,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What would be done, before the deed: documents, mounts, command lines, and each default with its reason."""
+    """What `create` would do: documents, mounts, command lines, and each default with its reason."""
 
     documents: dict[str, Any]  # file name -> document, as it would be written
     commands: list[list[str]] = []
@@ -143,10 +143,10 @@ class NetworkStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """What a container uses: bytes and seconds, counted since it was made; None where the host cannot tell."""
+    """What a container uses: bytes and seconds, counted since it was made. None: this host does not know."""
 
     at: datetime
-    started_at: datetime | None = None  # Windows: as the service has it
+    started_at: datetime | None = None  # Windows: from the service
     uptime: float | None = None  # seconds
     cpu_time: float | None = None
     cpu_user: float | None = None
@@ -155,7 +155,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     memory: int | None = None  # without the page cache that could be dropped
     memory_cache: int | None = None
     memory_peak: int | None = None
-    memory_commit: int | None = None  # Windows: what is promised of memory and page file
+    memory_commit: int | None = None  # Windows: committed memory and page file
     memory_limit: int | None = None
     swap: int | None = None
     oom_kills: int | None = None
@@ -179,23 +179,22 @@ class ProcessInfo(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime | None = None
     cpu_user: float | None = None
     cpu_system: float | None = None
-    memory: int | None = None  # resident, private where the host can tell
+    memory: int | None = None  # resident; without shared memory if the host counts it apart
     memory_shared: int | None = None  # Windows: resident, and shared with other processes
     memory_commit: int | None = None
 
 
 def now() -> datetime:
-    """The time, aware and in UTC: the form of every time stamp here."""
+    """Return the current time in UTC, with its time zone: the form of every time stamp here."""
     return datetime.now(UTC)
 
 
 class ContainerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One container in a listing.
 
-    `state` is creating, created, running, paused or stopped. Two more are no states of the container: `damaged` (its
-    record cannot be read, and all that can be done is to delete it by force), and `hidden` (this program cannot see
-    its processes, as in another pid namespace, so it does not know). A stopped one has no `exit` while that is still
-    being found out.
+    `state` is creating, created, running, paused or stopped. Two more values describe what this program knows:
+    `damaged` (the record cannot be read; only `delete(force=True)` works) and `hidden` (this program cannot see the
+    processes, for example from another pid namespace). `exit` of a stopped container is None until it is known.
     """
 
     id: str

@@ -53,12 +53,14 @@ def read_manifest(data: bytes, where: str) -> Manifest:
     try:
         version = decode_json(data, _Versioned).version
         if version > VERSION:
-            raise InvalidSpec("archive", f"{where} is of version {version}, this longshore knows {VERSION}")
+            raise InvalidSpec(
+                "archive", f"{where} has format version {version}, and this longshore reads version {VERSION}"
+            )
         return decode_json(data, Manifest)
     except (msgspec.MsgspecError, ValueError) as error:
         if isinstance(error, InvalidSpec):
             raise
-        raise InvalidSpec("archive", f"{where}: its {MANIFEST} cannot be read ({error})") from None
+        raise InvalidSpec("archive", f"{where}: cannot read its {MANIFEST}: {error}") from None
 
 
 class _Versioned(msgspec.Struct):
@@ -68,7 +70,7 @@ class _Versioned(msgspec.Struct):
 def export(directory: Path, target: Path) -> None:
     """Write the checkpoint in `directory` to a new file. InvalidSpec if there is one already. Blocks."""
     if os.path.lexists(target):
-        raise InvalidSpec("path", f"{target} is there already", hint="choose another name, or remove it")
+        raise InvalidSpec("path", f"{target} exists already", hint="choose another name, or remove it")
     import tarfile  # it takes milliseconds to load, here and below
 
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
@@ -86,7 +88,7 @@ def export(directory: Path, target: Path) -> None:
                     tar.addfile(member, file)
         os.link(temporary, target)
     except FileExistsError:
-        raise InvalidSpec("path", f"{target} is there already", hint="choose another name, or remove it") from None
+        raise InvalidSpec("path", f"{target} exists already", hint="choose another name, or remove it") from None
     except OSError as error:
         raise store_error(f"write {target}", error) from error
     finally:
@@ -108,7 +110,7 @@ def look(source: Path) -> Manifest:
         try:
             return _first(tar, source)
         except tarfile.TarError as error:
-            raise InvalidSpec("archive", f"{source} is no archive of a checkpoint: {error}") from None
+            raise InvalidSpec("archive", f"{source} is not a checkpoint archive: {error}") from None
 
 
 def _opened(source: Path) -> tarfile.TarFile:
@@ -119,7 +121,7 @@ def _opened(source: Path) -> tarfile.TarFile:
     except FileNotFoundError:
         raise InvalidSpec("archive", f"there is no file {source}") from None
     except tarfile.TarError as error:
-        raise InvalidSpec("archive", f"{source} is no archive of a checkpoint: {error}") from None
+        raise InvalidSpec("archive", f"{source} is not a checkpoint archive: {error}") from None
     except OSError as error:
         raise InvalidSpec("archive", f"cannot read {source}: {error.strerror or error}") from None
 
@@ -127,7 +129,11 @@ def _opened(source: Path) -> tarfile.TarFile:
 def _first(tar: tarfile.TarFile, source: Path) -> Manifest:
     first = tar.next()
     if first is None or first.name != MANIFEST or not first.isreg() or first.size > MANIFEST_LIMIT:
-        raise InvalidSpec("archive", f"{source} does not begin with a {MANIFEST}", hint="is it of `export`?")
+        raise InvalidSpec(
+            "archive",
+            f"{source} does not begin with a {MANIFEST}",
+            hint="use a file that `longshore checkpoint --export` wrote",
+        )
     file = tar.extractfile(first)
     assert file is not None
     return read_manifest(file.read(), str(source))
@@ -153,7 +159,9 @@ def unpack(source: Path, directory: Path, *, limit: int) -> Manifest:
                 if left < 0 or number > MEMBERS_LIMIT:
                     raise InvalidSpec("archive", f"{source} holds more than {limit} bytes", hint="raise `max_size`")
                 if not member.isreg() or member.issparse() or not re.fullmatch(_NAME, member.name):
-                    raise InvalidSpec("archive", f"{source} holds {member.name[:200]!r}, which is none of its files")
+                    raise InvalidSpec(
+                        "archive", f"{source} holds {member.name[:200]!r}, which is not a file of a checkpoint"
+                    )
                 _copy(tar, member, directory / member.name, source)
             (directory / MANIFEST).write_bytes(msgspec.json.encode(manifest))
     except tarfile.TarError as error:
@@ -161,7 +169,7 @@ def unpack(source: Path, directory: Path, *, limit: int) -> Manifest:
     except OSError as error:
         raise store_error(f"unpack {source} to {directory}", error) from error
     if not (directory / "service.json").is_file():
-        raise InvalidSpec("archive", f"{source} is not whole: it has no service.json", hint="export it again")
+        raise InvalidSpec("archive", f"{source} is incomplete: it has no service.json", hint="export it again")
     return manifest
 
 

@@ -20,23 +20,27 @@ def check_streams(stdio: Stdio, *, log: bool) -> Stdio:
     if not log:
         name = "stdout" if stdio.stdout == LOG else "stderr"
         raise InvalidSpec(
-            name, "there is no log here", hint="PIPE or DEVNULL; `launch` makes containers that write to a log"
+            name,
+            "cannot be LOG: this container has no log",
+            hint="use PIPE or DEVNULL; `launch` makes containers that write to a log",
         )
     if stdio.stdout != LOG:
         raise InvalidSpec(
             "stderr",
-            "goes to the log, and `stdout` does not: both go there, or neither",
+            "goes to the log and `stdout` does not: both must go there, or neither",
             hint="give stderr=PIPE, STDOUT or DEVNULL",
         )
     if stdio.stderr != LOG:
         raise InvalidSpec(
-            "stderr", "does not go to the log, and `stdout` does: both go there, or neither", hint="give stdout=PIPE"
+            "stderr",
+            "does not go to the log and `stdout` does: both must go there, or neither",
+            hint="give stdout=PIPE",
         )
     if stdio.stdin not in (DEVNULL, PIPE):
         raise InvalidSpec(
             "stdin",
-            "of a container that writes to its log is DEVNULL or PIPE: it may outlive whoever reads for it",
-            hint="with stdin=PIPE, write to what `attach(stdin=True)` gives",
+            "must be DEVNULL or PIPE for a container that writes to its log: it may outlive this program",
+            hint="use stdin=PIPE, and write to the input of `attach(stdin=True)`",
         )
     return stdio
 
@@ -50,15 +54,15 @@ def _check_stream(name: str, value: Any) -> None:
         )
     special = {"stdin": (PIPE, DEVNULL, INHERIT), "stdout": (PIPE, DEVNULL, INHERIT, LOG)}
     if value < 0 and value not in special.get(name, (PIPE, DEVNULL, INHERIT, LOG, STDOUT)):
-        hint = "only `stderr` can go where `stdout` goes" if value == STDOUT else None
-        raise InvalidSpec(name, f"{value} is neither {_NOT_THE_LOG}", hint=hint)
+        hint = "use STDOUT for `stderr` only" if value == STDOUT else None
+        raise InvalidSpec(name, f"must be {_NOT_THE_LOG}, not {value}", hint=hint)
 
 
 def _stream_hint(name: str, value: Any) -> str | None:
     if hasattr(value, "fileno"):
-        return "of an open file, give `file.fileno()`"
+        return "give `file.fileno()` of an open file"
     if name == "stdin" and isinstance(value, (bytes, str)):
-        return "what the command shall read is given as bytes: `run(input=...)`, or `communicate(...)` with stdin=PIPE"
+        return "give input as bytes: `run(input=...)`, or `communicate(...)` with stdin=PIPE"
     return None
 
 
@@ -70,7 +74,7 @@ def check_seconds(value: float | None, name: str = "timeout") -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidSpec(name, f"must be a number of seconds, not {value!r}"[:200], hint=hint)
     if not value >= 0:  # nor "nan"
-        raise InvalidSpec(name, f"{value} is negative or no number", hint=hint)
+        raise InvalidSpec(name, f"must be a number of seconds from 0 on, not {value}", hint=hint)
     return value
 
 
@@ -89,7 +93,7 @@ def check_input_and_stdin(input: bytes | None, stdin: int) -> int:
     if input is None:
         return stdin
     if stdin not in (DEVNULL, PIPE):
-        raise InvalidSpec("stdin", "is given, and `input` too", hint="give one of them")
+        raise InvalidSpec("stdin", "cannot be combined with `input`", hint="give one of them")
     return PIPE
 
 

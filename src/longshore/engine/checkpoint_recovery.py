@@ -49,7 +49,7 @@ async def undo_half_restored(engine: EngineState, entry: ContainerDir) -> None:
             await service.keep_restored(place)
         else:
             await service.undo_restore(entry.id, place)
-            log.info("undid the restore of container `%s`, whose maker died", entry.id)
+            log.info("undid the restore of container `%s`: the program that restored it died", entry.id)
     (entry.home / MARK).unlink(missing_ok=True)
 
 

@@ -69,13 +69,13 @@ async def _able(engine: EngineState) -> Checkpointable:
     features = await engine.service.probe()
     features.need("checkpoint")
     if not isinstance(engine.service, Checkpointable):
-        raise NotSupported("checkpoint", f"the {features.service} service has none")
+        raise NotSupported("checkpoint", f"the {features.service} service has no checkpoints")
     return engine.service
 
 
 def _check_name(name: str) -> str:
     if not isinstance(name, str) or not re.fullmatch(_NAME, name):
-        raise InvalidSpec("name", f"{name!r} cannot be the name of a checkpoint", hint="letters, digits, and _ . -")
+        raise InvalidSpec("name", f"{name!r} cannot be the name of a checkpoint", hint="use letters, digits, and _ . -")
     return name
 
 
@@ -114,14 +114,16 @@ async def checkpoint(
     service = await _able(engine)
     record = await read_current(engine, entry, uid)
     if not record.kept:
-        raise InvalidState("checkpoint", entry.id, "one that runs for its caller", hint="make it with `create`")
+        raise InvalidState(
+            "checkpoint", entry.id, "without a log", reason="`run` made it for its caller", hint="make it with `create`"
+        )
     lease = await engine.hold_lease()
     claim = entry.claim("checkpoint")
     lease.own(entry.id)  # if we die, the keeper lets it go on
     try:
         info = await derive(engine, entry, entry.read_own(uid))
         if info.state not in ("running", "paused"):
-            raise InvalidState("checkpoint", entry.id, info.state, hint="only what runs can be written")
+            raise InvalidState("checkpoint", entry.id, info.state, hint="start it first")
         busy = [each for each in entry.processes() if entry.read_process_exit(each) is None]
         if busy:
             raise InvalidState("checkpoint", entry.id, f"busy with `{busy[0]}`", hint="wait for the exec, or kill it")
@@ -346,7 +348,9 @@ async def _undo(service: Checkpointable, entry: ContainerDir, system: ComputeSys
             await service.undo_restore(entry.id, entry.place())
         (entry.home / MARK).unlink(missing_ok=True)
     except (LongshoreError, OSError) as error:
-        log.warning("container `%s`, whose restore failed, could not be put back: %s", entry.id, error)
+        log.warning(
+            "the restore of container `%s` failed, and its earlier state could not be put back: %s", entry.id, error
+        )
 
 
 async def _tidy(service: Checkpointable, entry: ContainerDir) -> None:
@@ -380,14 +384,14 @@ async def import_checkpoint(
     name = _check_name(manifest.name)
     if manifest.service != engine.service.name:
         raise NotSupported(
-            "this archive", f"it is of the {manifest.service} service, and this is {engine.service.name}"
+            "this archive", f"the {manifest.service} service made it, and this machine has {engine.service.name}"
         )
     if manifest.machine != machine.kernel()[1]:
         raise NotSupported(
-            "this archive", f"it is of a {manifest.machine}, and this machine is a {machine.kernel()[1]}"
+            "this archive", f"it was made on {manifest.machine}, and this machine is {machine.kernel()[1]}"
         )
     if owner not in ("keep", "stop", "remove"):
-        raise InvalidSpec("owner", f"{owner!r} is not known", hint="keep, stop or remove")
+        raise InvalidSpec("owner", f"{owner!r} is not known", hint="use keep, stop or remove")
     spec, image = await find_again(images, manifest.spec)
     lease = await engine.hold_lease()
     await clear_half_made(engine, id)

@@ -200,7 +200,8 @@ class Container:
             if process.exit is None:
                 await shielded(self._end(process))
         if exit.cause is Cause.NEVER_STARTED:
-            raise ServiceError("run", self.id, "the command never started")  # where the service knows no reason
+            # where the service knows no reason
+            raise ServiceError("run a command in", self.id, "the command never started", hint="run `longshore doctor`")
         completed = Completed(args=process.args, exit=exit, stdout=out, stderr=err)
         if check and exit.code != 0:
             raise CommandFailed(completed)
@@ -250,7 +251,11 @@ class Container:
         record = await lookup.read_current(self._state, self._entry, self._uid)
         if not record.kept:
             raise InvalidState(
-                operation, self.id, "one without a log", hint="what `run` starts writes to its caller, not to a log"
+                operation,
+                self.id,
+                "without a log",
+                reason="it has no log, because `run` returns output to its caller",
+                hint="make it with `launch` or `create`",
             )
         return record.log_inode
 
@@ -277,7 +282,13 @@ class Container:
     async def _input(self) -> asyncio.StreamWriter:
         record = await lookup.read_current(self._state, self._entry, self._uid)
         if not record.stdin and not record.terminal:
-            raise InvalidState("attach the input of", self.id, "one without", hint="create it with stdin=PIPE (`-i`)")
+            raise InvalidState(
+                "attach to the input of",
+                self.id,
+                "without an input",
+                reason="it has no input",
+                hint="create it with stdin=PIPE (`-i`)",
+            )
         opened = await lookup.open_container(self._state, self._entry, record)
         ours = None if opened.process is None else opened.process.stdin
         return ours or await opened.system.attach_stdin()

@@ -58,7 +58,7 @@ class _Making:
             await entry.remove(record.uid, self.claim, self._publish_delete)
         except (LongshoreError, OSError) as error:
             self.engine.trash_left = True  # it may be there already
-            log.warning("container `%s`, which failed, could not be taken away: %s", entry.id, error)
+            log.warning("container `%s` failed, and could not be removed: %s", entry.id, error)
             self.engine.half_made.append(entry)
         else:
             self.lease.disown(entry.id)
@@ -95,7 +95,7 @@ async def make(
     """
     check_id(id)
     if owner not in ("keep", "stop", "remove"):
-        raise InvalidSpec("owner", f"{owner!r} is not known", hint="keep, stop or remove")
+        raise InvalidSpec("owner", f"{owner!r} is not known", hint="use keep, stop or remove")
     check_streams(stdio, log=True)
     if engine.store.viewpoint.blind:
         raise NotVisible("create", id, engine.store.viewpoint.blind)
@@ -107,7 +107,7 @@ async def make(
         try:
             await shielded(delete(engine, entry, uid, force=True))
         except (LongshoreError, OSError) as error:
-            log.warning("container `%s`, whose making was cancelled, could not be removed: %s", id, error)
+            log.warning("the creation of container `%s` was cancelled, and it could not be removed: %s", id, error)
         raise
     return entry, uid, init
 
@@ -240,7 +240,7 @@ async def undo_half_made(engine: EngineState, entry: ContainerDir, lease: str | 
         await entry.remove(record.uid if record is not None else trash_name(), claim, lambda: None)
     finally:
         claim.release()
-    log.info("undid container `%s`, whose maker died", entry.id)
+    log.info("undid container `%s`: the program that created it died", entry.id)
     return True
 
 

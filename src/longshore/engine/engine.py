@@ -317,7 +317,8 @@ class Engine:
         finally:
             await shielded(self._remove(entry, uid))
         if exit.cause is Cause.NEVER_STARTED:
-            raise ServiceError("run", id, "the command never started")  # where the service knows no reason
+            # where the service knows no reason
+            raise ServiceError("run", id, "the command never started", hint="run `longshore doctor`")
         return Completed(args=spec.command, exit=exit, stdout=out, stderr=err)
 
     async def _remove(self, entry: ContainerDir, uid: str) -> None:
@@ -327,7 +328,9 @@ class Engine:
         except ContainerNotFound:  # somebody else has removed it, and its id is another's by now
             await delete.forget(self._state, entry, uid)
         except (LongshoreError, OSError) as error:  # how the command ended is what the caller is to hear of
-            log.warning("container `%s`, whose `run` is over, is not removed yet: %s", entry.id, error)
+            log.warning(
+                "the `run` of container `%s` has ended, but the container is not removed yet: %s", entry.id, error
+            )
 
     async def _make(
         self, id: str, spec: Spec, owner: Owner, stdio: Stdio, image: ImageRoot | None = None, *, launch: bool

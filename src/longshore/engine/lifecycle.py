@@ -77,7 +77,7 @@ async def start(engine: EngineState, entry: ContainerDir, uid: str) -> Process:
     try:
         info = await derive(engine, entry, entry.read_own(uid))
         if info.state != "created":
-            raise InvalidState("start", entry.id, info.state, hint="create another one: an init runs once")
+            raise InvalidState("start", entry.id, info.state, hint="create another container: each starts once")
         opened = await open_container(engine, entry, record)
         opened.starting = asyncio.get_running_loop().create_future()
         try:
@@ -216,7 +216,7 @@ async def wait_for_end(engine: EngineState, entry: ContainerDir, uid: str) -> Ex
             return await wait(engine, entry, uid)
     except TimeoutError:
         raise TimeLimit(
-            f"container `{entry.id}`, which was killed,",
+            f"killed container `{entry.id}`",
             engine.limits.end,
             hint="look for a process in state D (`ps`): it hangs in the kernel",
         ) from None
@@ -258,7 +258,7 @@ async def kill(engine: EngineState, entry: ContainerDir, uid: str, cause: Cause 
         return
     is_past(engine, record, "kill")
     if not record.token:
-        raise InvalidState("kill", entry.id, "being created")
+        raise InvalidState("kill", entry.id, "being created", hint="wait until it is created")
     if record.starting_at is None and await _end_created(engine, entry, record):
         return
     if record.ending is None:
@@ -299,7 +299,7 @@ async def stop(engine: EngineState, entry: ContainerDir, uid: str, grace: float,
     record = await read_current(engine, entry, uid)
     info = await derive(engine, entry, record)
     if info.state == "creating":
-        raise InvalidState("stop", entry.id, "being created")
+        raise InvalidState("stop", entry.id, "being created", hint="wait until it is created")
     if info.state == "created" and await _end_created(engine, entry, record):
         info = await derive(engine, entry, await read_current(engine, entry, uid))
     if info.exit is not None:
@@ -427,7 +427,7 @@ async def _note_limits(entry: ContainerDir, uid: str, change: Resources) -> None
 
 def _connectable(system: ComputeSystem) -> Connectable:
     if not isinstance(system, Connectable):
-        raise NotSupported("endpoints", "containers of this service have none", hint="see `network`")
+        raise NotSupported("endpoints", "this service has no network endpoints", hint="set `network` in the spec")
     return system
 
 
@@ -474,5 +474,5 @@ async def resize(engine: EngineState, entry: ContainerDir, uid: str, rows: int, 
     record = await read_current(engine, entry, uid)
     opened = await open_container(engine, entry, record)
     if opened.system.init is None:
-        raise InvalidState("resize the terminal of", entry.id, "not started")
+        raise InvalidState("resize the terminal of", entry.id, "not started", hint="start it first")
     await opened.system.init.resize(rows, columns)

@@ -39,7 +39,7 @@ NOTICE_LIMIT = 2.0  # seconds in which a service must tell of an end that it sho
 TO_HAVE_IT_RUN = {  # the next step of who wanted a running container, by the state that it is in
     "created": "start it first",
     "paused": "resume it first",
-    "stopped": "create another one: an init runs once",
+    "stopped": "create another container: each starts once",
 }
 
 
@@ -154,7 +154,9 @@ async def _end_interrupted_start(engine: EngineState, entry: ContainerDir, recor
         record = entry.read_own(record.uid)
         if record.started_at is not None or entry.read_exit() is not None:
             return False
-        log.warning("container `%s`: whoever started it died meanwhile; it is ended", entry.id)
+        log.warning(
+            "container `%s`: the program that started it died during the start; longshore ends the container", entry.id
+        )
         record = await entry.change(record.uid, ending)
         with suppress(InvalidState):  # gone meanwhile
             opened = await open_container(engine, entry, record)
@@ -193,7 +195,7 @@ async def _find_exit(engine: EngineState, entry: ContainerDir, record: Record) -
     await asyncio.wait((opened.watcher,), timeout=NOTICE_LIMIT)
     if not opened.seen:
         # its init is gone, and the service has not told us: the end of the whole system ends every wait
-        log.warning("container `%s`: the end of its init was not told; the rest of it is ended", entry.id)
+        log.warning("container `%s`: the end of its init was not reported; longshore ends the rest of it", entry.id)
         with suppress(LongshoreError):
             await opened.system.terminate()
     return await asyncio.shield(opened.watcher)
@@ -337,7 +339,9 @@ def _nothing_left(engine: EngineState, entry: ContainerDir, record: Record, seen
         task = engine.spawn(record_gone(engine, entry, record, seen), f"end of {entry.id}, which is gone")
         engine.gone[record.uid] = task
         task.add_done_callback(lambda _: engine.gone.pop(record.uid, None))
-    return InvalidState("open", entry.id, "stopped, and nothing is left of it")
+    return InvalidState(
+        "open", entry.id, "stopped", reason="it has stopped, and the service no longer has it", hint="delete it"
+    )
 
 
 async def end_of_gone(engine: EngineState, entry: ContainerDir, uid: str) -> Exit | None:
@@ -425,5 +429,7 @@ async def with_system(
         if await _has_ended(engine, record, opened.system):
             raise InvalidState(operation, entry.id, "stopped", hint=TO_HAVE_IT_RUN["stopped"]) from error
         if isinstance(error, OSError) and not isinstance(error, LongshoreError):
-            raise ServiceError(operation, entry.id, str(error), hint=next_step(error)) from error
+            raise ServiceError(
+                operation, entry.id, str(error), hint=next_step(error) or "run `longshore doctor`"
+            ) from error
         raise

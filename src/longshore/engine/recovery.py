@@ -56,10 +56,11 @@ async def recover_dead_leases(
         for lease in leases:
             if deadline is not None and time.monotonic() > deadline:
                 log.warning(
-                    "lease %s, whose owner and keeper are dead, is left to the next program: the time is up", lease
+                    "lease %s is left to the next program: its owner and its keeper have died, and the time is up",
+                    lease,
                 )
                 continue
-            log.info("ending lease %s, whose owner and keeper are dead", lease)
+            log.info("ending lease %s: its owner and its keeper have died", lease)
             try:
                 await _end_lease(engine, lease, deadline)
             except (LongshoreError, OSError) as error:
@@ -75,7 +76,9 @@ async def _end_lease(engine: EngineState, lease: str, deadline: float | None) ->
     except LongshoreError as error:
         failed = error  # one that cannot be ended keeps nothing from the others
     if not await close_lease(engine, lease, deadline):
-        failed = failed or StoreError(f"cannot close lease {lease}: some of its containers or execs are not closed yet")
+        failed = failed or StoreError(
+            f"cannot close lease {lease}: some of its containers or execs are not closed yet", hint="try again"
+        )
     if failed is not None:
         raise failed
     await engine.service.end_lease(lease, directory, _left(deadline))  # what was still busy the first time
@@ -157,7 +160,9 @@ async def _close_owned(engine: EngineState, entry: ContainerDir, lease: str) -> 
     await _end(engine, entry, record)
     record = entry.read_own(record.uid)
     if entry.read_exit() is None or not record.exit_published:
-        raise StoreError(f"cannot close container `{entry.id}`: its end is not recorded yet")
+        raise StoreError(
+            f"cannot close container `{entry.id}`: its exit is not recorded yet", hint="run `longshore ps --all` again"
+        )
 
     def ours_no_more(record: Record) -> None:
         record.lease = None  # not before: who comes after a failure finds by this what is still to be closed
@@ -187,7 +192,7 @@ async def _kill_and_wait(engine: EngineState, entry: ContainerDir, record: Recor
             await wait_for_end(engine, entry, record.uid)
     except TimeoutError:
         hint = "look for a process in state D (`ps`): it hangs in the kernel"
-        raise TimeLimit(f"container `{entry.id}`, which was killed,", CLOSE_LIMIT, hint=hint) from None
+        raise TimeLimit(f"killed container `{entry.id}`", CLOSE_LIMIT, hint=hint) from None
 
 
 async def restore(engine: EngineState) -> Restored:

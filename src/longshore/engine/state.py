@@ -80,7 +80,9 @@ class Operation:
         if isinstance(error, OSError) and not isinstance(error, (LongshoreError, TimeoutError)):
             # a call on some file, of which each may fail, that nobody nearer has put into words
             where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes)) else ""
-            raise StoreError(f"{error.strerror or error}{where}", hint=next_step(error)) from error
+            raise StoreError(
+                f"cannot use the state directory: {error.strerror or error}{where}", hint=next_step(error)
+            ) from error
         if self._ended:
             assert self._task is not None
             # as asyncio.timeout does: a cancellation of somebody else's stays one

@@ -57,16 +57,16 @@ SHORT_LOCK_LIMIT = (
 
 
 _NEXT_STEPS = {
-    errno.ENOSPC: "the disk is full: make room, or put the state elsewhere ($LONGSHORE_ROOT)",
-    errno.EDQUOT: "the disk quota is used up: make room, or put the state elsewhere ($LONGSHORE_ROOT)",
-    errno.EROFS: "the file system is read-only: put the state elsewhere ($LONGSHORE_ROOT)",
+    errno.ENOSPC: "make room on the disk, or put the state elsewhere ($LONGSHORE_ROOT)",
+    errno.EDQUOT: "raise the disk quota, make room, or put the state elsewhere ($LONGSHORE_ROOT)",
+    errno.EROFS: "put the state on a writable file system ($LONGSHORE_ROOT)",
     errno.EACCES: "run as root, or put the state where you may write ($LONGSHORE_ROOT)",
     errno.EPERM: "run as root, or put the state where you may write ($LONGSHORE_ROOT)",
-    errno.EMFILE: "too many open files: raise the soft limit (`ulimit -n`)",
-    errno.ENFILE: "too many open files on this machine: see the sysctl fs.file-max",
-    errno.EAGAIN: "the limit of processes is reached: see `ulimit -u` and the cgroup's pids.max",
-    errno.ENOMEM: "the machine, or this program's cgroup, is out of memory",
-    errno.EIO: "the disk or its file system fails: the kernel's log (`dmesg`) says more",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
+    errno.ENFILE: "raise this machine's limit of open files (`sysctl fs.file-max`)",
+    errno.EAGAIN: "raise the limit of processes (`ulimit -u`, and pids.max of the cgroup)",
+    errno.ENOMEM: "free memory on this machine, or raise memory.max of this program's cgroup",
+    errno.EIO: "check the disk: `dmesg` shows the kernel's errors",
 }
 
 
@@ -293,7 +293,7 @@ def _wait_for_short_lock(fd: int, path: PathLike, limit: float) -> None:
 def _held(path: PathLike, limit: float) -> StoreError:
     return StoreError(
         f"cannot lock {os.fspath(path)}: another program has held it for {limit:g} s",
-        hint="find it with `fuser`; it may be stopped",
+        hint=f"find that program with `fuser {os.fspath(path)}`: it may be suspended",
     )
 
 

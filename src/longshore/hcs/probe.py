@@ -225,14 +225,14 @@ def _add_rest(
     found.add(
         "oom-events",
         False,
-        "Windows tells nobody that memory was lacking",
+        "Windows does not report a lack of memory",
         "compare `memory_peak` of `stats` with the limit",
     )
     found.add("exec-deadline", runs, why or "the process is killed; what it started ends with the container", hint)
     found.add(
         "wait-status",
         False,
-        "what ended while no program had it open is forgotten",
+        "Windows forgets the exit code of a container that no program had open",
         "let the program run that started it; `longshore run -d` leaves one behind",
     )
     found.add(

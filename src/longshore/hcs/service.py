@@ -19,7 +19,7 @@ from ..errors import InvalidSpec, LongshoreError, NotSupported, TimeLimit
 from ..spec import Spec
 from ..typed_json import decode_json
 from . import probe
-from .dll.hresults import ENDED, NO_COMMAND, HcsError, same
+from .dll.hresults import ENDED, NO_ANSWER, NO_COMMAND, HcsError, same
 from .dll.vmcompute import System, Vmcompute, load
 from .schema1 import documents, foreign_document, translate
 from .streams.pipes import Pipes, WindowsPipes
@@ -129,7 +129,7 @@ class HcsService:
             if dropped := foreign_document.ignored(spec.oci):
                 log.warning("container `%s`: Windows ignores %s of its OCI document", id, ", ".join(dropped))
         except HcsError as error:
-            raise error.about(f"create ({error.operation})", id) from error
+            raise error.about("create", id, call=error.call) from error
         translate.init_process(spec)  # what cannot be meant is refused before anything is made
         made = CreationRecord(owner=config.owner, spec=spec)
         begun: layers.Scratch | None = None  # to be taken away again, as far as it comes
@@ -141,7 +141,7 @@ class HcsService:
                 if not made.scratch.made and spec.windows is not None and spec.windows.storage_size:
                     raise InvalidSpec(
                         "windows.storage_size",
-                        f"is that of a scratch layer that is made, and {path} is one already",
+                        f"is the size of a scratch layer that longshore makes, and {path} exists already",
                         hint="leave it out, or name another folder",
                     )
                 made.write(place)
@@ -176,10 +176,9 @@ class HcsService:
             making = session.threads.call(vm.create_compute_system, id, document)
             value, done = await session.make("create", id, making, lambda made: _end_late(vm, made[0]))
         except HcsError as error:
-            wrapped = error.about("create", id)
-            if same(error.code or 0, NO_COMMAND):
-                wrapped.hint = "check that the folders of the layers exist, and the paths of mounts"
-            raise wrapped from error
+            missing = same(error.code or 0, NO_COMMAND)
+            hint = "check that the folders of the layers exist, and the paths of mounts" if missing else None
+            raise error.about("create", id, hint=hint) from error
         expected = system.watch.expect(Type.SYSTEM_CREATE_COMPLETED)
         try:
             # before its completion is waited for: the service keeps that until somebody is there to be told
@@ -225,7 +224,7 @@ class HcsService:
             return
         await asyncio.wait((system.watch.ended,), timeout=limit)
         if not system.watch.ended.done():
-            raise TimeLimit(f"terminate of container `{system.id}`", limit, hint="the service did not complete it")
+            raise TimeLimit(f"the request to terminate container `{system.id}`", limit, hint=NO_ANSWER)
 
     @staticmethod
     def _scratch(config: documents.ContainerConfig, place: Place) -> str:
@@ -300,7 +299,7 @@ class HcsService:
         if system is None:
             session = self.session
             asking = session.threads.call(ask_state, session.vmcompute, known)
-            return await session.answer("asking for the state", known.id, asking)
+            return await session.answer("read the state of", known.id, asking)
         if system.over:
             return State.STOPPED
         return State.PAUSED if system.is_paused else State.RUNNING
@@ -309,7 +308,7 @@ class HcsService:
         session = self.session
         query = documents.encode(documents.ComputeSystemQuery(owners=[owner]))
         listing = session.threads.call(session.vmcompute.enumerate_compute_systems, query)
-        text = await session.answer("listing the systems", None, listing)
+        text = await session.answer("list the compute systems", None, listing)
         return sorted(system.id for system in properties.listed(text) if system.owner in ("", owner))
 
     # ending what others left
@@ -384,7 +383,7 @@ class HcsService:
     async def version(self) -> Mapping[str, str]:
         session = self.session
         asking = session.threads.call(probe.schema_versions, session.vmcompute)
-        schema = await session.answer("asking for the versions", None, asking)
+        schema = await session.answer("read the versions of the service", None, asking)
         return {"windows": probe.windows_version() or "unknown", "hcs schema": schema}
 
     def drop_streams(self) -> None:

@@ -71,7 +71,7 @@ def decompressed(pieces: Iterable[bytes], what: str) -> Iterator[bytes]:
             if kind == "gzip" and not data.strip(b"\0"):  # padding up to a block, as gzip(1) allows it
                 data = _at_least(1, b"", source)
                 continue
-            raise InvalidImage(what, f"something that is not {kind} follows its {kind} data")
+            raise InvalidImage(what, f"other data follows its {kind} data")
         decompressor = make()
         while not decompressor.eof:
             if decompressor.needs_input and not data:
@@ -127,7 +127,7 @@ def _zstd_module() -> Any:
             return importlib.import_module(name)
         except ImportError:
             continue
-    raise NotSupported("zstd", "this Python has no module for it", hint="install it: pip install backports.zstd")
+    raise NotSupported("zstd", "this Python has no module for it", hint="run `pip install backports.zstd`")
 
 
 class ZlibDecompressor:

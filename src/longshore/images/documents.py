@@ -160,8 +160,8 @@ def parse_document(data: bytes, what: str, content_type: str | None = None) -> M
     if told in media_types.SCHEMA_1 or content.get("schemaVersion") == 1:
         raise NotSupported(
             what,
-            "it has docker's schema 1, which registries gave up",
-            hint="have it pushed again, by docker 1.10 or later",
+            "it has docker's schema 1, which registries no longer use",
+            hint="push it again with docker 1.10 or later",
         )
     if content.get("schemaVersion") != 2:
         raise InvalidImage(what, "its schemaVersion is not 2")
@@ -171,7 +171,7 @@ def parse_document(data: bytes, what: str, content_type: str | None = None) -> M
     for name in filter(None, (told, media_type)):
         _check_kind(name, is_index, what)
     if told and media_type and told != media_type:
-        raise InvalidImage(what, f"the registry calls it {told:.80}, and it calls itself {media_type:.80}")
+        raise InvalidImage(what, f"the registry says {told:.80}, and the document says {media_type:.80}")
     if told and not media_type:
         content["mediaType"] = told
     if is_index:
@@ -215,10 +215,10 @@ def parse_config(data: bytes, what: str, manifest: Manifest | None = None) -> Im
         raise InvalidImage(what, "its config has no `rootfs`")
     config = _convert(content, ImageConfig, what)
     if config.rootfs.type != "layers":
-        raise NotSupported(what, f"its rootfs.type is {config.rootfs.type[:40]!r}, and not 'layers'")
+        raise NotSupported(what, f"its rootfs.type is {config.rootfs.type[:40]!r}, not 'layers'")
     for number, diff_id in enumerate(config.rootfs.diff_ids):
         if not is_digest(diff_id):
-            raise InvalidImage(what, f"rootfs.diff_ids[{number}] is no digest: {diff_id[:80]!r}")
+            raise InvalidImage(what, f"rootfs.diff_ids[{number}] is not a digest: {diff_id[:80]!r}")
     if manifest is not None and len(manifest.layers) != len(config.rootfs.diff_ids):
         counts = f"{len(manifest.layers)} layers, and {len(config.rootfs.diff_ids)} diff_ids"
         raise InvalidImage(what, f"it has {counts}")
@@ -232,7 +232,7 @@ def _decode(data: bytes, what: str) -> dict[str, Any]:
     try:
         content = decode_json(data, dict[str, Any])
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise InvalidImage(what, f"it is no JSON object: {error}"[:300]) from None
+        raise InvalidImage(what, f"it is not a JSON object: {error}"[:300]) from None
     except RecursionError:
         raise InvalidImage(what, f"it is nested deeper than {DEEPEST} levels") from None
     found: dict[str, Any] = _without_nulls(content, what, 0)
@@ -263,7 +263,7 @@ def _is_index(content: dict[str, Any], what: str) -> bool:
     listed = "manifests" in content
     layered = [name for name in ("config", "layers", "fsLayers", "history") if name in content]
     if listed and layered:
-        raise InvalidImage(what, f"it has both `manifests` and `{layered[0]}`: it could be read in two ways")
+        raise InvalidImage(what, f"it has both `manifests` and `{layered[0]}`, so it is ambiguous")
     if not listed and not layered:
         raise NotSupported(what, "it is neither a manifest nor an index of images")
     return listed
@@ -274,7 +274,7 @@ def _check_kind(media_type: str, is_index: bool, what: str) -> None:
         raise NotSupported(what, f"it is an artifact, not an image: {media_type:.80}")
     if (media_type in media_types.INDEXES) != is_index:
         shape = "an index" if is_index else "a manifest"
-        raise InvalidImage(what, f"it is called {media_type}, and has the content of {shape}")
+        raise InvalidImage(what, f"its media type is {media_type}, but its content is {shape}")
 
 
 def _check_descriptor(descriptor: Descriptor, where: str, what: str) -> None:

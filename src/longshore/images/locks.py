@@ -132,7 +132,7 @@ def gc_lock(path: str, *, shared: bool, limit: float = GC_LIMIT) -> Iterator[Non
             if time.monotonic() > deadline:
                 raise StoreError(
                     f"cannot lock {path}: another program has held it for {limit:g} s",
-                    hint="find it with `fuser`; it may be stopped",
+                    hint=f"find that program with `fuser {os.fspath(path)}`: it may be suspended",
                 )
             time.sleep(pause)
             pause = min(pause * 2, 0.01)

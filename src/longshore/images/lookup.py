@@ -105,7 +105,7 @@ def find(store: ImageStore, text: str, name: ImageName | None, wanted: Platform 
     if not found:
         if name is None and id_prefix(text) is None and not is_digest(text):
             raise InvalidSpec("image", f"{text[:200]!r} is neither a name nor an id of an image")
-        raise ImageNotFound(text, hint="`longshore images` lists those that are here, `longshore pull` fetches one")
+        raise ImageNotFound(text, hint="run `longshore images` to list the images, or `longshore pull` to fetch one")
     best = best_for(found, wanted or this_platform())
     if best is None and wanted is None:
         best = found[0]

@@ -120,7 +120,7 @@ def check_tag(tag: str, field: str = "tag") -> str:
     if not isinstance(tag, str):
         raise InvalidSpec(field, f"must be text, not {type(tag).__name__}")
     if not _TAG.fullmatch(tag):
-        hint = "a tag has letters, digits, `_`, `.`, `-`, begins with none of the last two, and has at most 128"
+        hint = "use at most 128 letters, digits, `_`, `.` and `-`, and begin with none of the last two"
         raise InvalidSpec(field, f"{tag[:140]!r} is not a tag", hint=hint)
     return tag
 
@@ -192,7 +192,7 @@ def _check_repository(registry: str, path: str, text: str, field: str) -> None:
                 f"{_not_a_name(text)}: a repository is written in lower case",
                 hint=f"write {text.replace(wrong, wrong.lower(), 1)[:200]}",
             )
-        hint = "names look like alpine, python:3.12-slim, ghcr.io/owner/app@sha256:..."
+        hint = "write a name such as alpine, python:3.12-slim, ghcr.io/owner/app@sha256:..."
         raise InvalidSpec(field, _not_a_name(text), hint=hint)
     if len(registry) + 1 + len(path) > LONGEST:
         raise InvalidSpec(field, f"{_not_a_name(text)}: it is longer than {LONGEST} characters")

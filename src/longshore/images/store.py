@@ -281,5 +281,5 @@ def damaged_blob(path: Path) -> StoreError:
     """Return the error for a blob that is no longer what it was when it was stored."""
     return StoreError(
         f"cannot use {path}: the disk has changed it since it was written",
-        hint="`longshore image verify` finds what else is damaged; pull the image again",
+        hint="pull the image again, and run `longshore image verify` to find other damage",
     )

@@ -28,7 +28,7 @@ def viewpoint() -> Viewpoint:
         blind = "/proc does not show this program's pid namespace"
     boot = boot_id()
     if not blind and not boot:
-        blind = f"{BOOT_ID} cannot be read, so one boot cannot be told from another"
+        blind = f"{BOOT_ID} cannot be read, so this boot cannot be identified"
     return Viewpoint(boot, namespaces, blind, are_gone)
 
 

@@ -41,7 +41,7 @@ class Viewpoint(msgspec.Struct, frozen=True):
         if boot != self.boot:
             unsure = boot.startswith(APART) or self.boot.startswith(APART)
             if unsure and not self.are_gone(namespaces):
-                return "hidden", f"it belongs to boot `{boot}`, and this program cannot tell whether that has ended"
+                return "hidden", f"it belongs to boot `{boot}`, and this program cannot see whether that has ended"
             return "gone", ""
         if namespaces == self.namespaces:
             return "visible", ""

@@ -198,7 +198,7 @@ def _check_targets(config: dict[str, Any], root: RootPlan) -> None:
         at = None if _of_the_kernel(path) else view.follow(path)
         if at is not None and _of_the_kernel(at):
             hint = "use that path as the target, or change the link"
-            raise InvalidSpec("mounts", f"a link in the root leads the target {path} to {at!r}", hint=hint)
+            raise InvalidSpec("mounts", f"a symbolic link in the root leads the target {path} to {at!r}", hint=hint)
 
 
 def _of_the_kernel(path: str) -> bool:
@@ -408,7 +408,9 @@ def _catatonit(root: RootPlan) -> tuple[str, list[dict[str, Any]]]:
     candidates = (f"{folder}/catatonit" for folder in translate.PATH.split(":"))
     found = next((path for path in candidates if os.access(path, os.X_OK)), None)
     if found is None:
-        raise NotSupported("init", "catatonit is not installed", hint="apt-get install catatonit, or init=False")
+        raise NotSupported(
+            "init", "catatonit is not installed", hint="run `apt-get install catatonit`, or use init=False"
+        )
     real = os.path.realpath(found)
     if root.of_the_machine and root.inside.stat(real) is not None:
         return real, []

@@ -55,7 +55,12 @@ def read_notes(directory: Path) -> Notes:
             raise ValueError(f"{found.runtime!r} is no runtime")
         return found
     except (OSError, ValueError) as error:  # msgspec's are ValueErrors, too
-        raise ServiceError("restore", None, f"the checkpoint {directory} is not whole: {error}") from None
+        raise ServiceError(
+            "restore a container",
+            None,
+            f"the checkpoint {directory} is damaged: {error}",
+            hint="use another checkpoint",
+        ) from None
 
 
 async def write(system: OciSystem, directory: Path, lock_fd: int, *, connections: bool) -> None:
@@ -136,14 +141,14 @@ def explain(runtime: str, verb: str, id: str, error: ServiceError, log: Path) ->
     errors = re.findall(r"Error \([^)]*\): (.+)", text)
     if errors:
         detail = f"CRIU: {errors[0]}"
-    hint = "containers with devices, or with sockets to the outside, cannot be written; `longshore doctor` tells more"
+    hint = "run `longshore doctor`; CRIU cannot save devices, or sockets that are connected to the outside"
     if "tcp-established" in text or "Connected TCP socket" in text:
-        hint = "it has open connections: ask for `connections`"
+        hint = "use `connections` (--connections): the container has open connections"
     elif "iptables" in detail:
-        hint = "apt-get install iptables: CRIU locks the network with it"
+        hint = "run `apt-get install iptables`: CRIU locks the network with it"
     elif "bad size" in detail or "bad mode" in detail:
-        hint = "files that it has open are not as they were: those outside of its own root must not change"
-    return ServiceError(f"{runtime} {verb}", id, detail, code=error.code, hint=hint)
+        hint = "put back the files outside of its root that have changed since the checkpoint"
+    return ServiceError(verb, id, detail, code=error.code, hint=hint)
 
 
 def lead_into(cgroup: Cgroup, runtime: Runtime, bundle: Bundle) -> None:

@@ -93,7 +93,7 @@ async def probe(wanted: str | None, *, cache: Path) -> Features:
         if answer.works and chosen is None and (wanted is None or name == wanted):
             chosen = answer
     why = "" if chosen else "no runtime works here"
-    hint = None if chosen else "apt-get install crun runc conmon"
+    hint = None if chosen else "run `apt-get install crun runc conmon`"
     if chosen is not None:
         why = await in_thread(lambda: _problem_of_state(cache.parent), "longshore-probe")
         hint = UPPER_HINT if why else None
@@ -183,7 +183,9 @@ def _add_kernel(add: Any, runs: bool, why: str) -> None:
     add(
         "wait-status",
         status_known(),
-        "exit(137) and SIGKILL can be told apart" if status_known() else "this kernel tells strangers no status",
+        "exit code 137 and SIGKILL are distinguished"
+        if status_known()
+        else "this kernel reports an exit status to the parent process only",
         None if status_known() else "Linux 6.15 or newer; until then a signal is inferred from codes above 128",
     )
     profile = seccomp.source("default")[1]
@@ -216,7 +218,7 @@ async def _try_criu(criu: str, chosen: Tried) -> tuple[bool, str, str | None]:
         return False, f"`criu check` fails on this kernel: {why}", "a newer criu may know this kernel"
     if os.path.basename(chosen.path).startswith("crun"):
         if not await _loads("libcriu.so.2"):
-            return False, "crun needs libcriu.so.2, which is not installed", "apt-get install libcriu2"
+            return False, "crun needs libcriu.so.2, which is not installed", "run `apt-get install libcriu2`"
     elif find("iptables-restore") is None:
         return False, "CRIU locks networks by iptables, which is not installed", "apt-get install iptables"
     return True, f"criu {version_in((await ask(criu, '--version')).lower()) or 'of an unknown version'}", None

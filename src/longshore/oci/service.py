@@ -68,7 +68,7 @@ class OciService:
         if self._runtime is None:
             if os.geteuid() != 0:
                 raise NotSupported(
-                    "running as an ordinary user", "longshore needs root for now", hint="`longshore doctor` tells more"
+                    "running as an ordinary user", "longshore needs root for now", hint="run longshore as root"
                 )
             chosen = await choice.choose_runtime(self._wanted, cache=self.data / "probe.json")
             self._runtime = self._known(chosen.path, chosen.version)
@@ -86,7 +86,7 @@ class OciService:
         if self._conmon is None:
             self._conmon = choice.find("conmon")
             if self._conmon is None:
-                raise NotSupported("a kept container", "conmon is not installed", hint="apt-get install conmon")
+                raise NotSupported("a kept container", "conmon is not installed", hint="run `apt-get install conmon`")
         return self._conmon
 
     def cgroup_path(self, id: str, lease: str | None) -> str:
@@ -224,10 +224,10 @@ class OciService:
                 channel.close()
         monitor = read_pid(place.run / "monitor.pid")
         if monitor is None:
-            raise ServiceError("conmon create", id, "the monitor left no pid file", hint="run `longshore doctor`")
+            raise ServiceError("create", id, "the monitor wrote no pid file", hint="run `longshore doctor`")
         token = identify(monitor)
         group = Cgroup(f"{cgroup}/{LEAF}", root=self._cgroups)
-        check_pid("conmon create", id, pid, group)
+        check_pid("create", id, pid, group)
         if place.lease is None:
             await uninterrupted(in_thread(lambda: self._keep(id, place, monitor, cgroup), or_here=True))
         process = KeptProcess(

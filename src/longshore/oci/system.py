@@ -158,7 +158,7 @@ class OciSystem:
         """Wait until the command was executed, or raise why it was not."""
         ending: asyncio.Future[None] = asyncio.ensure_future(ended(pidfd)) if pidfd is not None else _done()
         try:
-            async with within(self.runtime.limits.start, f"{self.runtime.name} start", self.id):
+            async with within(self.runtime.limits.start, "start", self.id):
                 outcome = await wait_record(self.place.run, begin, ending)
         finally:
             ending.cancel()
@@ -290,7 +290,9 @@ class OciSystem:
         try:
             return await conmon.connect_stdin(self.place.run)
         except OSError:
-            raise InvalidState("attach to the input of", self.id, "stopped") from None
+            raise InvalidState(
+                "attach to the input of", self.id, "stopped", hint="create another container: each starts once"
+            ) from None
 
     async def open_process(self, token: bytes) -> OciProcess:
         found = decode_json(token, ProcessToken)

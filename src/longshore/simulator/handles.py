@@ -106,9 +106,15 @@ class SimulatedProcess:
         await self._service._step("resize", self._process.system)
         process = self._process
         if process.size is None:
-            raise InvalidState("resize a terminal of", process.system.id, "one without a terminal")
+            raise InvalidState(
+                "resize the terminal of",
+                process.system.id,
+                "without a terminal",
+                reason="its process has no terminal",
+                hint="start the process with terminal=True (`-t`)",
+            )
         if process.exit is not None:
-            raise InvalidState("resize the terminal of", process.system.id, "stopped")
+            raise InvalidState("resize the terminal of", process.system.id, "stopped", hint="start another process")
         process.size = (rows, columns)
         process.deliver(WINCH)
 

@@ -23,6 +23,10 @@ from .temperament import BEHAVIOURS, Temperament
 
 FIRST_PID = 1 << 23  # above Linux's PID_MAX_LIMIT: a pid from here never is one of a real process
 
+OPERATIONS = {"attach_stdin": "attach to the input of", "exec": "exec in", "open_process": "find a process of"}
+"""Words of an error, where they are not those of the step."""
+LOOK = "look at `simulator.systems` to see the state of the simulated machine"
+
 
 class Machine:
     """Systems and processes in memory, in one of two temperaments. It lives on when a service of it dies.
@@ -67,7 +71,8 @@ class Machine:
 
     def error(self, operation: str, id: str | None, detail: str, code: str | None = None) -> ServiceError:
         """Return an error of the simulated service; on the HCS-like machine with HCS's code."""
-        return ServiceError(operation, id, detail, code=self.behaviour.error_code(code))
+        code_of = self.behaviour.error_code(code)
+        return ServiceError(OPERATIONS.get(operation, operation), id, detail, code=code_of, hint=LOOK)
 
     def find(self, token: bytes) -> tuple[System | None, int | None]:
         """Return the system of a token, and its pid if the token is of a process."""

@@ -162,7 +162,7 @@ class Simulator:
         if self.dead:
             await self._never(step)
         if self._closed:
-            raise ServiceError(step, system.id if system else None, "the service is closed")
+            raise ServiceError(step, system.id if system else None, "the service is closed", hint="open a new Engine")
         failure, until = machine.faults.at(step)
         await machine.behaviour.complete()
         lost: Exception | None = None
@@ -189,7 +189,7 @@ class Simulator:
             except asyncio.CancelledError:
                 self._buried = True
                 raise
-        raise ServiceError(step, None, "the program that asks for it is dead")
+        raise ServiceError(step, None, "the simulated program has died", hint="use the service of another program")
 
     async def _hang(self, step: str, system: System | None, until: float | asyncio.Event) -> None:
         """Wait until released. If the system or the service ends, every pending operation ends, too."""

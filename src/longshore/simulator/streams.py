@@ -55,7 +55,7 @@ class PipeOutput(Output, asyncio.ReadTransport):
         view = memoryview(data)
         while view:
             if self._ended:
-                raise BrokenPipeError("nobody reads this stream")
+                raise BrokenPipeError("the read end of this stream is closed")
             if self._paused:
                 room = asyncio.get_running_loop().create_future()
                 self._waiting.append(room)
@@ -64,7 +64,7 @@ class PipeOutput(Output, asyncio.ReadTransport):
             self.reader.feed_data(view[:PIPE_SIZE])
             view = view[PIPE_SIZE:]
         if self._ended:
-            raise BrokenPipeError("nobody reads this stream")
+            raise BrokenPipeError("the read end of this stream is closed")
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -106,7 +106,7 @@ class DescriptorOutput(Output):
         view = memoryview(data)
         while view:
             if self._fd < 0:
-                raise BrokenPipeError("nobody reads this stream")
+                raise BrokenPipeError("the read end of this stream is closed")
             if self._regular:
                 written = os.write(self._fd, view)
             else:

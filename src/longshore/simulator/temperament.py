@@ -35,9 +35,9 @@ TERMINATED = 0xFFFFFFFF  # the exit code of a terminated process on the HCS-like
 CONTROL_C = 0xC000013A  # STATUS_CONTROL_C_EXIT: how Windows ends a program that does not handle the request
 HCS_CODES = {"exists": 0xC037010F, "state": 0xC0370105, "gone": 0xC037010E, "exit": 0xC0370106, "lost": 0x8037011E}
 
-NO_SIGNALS = "Windows has no signals; a process can only be killed, and a container be shut down"
+NO_SIGNALS = "Windows has no signals: longshore can only kill a process, and shut a container down"
 NO_UPDATE = "the HCS-like machine cannot change limits of a running container"
-NO_PAUSE = "it has process isolation, and Windows pauses only utility VMs"
+NO_PAUSE = "the container has process isolation, and Windows pauses only utility VMs"
 NO_INPUT = "the streams of a container end with the program that started it"
 NO_CHECKPOINT = "the simulator has no memory images"
 
@@ -224,9 +224,9 @@ class HcsLike(Behaviour):
                 Feature("pause", True, "with Hyper-V isolation"),
                 Feature("update", False, NO_UPDATE, "set limits when it is created"),
                 Feature("attach-stdin", False, NO_INPUT, "use `launch` with stdin=PIPE, or `exec`"),
-                Feature("oom-events", False, "Windows tells nobody"),
+                Feature("oom-events", False, "Windows does not report it"),
                 Feature("exec-deadline", True),
-                Feature("wait-status", False, "what ended while no program had it open is forgotten"),
+                Feature("wait-status", False, "Windows forgets the exit code of a container that no program had open"),
                 Feature("checkpoint", False, NO_CHECKPOINT),
             ]
         )

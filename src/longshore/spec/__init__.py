@@ -216,10 +216,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         elif image is None and self.root not in ("", "host", "host:full"):
             raise unknown_root(self.root)
         if not self.root and self.layers is None and self.oci is None and self.windows is None:
-            raise InvalidSpec("root", "is empty", hint="host, host:full, rootfs:/path, or layers")
+            raise InvalidSpec("root", "is empty", hint="use host, host:full, rootfs:/path, or layers")
         check_network(self.network)
         if self.show and self.root != "host":
-            raise InvalidSpec("show", "adds to the `host` root only", hint="use mounts")
+            raise InvalidSpec("show", "is for the `host` root only", hint="use mounts")
         if self.cwd is not None:
             check_path(self.cwd, "cwd", inside=True)
         if self.user is not None and (not self.user or "\n" in self.user):
@@ -227,9 +227,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if self.hostname is not None and not _HOSTNAME.fullmatch(self.hostname):
             raise InvalidSpec("hostname", f"{self.hostname!r} is not a host name of at most 63 characters")
         if "" in self.labels:
-            raise InvalidSpec("labels", "'' is not a label")
+            raise InvalidSpec("labels", "a label cannot be empty")
         if not 1 << 16 <= self.log_size < 1 << 50:
-            raise InvalidSpec("log_size", f"{self.log_size} is not at least 64k")
+            raise InvalidSpec("log_size", f"must be at least 64k, not {self.log_size}")
         check_size(self.size)
         seen: set[str] = set()
         for index, mount in enumerate(self.mounts):
@@ -353,7 +353,7 @@ def _check_only_root(root: str, beside: str) -> None:
     if not root.startswith("rootfs:\\\\"):
         raise InvalidSpec(
             "root",
-            f"{root!r} is given, and {beside} too: each is a whole root file system",
+            f"{root!r} cannot be combined with {beside}: each is a whole root file system",
             hint=f"give root='' with {beside}, or `root` alone",
         )
 

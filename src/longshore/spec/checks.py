@@ -124,7 +124,7 @@ def _near_signals(name: str) -> str:
 
     near = difflib.get_close_matches(name, SIGNALS, n=3, cutoff=0.6)
     meant = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{meant}known are {', '.join(SIGNALS)}, RTMIN+n, RTMAX-n, and the numbers 1 to 64"
+    return f"{meant}use {', '.join(SIGNALS)}, RTMIN+n, RTMAX-n, or a number from 1 to 64"
 
 
 def parse_size(value: str | int, field: str) -> int:
@@ -155,7 +155,7 @@ def check_text(value: str, field: str) -> None:
         except UnicodeEncodeError:
             raise InvalidSpec(
                 field,
-                f"{value[:80]!r} cannot be written as UTF-8, which runtimes require",
+                f"{value[:80]!r} is not valid UTF-8, which runtimes require",
                 hint="rename the file, or mount the folder that it is in",
             ) from None
 
@@ -272,14 +272,14 @@ def unknown_field(name: str, known: Sequence[str]) -> InvalidSpec:
     named = [*known, *(each for each in _OF_CALLS if each != name.lower())]
     near = difflib.get_close_matches(name.lower(), named, n=1, cutoff=0.7)
     meant = _ELSEWHERE.get(name.lower()) or (f"`{near[0]}`" if near else None)
-    hint = f"the fields are {', '.join(known)}"
-    return InvalidSpec(name, "is not a field of a spec", hint=f"did you mean {meant}? {hint}" if meant else hint)
+    asked = f"did you mean {meant}? " if meant else ""
+    return InvalidSpec(name, "is not a field of a spec", hint=f"{asked}use one of {', '.join(known)}")
 
 
 def check_network(value: Any) -> None:
     """The network that a container is in."""
     if value not in ("none", "host"):
-        raise InvalidSpec("network", f"{value!r} is not known", hint="none or host: there are no others yet")
+        raise InvalidSpec("network", f"{value!r} is not known", hint="use none or host: there are no others yet")
 
 
 def check_type(value: Any, field: str, types: type | tuple[type, ...], what: str) -> None:
@@ -291,11 +291,11 @@ def check_type(value: Any, field: str, types: type | tuple[type, ...], what: str
 def unknown_root(root: str) -> InvalidSpec:
     """What to say of a root that is none."""
     if root.startswith(("/", "./", "../")) and root.strip("/"):
-        return InvalidSpec("root", f"{root!r} is not known", hint=f"for a root file system write rootfs:{root}")
+        return InvalidSpec("root", f"{root!r} is not known", hint=f"write rootfs:{root} for a root file system")
     return InvalidSpec(
         "root",
         f"{root[:200]!r} is not known",
-        hint="a root is an image's name such as python:3.12-slim, host, host:full, rootfs:/path, or folders as layers",
+        hint="use an image's name such as python:3.12-slim, host, host:full, rootfs:/path, or folders as layers",
     )
 
 
@@ -340,7 +340,7 @@ def check_command(args: list[str], command_line: str | None, process: Mapping[st
     """That there is one command, and only one. `process` is that of an OCI document."""
     if command_line is not None:
         if args:
-            raise InvalidSpec("command_line", "says the command a second time, beside `args`", hint="give one of them")
+            raise InvalidSpec("command_line", "cannot be combined with `args`", hint="give one of them")
         check_text(command_line, "command_line")
     elif not args and not process.get("args") and not process.get("commandLine"):
         raise InvalidSpec("args", "is empty: there is no command to run", hint=_A_COMMAND)

@@ -44,10 +44,12 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             check_path(self.target, "mount.target", inside=True)
         if self.type == "bind":
             if self.source is None:
-                raise InvalidSpec("mount.source", "a bind mount needs one")
+                raise InvalidSpec(
+                    "mount.source", "is missing: a bind mount needs a source", hint="write Mount(source, target)"
+                )
             check_path(self.source, "mount.source")
         elif self.source is not None:
-            raise InvalidSpec("mount.source", "a tmpfs has none")
+            raise InvalidSpec("mount.source", "must be empty: a tmpfs has no source")
 
     @classmethod
     def parse(cls, text: str) -> Mount:
@@ -62,7 +64,7 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         match = re.fullmatch(rf"((?:{drive})?[^:]+):((?:{drive})?[^:]+|[A-Za-z]:)(?::([^:]+))?", text)
         if match is None:
             raise InvalidSpec(
-                "mount", f"{text!r} is not SOURCE:TARGET[:ro]", hint="for a name with a `:`, use --mount, or Mount(...)"
+                "mount", f"{text!r} is not SOURCE:TARGET[:ro]", hint="use --mount, or Mount(...), for a name with a `:`"
             )
         options = match[3].split(",") if match[3] else []
         rest = [option for option in options if option not in ("ro", "rw")]
@@ -78,7 +80,9 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             name = name.strip().lower()
             meant = _MOUNT_WORDS.get(name)
             if meant is None:
-                raise InvalidSpec("mount", f"{name!r} is not a word of --mount", hint="type, source, target, readonly")
+                raise InvalidSpec(
+                    "mount", f"{name!r} is not a field of --mount", hint="use type, source, target and readonly"
+                )
             if meant == "read_only":
                 values[meant] = not equals or _true(name, value)
             elif meant == "options":
@@ -132,7 +136,7 @@ def _mount_option(name: str, value: str) -> list[str]:
     if name == "bind-recursive":
         known = {"enabled": [], "disabled": ["bind"], "readonly": ["rro"]}
         if value not in known:
-            raise InvalidSpec("mount", f"{name}={value!r:.60} is unknown", hint=f"one of: {', '.join(known)}")
+            raise InvalidSpec("mount", f"{name}={value!r:.60} is unknown", hint=f"use one of: {', '.join(known)}")
         return known[value]
     if name == "tmpfs-size":
         return [f"size={value if value.endswith('%') else parse_size(value, 'mount.tmpfs-size')}"]
@@ -161,7 +165,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             if value is not None:
                 set_(self, name, parse_size(value, name))
         if self.memory is not None and self.memory < MEMORY_FLOOR:  # type: ignore[operator]  # parsed above
-            raise InvalidSpec("memory", f"{self.memory} bytes are too few to start in", hint="give at least 4m")
+            raise InvalidSpec("memory", f"{self.memory} bytes are too few to start a process", hint="give at least 4m")
         if self.memory_swap is not None and self.memory_swap != -1:
             set_(self, "memory_swap", parse_size(self.memory_swap, "memory_swap"))
             if self.memory is not None and self.memory_swap < self.memory:  # type: ignore[operator]
@@ -203,7 +207,7 @@ class Rlimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         check_type(self.name, "rlimits", str, "text")
         set_(self, "name", self.name.lower().removeprefix("rlimit_"))
         if self.name not in known.split():
-            raise InvalidSpec("rlimits", f"there is no limit {self.name!r}", hint=f"one of: {known}")
+            raise InvalidSpec("rlimits", f"there is no limit {self.name!r}", hint=f"use one of: {known}")
         for which in ("soft", "hard"):
             set_(self, which, _limit(getattr(self, which), f"rlimits[{self.name}]"))
         if self.soft > self.hard:  # type: ignore[operator]  # both are numbers now
@@ -337,7 +341,7 @@ class WindowsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             if value is not None and not 0 <= value <= most:
                 raise InvalidSpec(f"windows.{name}", f"{value} is not between 0 and {most}")
         if self.cpu_percent and self.cpu_maximum:
-            raise InvalidSpec("windows.cpu_maximum", "is `cpu_percent` in finer steps: give one of them")
+            raise InvalidSpec("windows.cpu_maximum", "is the same limit as `cpu_percent`: give one of them")
         if self.storage_size is not None:
             msgspec.structs.force_setattr(self, "storage_size", parse_size(self.storage_size, "windows.storage_size"))
 

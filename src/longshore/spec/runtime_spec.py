@@ -308,7 +308,7 @@ def _make_absolute(document: dict[str, Any], folder: str) -> dict[str, str]:
         given = holder.get(name)
         if given and not os.path.isabs(given):
             holder[name] = os.path.join(folder, given.removeprefix("./"))
-            reasons[field] = f"{given!r} is meant from the bundle's folder, {folder}"
+            reasons[field] = f"{given!r} is relative to the bundle's folder, {folder}"
     return reasons
 
 

@@ -259,7 +259,9 @@ class ContainerDir:
             doing = b""
             with suppress(OSError):
                 doing = read_whole(path)
-            raise InvalidState(operation, self.id, f"being {doing.decode(errors='replace') or 'changed'} already")
+            raise InvalidState(
+                operation, self.id, f"being {doing.decode(errors='replace') or 'changed'} already", hint="try again"
+            )
         return self._claimed(held, operation)
 
     async def wait_for_claim(self, operation: str, limit: float) -> LockFile:

@@ -311,7 +311,9 @@ class JournalReader:
             self._next = max(last, journal.base()) + 1
             return
         if since < 0 or since > max(journal.last(), journal.base()):
-            raise InvalidSpec("since", f"no event has the number {since}", hint="begin with 0, or with the last seen")
+            raise InvalidSpec(
+                "since", f"no event has the number {since}", hint="use 0, or the number of the last event that was seen"
+            )
         self._position = Position(self._first_segment(since), 0)
         self._next = since + 1
 

@@ -76,11 +76,10 @@ def start(command: Sequence[str], owner_fd: int, note_pipe: Callable[[int], None
 
 def _failure(reason: str, hint: str | None = None) -> ServiceError:
     return ServiceError(
-        "starting the keeper of the lease",
+        "start the keeper of the lease",
         None,
         reason,
-        hint=hint
-        or "try `/bin/sh -c true` by hand; without a keeper the engine starts nothing that has to end with it",
+        hint=hint or "try `/bin/sh -c true`: the keeper is a shell script",
     )
 
 

@@ -125,7 +125,7 @@ class OwnerLease:
     def _refuse_if_it_keeps_dying(self) -> None:
         if self._pause() > 0:
             raise ServiceError(
-                "starting the keeper of the lease",
+                "start the keeper of the lease",
                 None,
                 f"{DEATHS} keepers died within {DEATHS_WITHIN:g} s",
                 hint=f"find out what kills them (`dmesg`, `auditctl`), and try again after {DEATHS_WITHIN:g} s",

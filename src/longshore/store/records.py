@@ -129,8 +129,8 @@ def decode(data: bytes, type_: type[Any], path: str | os.PathLike[str], *, hint:
         if version <= VERSION:
             return found
     raise StoreError(
-        f"cannot use {os.fspath(path)}: it is of version {version}, this longshore knows {VERSION}",
-        hint="use the longshore that wrote it, or another state directory ($LONGSHORE_ROOT)",
+        f"cannot use {os.fspath(path)}: it has format version {version}, and this longshore reads version {VERSION}",
+        hint="use the longshore version that wrote it, or another state directory ($LONGSHORE_ROOT)",
     )
 
 

@@ -135,7 +135,7 @@ class Store:
         except OSError as error:
             raise store_error(f"use the state directory {self.data}", error) from error
         if info is None:
-            raise StoreError(f"cannot use {info_path}: it can neither be read nor made", hint="remove what is there")
+            raise StoreError(f"cannot use {info_path}: it can be neither read nor created", hint="remove it")
         self.viewpoint = viewpoint()
         self._begin_boot(self.viewpoint.boot)
         self.id = info.id
@@ -153,8 +153,8 @@ class Store:
             other = next((name for name in names if name not in ours and not name.startswith(".")), None)
             if other is not None:
                 raise StoreError(
-                    f"cannot use the state directory {directory}: it is no store, and holds `{other}`",
-                    hint="use a directory that is empty, or not there yet",
+                    f"cannot use {directory} as the state directory: it holds other files (`{other}`)",
+                    hint="use an empty directory, or one that does not exist yet",
                 )
 
     def _remove_half_written(self) -> None:

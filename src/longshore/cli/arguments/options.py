@@ -221,11 +221,13 @@ def _security(args: Arguments) -> dict[str, Any]:
         elif name == "no-new-privileges" and value in ("", "true", "false"):
             found["no_new_privileges"] = value != "false" or not equals
         else:
-            raise UsageError(f"--security-opt: {text!r} is not known", hint="seccomp=... or no-new-privileges=...")
+            raise UsageError(f"--security-opt: {text!r} is not known", hint="use seccomp=... or no-new-privileges=...")
     if args.userns is not None:
         parts = args.userns.split(":")
         if len(parts) != 3 or not all(re.fullmatch("[0-9]{1,10}", part) for part in parts):
-            raise UsageError(f"--userns: {args.userns!r} is not INSIDE:OUTSIDE:COUNT", hint="as 0:100000:65536")
+            raise UsageError(
+                f"--userns: {args.userns!r} is not INSIDE:OUTSIDE:COUNT", hint="write --userns 0:100000:65536"
+            )
         found["userns"] = tuple(int(part) for part in parts)
     return found
 
@@ -237,7 +239,9 @@ def _rlimits(args: Arguments) -> list[Any]:
     for text in args.ulimit:
         match = re.fullmatch(r"([^=]+)=([^:]+)(?::([^:]+))?", text)
         if match is None:
-            raise UsageError(f"--ulimit: {text!r} is not NAME=SOFT[:HARD]", hint="as nofile=1024:2048, core=unlimited")
+            raise UsageError(
+                f"--ulimit: {text!r} is not NAME=SOFT[:HARD]", hint="write --ulimit nofile=1024:2048, or core=unlimited"
+            )
         made.append(Rlimit(name=match[1], soft=match[2], hard=match[3] or match[2]))
     return made
 
@@ -254,7 +258,7 @@ def _oci(args: Arguments) -> dict[str, Any] | None:
         if not os.path.isfile(os.path.join(root, "config.json")):
             raise UsageError(
                 f"root: {root!r} is not a bundle: it holds no config.json",
-                hint=f"for a root file system write rootfs:{os.path.abspath(root)}",
+                hint=f"write rootfs:{os.path.abspath(root)} for a root file system",
             )
         path, word = root, "root"
         args.root = None
@@ -263,9 +267,9 @@ def _oci(args: Arguments) -> dict[str, Any] | None:
             bundle = os.path.isfile(os.path.join(root, "config.json"))
             raise UsageError(
                 f"root: {root!r} is not known",
-                hint=f"for the bundle in this folder write ./{root}"
+                hint=f"write ./{root} for the bundle in this folder"
                 if bundle
-                else f"for the root file system in this folder write rootfs:{root}",
+                else f"write rootfs:{root} for the root file system in this folder",
             )
         return None
     try:
@@ -287,7 +291,7 @@ def spec(args: Arguments, *, size: tuple[int, int] | None = None) -> Spec:
     parents = [os.path.abspath(path) for path in args.layer]
     if args.layer_chain is not None:
         if parents:
-            raise UsageError("--layer and --layer-chain: give one of them")
+            raise UsageError("--layer and --layer-chain cannot be combined", hint="give one of them")
         parents = windows_options.layer_chain(os.path.abspath(args.layer_chain))
     fields: dict[str, Any] = {
         "args": args.command or None,
@@ -318,9 +322,9 @@ def spec(args: Arguments, *, size: tuple[int, int] | None = None) -> Spec:
         )
         if args.root is not None:
             word = "--layer-chain" if args.layer_chain else "--layer"
-            raise UsageError(f"{word} takes the place of a root, but `{args.root}` is given too")
+            raise UsageError(f"{word} replaces the root, but `{args.root}` is given too", hint="leave one of them out")
     elif args.scratch is not None:
-        raise UsageError("--scratch goes with --layer")
+        raise UsageError("--scratch needs --layer", hint="add --layer FOLDER for each parent layer")
     if args.root is not None:
         kind, _, path = args.root.partition(":")
         fields["root"] = f"rootfs:{os.path.abspath(path)}" if kind == "rootfs" and path else args.root

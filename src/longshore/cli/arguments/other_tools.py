@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-_NETWORKS = "there are no networks yet: with `--network host` it listens on this machine's own ports"
-_DEVICES = "devices cannot be given yet; for trusted code, --spec takes an OCI specification that lists them"
-_NOT_IMAGES = "there are no images yet: ROOT is host, host:full, rootfs:DIR or a bundle"
-_DAEMON = "nobody is there to do it: have your init system run `longshore run`"
+_NETWORKS = "use `--network host`, which has this machine's own ports: there are no networks yet"
+_DEVICES = "list devices in an OCI specification (--spec), for trusted code only: there is no option for them yet"
+_NOT_IMAGES = "use host, host:full, rootfs:DIR or a bundle as ROOT: there are no images yet"
+_DAEMON = "run `longshore run` from your init system: longshore has no daemon"
 
 OPTIONS = {
     "--publish": _NETWORKS,
@@ -20,13 +20,13 @@ OPTIONS = {
     "--dns": "mount a resolv.conf of your own: -v ./resolv.conf:/etc/resolv.conf:ro",
     "--gpus": _DEVICES,
     "--device": _DEVICES,
-    "--entrypoint": "there is none: what follows ROOT is the whole command",
+    "--entrypoint": "write the whole command after ROOT: there is no entrypoint",
     "--shm-size": "use --tmpfs /dev/shm:size=64m",
     "--privileged": "give what it needs: --cap-add ALL --security-opt seccomp=unconfined"
     " --security-opt no-new-privileges=false",
     "--pull": _NOT_IMAGES,
     "--platform": _NOT_IMAGES,
-    "--cidfile": "the id is what you give with --name; without it, `run -d` and `create` print it",
+    "--cidfile": "use --name, or the id that `run -d` and `create` print",
     "--restart": _DAEMON,
     "--health-cmd": _DAEMON,
     "--stop-timeout": "give it to `stop`: `longshore stop -t 60 NAME`",
@@ -41,8 +41,8 @@ OPTIONS = {
     "--uts": "give namespaces with --spec: linux.namespaces",
     "--userns-remap": "use --userns INSIDE:OUTSIDE:COUNT",
     "--volumes-from": "give the same -v again",
-    "--log-driver": "there is one log, which `longshore logs` reads; --log-size bounds it",
-    "--log-opt": "there is one log, which `longshore logs` reads; --log-size bounds it",
+    "--log-driver": "use `longshore logs` to read the log, and --log-size to limit it",
+    "--log-opt": "use `longshore logs` to read the log, and --log-size to limit it",
     "--rootfs": "write it as ROOT: rootfs:DIR",
     "--bundle": "write the bundle as ROOT: ./DIR",
 }

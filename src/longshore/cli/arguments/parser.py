@@ -173,7 +173,7 @@ def parse(verb: Verb, words: Sequence[str], common: Arguments) -> Arguments:
     plain: list[str] = []
     command: list[str] = []
     rest = list(words)
-    hint = f"see `longshore {verb.name} --help`"
+    hint = f"run `longshore {verb.name} --help`"
     while rest:
         word = rest[0]
         if verb.verbatim and not (word in ("-h", "--help") and not plain):
@@ -271,7 +271,7 @@ def _place(verb: Verb, plain: list[str], args: Arguments, hint: str) -> None:
             args.__dict__[name] = rest.pop(0) if rest else None
     if rest:
         if verb.arguments and verb.arguments[-1] == "CONTAINER":
-            raise UsageError(f"{verb.name} takes one container: it does not take `{rest[0]}`, too", hint=usage)
+            raise UsageError(f"{verb.name} takes one container, and `{rest[0]}` is a second one", hint=usage)
         raise UsageError(f"{verb.name} does not take `{rest[0]}`", hint=usage)
     del hint
 

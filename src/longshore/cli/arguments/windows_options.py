@@ -58,7 +58,9 @@ def refuse_elsewhere(args: Arguments, options: tuple[Option, ...]) -> None:
     """UsageError if one of these was given, and this is not Windows: never a silent success."""
     for option in options:
         if not HERE and getattr(args, option.dest) != option.initial():
-            raise UsageError(f"{option.names[0]}: only containers of Windows have that", hint="leave it away here")
+            raise UsageError(
+                f"{option.names[0]}: only Windows containers have this option", hint="leave it out on this machine"
+            )
 
 
 def layer_chain(folder: str) -> list[str]:
@@ -75,7 +77,7 @@ def layer_chain(folder: str) -> list[str]:
         if os.path.isdir(folder):
             return [folder]  # a base layer may have none
         raise UsageError(
-            f"--layer-chain: there is no folder {folder}", hint="`docker image inspect` tells it"
+            f"--layer-chain: there is no folder {folder}", hint="find it with `docker image inspect`"
         ) from None
     except (OSError, msgspec.MsgspecError) as error:
         raise UsageError(f"--layer-chain: cannot read {path}: {error}") from None
@@ -100,7 +102,7 @@ def options(args: Arguments) -> WindowsOptions | None:
     if args.isolation == "hyperv":
         found["hyperv"] = HyperV(utility_vm_path=args.utility_vm or "")
     elif args.utility_vm:
-        raise UsageError("--utility-vm goes with --isolation hyperv")
+        raise UsageError("--utility-vm needs --isolation hyperv", hint="add --isolation hyperv")
     elif args.isolation == "process":
         found["hyperv"] = HyperV(enabled=False)  # also over what --spec says
     if args.endpoint or args.dns_search or args.unqualified_dns or args.network_of:

@@ -96,11 +96,11 @@ def report_error(error: Exception) -> int:
         complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
         return ENGINE_FAILED
     if isinstance(error, ImportError) and error.name and not error.name.startswith("longshore"):
-        complain(f"a part of longshore is missing: {error}", hint=f"pip install {error.name.partition('.')[0]}")
+        complain(f"a part of longshore is missing: {error}", hint=f"run `pip install {error.name.partition('.')[0]}`")
         return ENGINE_FAILED
     complain(
         f"this should not happen: {type(error).__name__}: {error}",
-        hint="`longshore --debug ...` shows where; please report it",
+        hint="run `longshore --debug ...` to see where, and report it",
     )
     return ENGINE_FAILED
 

@@ -38,7 +38,7 @@ class HungUp(Exception):
 def check_terminal(*, interactive: bool, tty: bool) -> None:
     """Refuse `-it` without a terminal, as docker does: the command would wait for keys that cannot come."""
     if interactive and tty and not terminal.is_terminal(0):
-        raise UsageError("standard input is not a terminal", hint="leave -t away: `-i` alone passes the input on")
+        raise UsageError("standard input is not a terminal", hint="leave -t out: -i alone passes the input")
 
 
 def exit_code(exit: Exit, what: str, process: Process | None = None) -> int:
@@ -49,9 +49,11 @@ def exit_code(exit: Exit, what: str, process: Process | None = None) -> int:
     if exit.cause is Cause.TIME_LIMIT:
         return 124
     if exit.cause is Cause.OOM:
-        complain(f"{what} was killed: out of memory", hint="give it more with --memory")
+        complain(f"{what} was killed: out of memory", hint="raise the limit with --memory")
     if exit.code is None:
-        complain(f"nobody saw how {what} ended ({exit.cause})", hint="see `longshore inspect` and `longshore events`")
+        complain(
+            f"the exit code of {what} is unknown ({exit.cause})", hint="run `longshore inspect` and `longshore events`"
+        )
         return ENGINE_FAILED
     return exit.code
 

@@ -31,7 +31,7 @@ VIRTUAL_TERMINAL_INPUT = 0x200  # arrows and others as the sequences of a termin
 PROCESSED_OUTPUT, VIRTUAL_TERMINAL_PROCESSING, DISABLE_NEWLINE_AUTO_RETURN = 0x1, 0x4, 0x8
 BUFFER = 4096  # characters
 LOOK_EVERY = 0.25  # seconds: Windows tells of a new size only who reads events of the console, and no keys
-USE_PIPES = "leave -t away: `-i` passes the input on"
+USE_PIPES = "leave -t out: -i alone passes the input"
 
 
 @cache
@@ -81,13 +81,13 @@ def raw(fd: int) -> Iterator[None]:
             handle, mode = _mode(fd)
         except OSError:
             raise NotSupported(
-                "an interactive terminal (-it)", "standard input is not a console of Windows", hint=USE_PIPES
+                "an interactive terminal (-it)", "standard input is not a Windows console", hint=USE_PIPES
             ) from None
         if not _set_mode(handle, raw_input_mode(mode)):
             raise NotSupported(
                 "an interactive terminal (-it)",
-                "this console does not know the sequences of terminals",
-                hint=f"use a newer one (Windows 10 or Server 2016 and later); or {USE_PIPES}",
+                "this console does not support terminal sequences",
+                hint=f"use a newer console (Windows 10 or Server 2016 and later), or {USE_PIPES}",
             )
         undo.callback(_set_mode, handle, mode)
         for output in (1, 2):

@@ -25,7 +25,7 @@ async def run(engine: Engine, args: Arguments) -> int:
     info = await container.info()
     if info.state not in ("running", "paused", "hidden"):
         raise InvalidState(
-            "attach to", container.id, info.state, hint=f"`longshore logs {container.id}` shows its output"
+            "attach to", container.id, info.state, hint=f"run `longshore logs {container.id}` to see its output"
         )
     tty = await wants_terminal(container)
     keys = terminal.parse_keys(args.detach_keys)
@@ -49,10 +49,10 @@ async def _attachment(container: Container, *, stdin: bool) -> Attachment:
         try:
             return await container.attach(stdin=True)
         except InvalidState as error:
-            if error.state != "one without":
+            if error.state != "without an input":
                 raise
         except NotSupported as error:
-            error.hint = f"`longshore attach --no-stdin {container.id}` shows what it writes"
+            error.hint = f"run `longshore attach --no-stdin {container.id}` to see its output"
             raise
     return await container.attach()
 

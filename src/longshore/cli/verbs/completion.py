@@ -59,7 +59,7 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 def show(args: Arguments) -> int:
     script = SCRIPTS.get(args.shell)
     if script is None:
-        raise UsageError(f"there is no completion for {args.shell!r}", hint=f"one of: {', '.join(SCRIPTS)}")
+        raise UsageError(f"there is no completion for {args.shell!r}", hint=f"use one of: {', '.join(SCRIPTS)}")
     print(script, end="")
     return 0
 

@@ -46,7 +46,9 @@ def _show_gap(gap: Any, args: Arguments) -> None:
     if args.format == "json":
         write(json_line({"type": "gap", "since": gap.since, "until": gap.until}))
     else:
-        complain(f"events {gap.since} to {gap.until} are not known any more: too old, or lost with the power")
+        complain(
+            f"events {gap.since} to {gap.until} are no longer known: they were too old, or lost in a power failure"
+        )
 
 
 def _line(event: Event) -> str:

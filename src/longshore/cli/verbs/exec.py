@@ -21,7 +21,10 @@ def before(args: Arguments) -> int | None:
     if not args.detach:
         return None
     if args.interactive or args.tty:
-        raise UsageError("-d and -i or -t: nobody would be there to type")
+        raise UsageError(
+            "-d cannot be combined with -i or -t: no process would remain to pass the input",
+            hint="leave -d out, or -i and -t",
+        )
     args.name = args.name or f"exec-{os.urandom(5).hex()}"
     if background.is_needed(args):
         return background.start(args)
@@ -51,7 +54,7 @@ async def run(engine: Engine, args: Arguments) -> int:
     from ..terminal import attach_io, terminal
 
     if not args.command:
-        raise UsageError("there is no command to run", hint="usage: longshore exec CONTAINER -- COMMAND")
+        raise UsageError("there is no command to run", hint="write `longshore exec CONTAINER -- COMMAND`")
     attach_io.check_terminal(interactive=args.interactive, tty=args.tty)
     container = await engine.get(args.container)
 

@@ -18,7 +18,7 @@ FORMAT = (
     Option("--format", kind="value", choices=("text", "json"), default="text", help="text (default) or json"),
 )
 
-HINT = "as `longshore explain run host -- echo hi`"
+HINT = "write `longshore explain run host -- echo hi`"
 
 
 def _inner(words: list[str], args: Arguments) -> Arguments:
@@ -28,7 +28,7 @@ def _inner(words: list[str], args: Arguments) -> Arguments:
     name, *rest = words
     if name not in ("run", "create"):
         raise UsageError(
-            f"explain knows `run` and `create`, not `{name}`", hint="as `longshore explain run host -- echo hi`"
+            f"explain knows `run` and `create`, not `{name}`", hint="write `longshore explain run host -- echo hi`"
         )
     inner = Verb(
         name,

@@ -108,7 +108,7 @@ def show(args: Arguments) -> int:
         print(overview(), end="")
         return 0
     if args.verb not in VERBS and args.verb not in ALIASES:
-        hint = close_match(args.verb, [*VERBS, *ALIASES]) or "see `longshore --help`"
+        hint = close_match(args.verb, [*VERBS, *ALIASES]) or "run `longshore --help`"
         raise UsageError(f"there is no verb `{args.verb}`", hint=hint)
     print(verb_help(load(args.verb)), end="")
     return 0

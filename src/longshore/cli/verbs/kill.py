@@ -23,7 +23,7 @@ async def run(engine: Engine, args: Arguments) -> int:
         info = await container.info()
         if info.state not in ("running", "paused", "hidden"):
             # as docker: whoever names it expects that it runs. Programs, who want it ended, have `Container.kill`
-            raise InvalidState("kill", id, info.state, hint=f"`longshore rm {id}` removes it")
+            raise InvalidState("kill", id, info.state, hint=f"run `longshore rm {id}` to remove it")
         await container.signal(number)
         write(f"{id}\n")
 

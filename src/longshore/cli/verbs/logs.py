@@ -40,7 +40,7 @@ async def run(engine: Engine, args: Arguments) -> int:
                 write(json_line({"gap": record.reason}))
             else:
                 flush()
-                complain(f"here output is missing: {record.reason}")
+                complain(f"output is missing here: {record.reason}")
             if args.follow:
                 flush()
     return 0

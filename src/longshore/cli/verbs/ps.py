@@ -27,12 +27,12 @@ def _filters(args: Arguments) -> tuple[dict[str, str | None], set[str], list[str
         elif name in ("state", "status"):
             word = "stopped" if value == "exited" else value
             if word not in STATES:
-                raise UsageError(f"--filter: there is no state {value!r}", hint=", ".join(STATES))
+                raise UsageError(f"--filter: there is no state {value!r}", hint=f"use one of: {', '.join(STATES)}")
             states.add(word)
         elif name in ("name", "id") and value:
             names.append(value)
         else:
-            raise UsageError(f"--filter: {text!r} is not known", hint="label=NAME[=TEXT], state=STATE or name=PART")
+            raise UsageError(f"--filter: {text!r} is not known", hint="use label=NAME[=TEXT], state=STATE or name=PART")
     return labels, states, names
 
 

@@ -19,7 +19,7 @@ async def run(engine: Engine, args: Arguments) -> int:
         try:
             await (await engine.get(id)).delete(force=args.force)
         except InvalidState as error:
-            raise InvalidState("remove", id, error.state, hint=f"`longshore rm -f {id}` ends it first") from None
+            raise InvalidState("remove", id, error.state, hint=f"run `longshore rm -f {id}` to end it first") from None
         write(f"{id}\n")
 
     return await for_each(args.containers, remove)

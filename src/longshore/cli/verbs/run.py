@@ -78,20 +78,26 @@ async def _remove(container: Container) -> None:
         await container.delete(force=True)
     except LongshoreError as error:
         report_error(error)
-        note(f"if container `{container.id}` is still there, `longshore rm -f {container.id}` removes it")
+        note(f"run `longshore rm -f {container.id}` if container `{container.id}` is still there")
 
 
 async def _detached(engine: Engine, id: str, args: Arguments) -> int:
     from ...compute.values import DEVNULL, PIPE
 
     if args.rm:
-        raise UsageError("-d and --rm: nobody would be there to remove it", hint="`longshore rm` it once it has ended")
+        raise UsageError(
+            "-d and --rm cannot be combined: no process would remain to remove the container",
+            hint="run `longshore rm` when it has ended",
+        )
     if args.timeout is not None:
-        raise UsageError("-d and --timeout: nobody would be there to end it", hint="`stop` it, or leave -d away")
+        raise UsageError(
+            "-d and --timeout cannot be combined: no process would remain to end the container",
+            hint="run `longshore stop` in time, or leave -d out",
+        )
     if args.interactive and not args.tty:
         raise UsageError(
-            "-d and -i without -t: the input would end with this program",
-            hint="use -dit; or `create -i` it, and `start -i` it when there is something to read",
+            "-d and -i cannot be combined without -t: the input would end with this command",
+            hint="use -dit; or use `longshore create -i`, and `longshore start -i` when there is input",
         )
     spec = options.spec(args, size=(24, 80) if args.tty else None)
     container = await engine.launch(id, spec, stdin=PIPE if args.tty else DEVNULL)

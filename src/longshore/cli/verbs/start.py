@@ -25,9 +25,13 @@ async def run(engine: Engine, args: Arguments) -> int:
 
     if args.attach or args.interactive:
         if args.checkpoint is not None:
-            raise UsageError("--checkpoint cannot be with -a or -i", hint="start it, then `longshore attach`")
+            raise UsageError(
+                "--checkpoint cannot be combined with -a or -i", hint="start it, then run `longshore attach`"
+            )
         if len(args.containers) != 1:
-            raise UsageError("one can attach to one container at a time")
+            raise UsageError(
+                "start can attach to one container only", hint="leave -a and -i out, or name one container"
+            )
         return await _attached(engine, args)
 
     async def start(id: str) -> None:
@@ -54,7 +58,9 @@ async def _attached(engine: Engine, args: Arguments) -> int:
     try:
         attachment = await container.attach(stdin=args.interactive, logs=True)
     except NotSupported as error:
-        error.hint = f"`longshore start -a {id}` shows what it writes; `longshore run -i` makes one that reads"
+        error.hint = (
+            f"run `longshore start -a {id}` to see its output, or `longshore run -i` for a container with input"
+        )
         raise
     try:
         exit = await attach_io.with_attachment(

@@ -19,7 +19,7 @@ FIRST_GLANCE = 0.25  # seconds between the two samples that a share of processor
 
 async def run(engine: Engine, args: Arguments) -> int:
     if args.interval < 0.1:
-        raise UsageError("--interval: at least 0.1 seconds")
+        raise UsageError("--interval: must be at least 0.1 seconds")
     for id in args.containers:  # an unknown one is told at once
         await engine.get(id)
     watch = _Watch(engine, args.containers)

@@ -20,7 +20,7 @@ async def run(engine: Engine, args: Arguments) -> int:
     windows_options.refuse_elsewhere(args, windows_options.ENDPOINTS)
     add, remove = args.add_endpoint, args.remove_endpoint
     if not (change or add or remove):
-        raise UsageError("there is nothing to change", hint="give a limit, as `longshore update -m 512m web`")
+        raise UsageError("there is nothing to change", hint="give a limit: `longshore update -m 512m web`")
 
     async def update(id: str) -> None:
         await (await engine.get(id)).update(**change, add_endpoints=add, remove_endpoints=remove)

@@ -22,7 +22,9 @@ async def run(engine: Engine, args: Arguments) -> int:
         exit = await (await engine.get(id)).wait()
         if exit.code is None:
             unknown = True
-            complain(f"nobody saw how container `{id}` ended ({exit.cause})", hint="see `longshore inspect`")
+            complain(
+                f"the exit code of container `{id}` is unknown ({exit.cause})", hint=f"run `longshore inspect {id}`"
+            )
         else:
             write(f"{exit.code}\n")
             flush()

@@ -179,7 +179,7 @@ class Handle(Generic[H]):
         except HcsError as error:
             raise error.about(operation, self.container_id) from error
         except NotSupported as error:
-            raise NotSupported(f"{operation} ({error.feature})", error.reason, hint=error.hint) from error
+            raise NotSupported(f"`{operation}` ({error.feature})", error.reason, hint=error.hint) from error
 
     def _use(self, function: Callable[..., T], *arguments: Any) -> T:
         try:

@@ -36,6 +36,7 @@ _FEATURE = "enable the feature: `Enable-WindowsOptionalFeature -Online -FeatureN
 _HYPERV = (
     "enable it: `Enable-WindowsOptionalFeature -Online -FeatureName Microsoft-Hyper-V -All`; or use process isolation"
 )
+NO_ANSWER = "check that the compute service runs (`Get-Service vmcompute`), or restart it"
 _REPORT = "see the event log `Microsoft-Windows-Hyper-V-Compute-Admin`"
 
 
@@ -65,7 +66,7 @@ _SERVICE: dict[int, Meaning] = {
     0x010A: Meaning("CONNECTION_CLOSED", "the connection to its utility VM was lost", _REPORT),
     0x010B: Meaning("UNKNOWN_MESSAGE", "this build of Windows, or of the utility VM, does not know the request"),
     0x010C: Meaning("UNSUPPORTED_PROTOCOL_VERSION", "its utility VM is of a version that this host cannot talk to"),
-    0x010D: Meaning("INVALID_JSON", "the service does not accept the document", "`longshore explain` shows it"),
+    0x010D: Meaning("INVALID_JSON", "the service does not accept the document", "run `longshore explain` to see it"),
     0x010E: Meaning("SYSTEM_NOT_FOUND", "the service has no such system"),
     0x010F: Meaning(
         "SYSTEM_ALREADY_EXISTS", "the service has a system of this id", "choose another id, or end the one that has it"
@@ -232,8 +233,8 @@ def _system_words(code: int) -> str:
 class HcsError(ServiceError):
     """The compute service refused, or failed.
 
-    `code` is the HRESULT (a Win32 code without its facility), `name` what Windows calls it, `events` what the service
-    had to say of it beside its `detail`.
+    `code` is the HRESULT (a Win32 code without its facility), `name` is its name in Windows, `call` is the function
+    that failed (if known), and `events` are the service's own messages.
     """
 
     def __init__(
@@ -244,10 +245,12 @@ class HcsError(ServiceError):
         *,
         document: str | None = None,
         hint: str | None = None,
+        call: str = "",
     ) -> None:
         known = meaning(code)
         words, events = _details(document)
         self.name = known.name
+        self.call = call or (operation.removeprefix("call ") if operation.startswith("call ") else "")
         self.events = events
         self.document = document
         shown = f"0x{code:08X}" if code > 0xFFFF else str(code)
@@ -255,14 +258,14 @@ class HcsError(ServiceError):
         super().__init__(
             operation,
             container_id,
-            f"{known.words} ({known.name}, {shown}){said}",
+            f"{f'{call}: ' if call else ''}{known.words} ({known.name}, {shown}){said}",
             code=code,
-            hint=known.hint if hint is None else hint,
+            hint=hint or known.hint or _REPORT,
         )
 
-    def about(self, operation: str, container_id: str | None) -> HcsError:
-        """The same failure in words of what was to be done, and with which container."""
-        return HcsError(operation, container_id, self.code or 0, document=self.document)
+    def about(self, operation: str, container_id: str | None, *, call: str = "", hint: str | None = None) -> HcsError:
+        """Return the same failure with the operation and the container that it was for."""
+        return HcsError(operation, container_id, self.code or 0, document=self.document, call=call, hint=hint)
 
 
 def _details(document: str | None) -> tuple[list[str], list[str]]:
@@ -283,6 +286,7 @@ __all__ = [
     "GONE",
     "INPUT_GONE",
     "NOT_EXECUTABLE",
+    "NO_ANSWER",
     "NO_COMMAND",
     "STOPPED",
     "UNKNOWN_REQUEST",

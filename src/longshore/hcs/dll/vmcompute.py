@@ -147,7 +147,7 @@ class Vmcompute:
                 function = getattr(self._dll, name)
             except AttributeError:
                 raise NotSupported(
-                    name, "this build's vmcompute.dll lacks it", hint="use a newer build of Windows"
+                    name, "vmcompute.dll of this Windows build does not have it", hint="use a newer build of Windows"
                 ) from None
             function.restype = c_int32
             function.argtypes = PROTOTYPES[name]
@@ -176,19 +176,19 @@ class Vmcompute:
         if failed(hresult):
             if document and sent:
                 document = without_secrets(document, sent)
-            raise HcsError(name, None, normal(hresult), document=document)
+            raise HcsError(f"call {name}", None, normal(hresult), document=document)
         return True
 
     def _done(self, name: str, *arguments: Any, sent: str = "") -> None:
         """As `_pending`, of an export that has nothing to complete later: then that is a failure."""
         if not self._pending(name, *arguments, sent=sent):
-            raise HcsError(name, None, PENDING)
+            raise HcsError(f"call {name}", None, PENDING)
 
     def simple(self, name: str, *arguments: Any) -> None:
         """Call an export that makes no text."""
         hresult = self.export(name)(*arguments)
         if failed(hresult):
-            raise HcsError(name, None, normal(hresult))
+            raise HcsError(f"call {name}", None, normal(hresult))
 
     # systems
 
@@ -348,7 +348,9 @@ def load() -> Vmcompute:
     """This machine's vmcompute.dll. NotSupported where there is none."""
     load_library: Any = getattr(ctypes, "WinDLL", None)
     if load_library is None:
-        raise NotSupported("running Windows containers", "this is not Windows", hint="use Linux' runtimes")
+        raise NotSupported(
+            "running Windows containers", "this is not Windows", hint="use a Linux runtime: crun or runc"
+        )
     try:
         # only from System32: nobody's current directory is searched
         dll = load_library("vmcompute.dll", winmode=LOAD_LIBRARY_SEARCH_SYSTEM32)

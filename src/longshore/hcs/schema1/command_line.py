@@ -47,7 +47,7 @@ def _program(name: str, field: str) -> str:
     if '"' in name:
         raise InvalidSpec(
             f"{field}[0]",
-            f"{name!r} holds a double quote, which the name of a program cannot",
+            f"{name!r} holds a double quote, and the name of a program cannot",
             hint="give a command line as text: `command_line=`",
         )
     # besides blanks, any control character ends a first argument that is not quoted
@@ -58,5 +58,5 @@ def check(text: str, field: str) -> str:
     """A command line as given, if Windows takes one so long."""
     length = len(text.encode("utf-16-le", "surrogatepass")) // 2
     if length > LONGEST:
-        raise InvalidSpec(field, f"is a command of {length} characters: Windows takes {LONGEST}")
+        raise InvalidSpec(field, f"is a command of {length} characters: Windows takes at most {LONGEST}")
     return text

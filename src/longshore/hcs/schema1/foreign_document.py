@@ -224,7 +224,7 @@ def _device(device: GivenDevice, index: int) -> str:
     if device.id_type not in ("class", "vpci-class-guid"):
         raise NotSupported(
             f"oci.windows.devices[{index}]",
-            f"only whole device classes are passed on, not {device.id_type!r}",
+            f"Windows takes whole device classes, not {device.id_type!r}",
         )
     return device.id
 
@@ -253,7 +253,7 @@ def _resources(resources: GivenResources) -> dict[str, Any]:
         found["cpu_maximum"] = within(cpu.maximum, 10_000, f"{where}.cpu.maximum")
         found["cpu_percent"] = within(cpu.percent, 100, f"{where}.cpu.percent")
         if cpu.percent and cpu.maximum:
-            raise InvalidSpec(f"{where}.cpu.maximum", "is `percent` in finer steps: give one of them")
+            raise InvalidSpec(f"{where}.cpu.maximum", "is the same limit as `percent`: give one of them")
     if (storage := resources.storage) is not None:
         found["storage_iops"] = within(storage.iops, U64, f"{where}.storage.iops")
         found["storage_bps"] = within(storage.bps, U64, f"{where}.storage.bps")

@@ -116,7 +116,7 @@ def container_config(id: str, spec: Spec, host: Host) -> ContainerConfig:
     if spec.windows is not None and spec.windows.storage_size and not makes_scratch(spec, config):
         raise InvalidSpec(
             "windows.storage_size",
-            "is that of a scratch layer that is made for the container, and here none is",
+            "is the size of a scratch layer that longshore makes, and this container has none",
             hint="leave it out, or give `layers` alone",
         )
     config.layers = [Layer(id=host.name_to_guid(ntpath.split(path)[1]), path=path) for path in parents]
@@ -135,7 +135,7 @@ def layers(spec: Spec, chosen: WindowsOptions) -> tuple[list[str], str]:
     """The parent layers, nearest first, and the container's own folder ("" if none is given)."""
     if spec.layers is not None:
         if spec.windows is not None and spec.windows.layer_paths is not None:
-            raise InvalidSpec("layers", "are given twice, also as Windows options", hint="give one of them")
+            raise InvalidSpec("layers", "are given twice: also as Windows options", hint="give one of them")
         field, parents, scratch = "layers.parents", spec.layers.parents, spec.layers.scratch or ""
     else:
         field, parents, scratch = "windows.layer_paths", chosen.layer_paths or [], chosen.layer_folder
@@ -162,8 +162,9 @@ def utility_vm(id: str, parents: Iterable[str], exists: Callable[[str], bool]) -
                 return image
         except OSError as error:
             code = getattr(error, "winerror", None) or error.errno
-            detail = f"cannot look at {image}: {error.strerror or error}"
-            raise ServiceError("looking for the utility VM", id, detail, code=code) from error
+            detail = f"{image}: {error.strerror or error}"
+            hint = "check that this user may read the folders of the layers"
+            raise ServiceError("find the utility VM of", id, detail, code=code, hint=hint) from error
     raise InvalidSpec(
         "windows.hyperv",
         f"none of the parent layers has a folder `{UTILITY_VM}`",
@@ -205,7 +206,9 @@ def _limit(
     maximum = chosen.cpu_maximum or (chosen.cpu_percent or 0) * 100
     if asked.cpus is not None:
         if count or maximum:
-            raise InvalidSpec("cpus", "limits what the Windows options limit, too", hint="give one of them")
+            raise InvalidSpec(
+                "cpus", "cannot be combined with the Windows options for the same limit", hint="give one of them"
+            )
         count, maximum = _cpus(asked.cpus, host.cpus, isolated=chosen.isolated)
     if count > host.cpus:
         log.warning(
@@ -238,7 +241,7 @@ def _megabytes(asked: Resources, document: foreign_document.GivenConfig) -> int:
         field, limit = "oci.windows.resources.memory.limit", (memory.limit or 0) if memory is not None else 0
     foreign_document.within(limit, (1 << 63) - 1, field)
     if 0 < limit < _MEGABYTE:
-        raise InvalidSpec(field, f"{limit} bytes are less than the megabyte that Windows counts in")
+        raise InvalidSpec(field, f"{limit} bytes are below 1 MB, the unit in which Windows limits memory")
     return limit // _MEGABYTE
 
 
@@ -273,7 +276,7 @@ def _mounts(spec: Spec, document: foreign_document.GivenConfig) -> tuple[list[Ma
         unknown = [option for option in mount.options if option.lower() not in ("ro", "rw", "bind", "rbind")]
         if unknown:  # of a document, whoever wrote it for both platforms may have them
             raise NotSupported(
-                f"mounts[{index}].options", f"Windows has no mount option {unknown[0]!r}", hint="ro or rw"
+                f"mounts[{index}].options", f"Windows has no mount option {unknown[0]!r}", hint="use ro or rw"
             )
         options = [*mount.options, "ro"] if mount.read_only else mount.options
         found.append(_mapping(f"mounts[{index}]", mount.type, mount.source or "", mount.target, options))
@@ -307,7 +310,7 @@ def one_place(path: str) -> str:
 def _occupy(path: str, field: str, taken: dict[str, str]) -> None:
     place = one_place(path)
     if place in taken:
-        raise InvalidSpec(field, f"{path} is mounted twice: on Windows it is the same place as {taken[place]}")
+        raise InvalidSpec(field, f"{path} is mounted twice: on Windows it is the same path as {taken[place]}")
     taken[place] = path
 
 
@@ -326,7 +329,7 @@ def _mapping(field: str, kind: str, source: str, target: str, options: Iterable[
         source, target = source.replace("/", "\\"), target.replace("/", "\\")
         for name, path in (("source", source), ("target", target)):
             if len(path) == len(PIPES):
-                raise InvalidSpec(f"{field}.{name}", f"{path!r} names no pipe")
+                raise InvalidSpec(f"{field}.{name}", f"{path!r} is not the name of a pipe")
     return _Mapping(source, target, any(option.lower() == "ro" for option in options))
 
 
@@ -362,7 +365,7 @@ def process_config(process: Spec | ProcessSpec, container: Spec | None = None) -
     if isinstance(process, Spec):
         return init_process(process)
     if container is None:
-        raise TypeError("an exec's circumstances come from its container: give its spec")
+        raise TypeError("an exec needs the spec of its container")
     return exec_process(process, container)
 
 

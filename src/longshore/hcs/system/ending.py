@@ -67,7 +67,7 @@ class Ending:
 
     async def ask_to_shut_down(self, handle: Handle[System], limit: float) -> None:
         """Ask the system to shut down, and wait up to `limit` seconds for the answer of the service."""
-        call = handle.request("shutdown", self._session.vmcompute.shutdown_compute_system)
+        call = handle.request("shut down", self._session.vmcompute.shutdown_compute_system)
         try:
             await self._session.ask(call, limit)
         except HcsError as error:
@@ -168,11 +168,11 @@ class Ending:
 
         async def shut_down() -> None:
             verb = self._session.vmcompute.shutdown_compute_system
-            if not await system.open_handle("shut down").call("shutdown", verb):
-                await wait_for_exit(system.watch, "shutdown", system.id, for_shutdown)
+            if not await system.open_handle("shut down").call("shut down", verb):
+                await wait_for_exit(system.watch, "shut down", system.id, for_shutdown)
 
         try:
-            await self._session.answer("shutdown", system.id, shut_down(), for_shutdown)
+            await self._session.answer("shut down", system.id, shut_down(), for_shutdown)
             return None
         except LongshoreError as error:
             if isinstance(error, HcsError) and same(error.code or 0, STOPPED):

@@ -41,8 +41,10 @@ async def create(
     text = documents.encode(config)
     started_at = properties.now()
     try:
-        call = handle.call("start", vm.create_process, text)
-        process, pid, pipes = await session.make("start", id, call, lambda made: _end_late(vm, wiring, made))
+        call = handle.call("start a process in", vm.create_process, text)
+        process, pid, pipes = await session.make(
+            "start a process in", id, call, lambda made: _end_late(vm, wiring, made)
+        )
     except HcsError as error:
         raise _of_command(error, id, config.command_line) from error
     token = ProcessToken(pid, started_at, properties.now())
@@ -114,8 +116,8 @@ async def find(session: Session, system: HcsSystem, token: ProcessToken, *, keep
         made.gone()
         return made
     try:
-        call = handle.call("open a process", session.vmcompute.open_process, token.pid)
-        process = await session.make("open a process", system.id, call, session.vmcompute.close_process)
+        call = handle.call("open a process of", session.vmcompute.open_process, token.pid)
+        process = await session.make("open a process of", system.id, call, session.vmcompute.close_process)
         await uninterrupted(made.watch(process, ours=False))
     except HcsError as error:
         listed = await _is_listed(system, token)  # or it has ended just now

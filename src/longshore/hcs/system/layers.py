@@ -61,7 +61,7 @@ class LayerFunctions:
         try:
             self._vm.simple(name, byref(self._driver), text(path), *arguments)
         except HcsError as error:
-            raise error.about(f"{name} of {path}", None) from error
+            raise error.about(f"call {name} for {path}", None) from error
 
     def _chain(self, parents: Sequence[str]) -> tuple[object, int]:
         """The descriptors of the parent layers, nearest first."""
@@ -133,7 +133,7 @@ class LayerFunctions:
         try:
             self._vm.simple(name, *(text(each) for each in arguments))
         except HcsError as error:
-            raise error.about(f"{name} of {arguments[-1]}", None) from error
+            raise error.about(f"call {name} for {arguments[-1]}", None) from error
 
 
 def _retried(call: Callable[[], T], codes: Sequence[int], tries: int, pause: float) -> T:
@@ -236,10 +236,9 @@ async def add(session: Session, container_id: str, scratch: Scratch, parents: Se
 
 
 def _making(error: HcsError, container_id: str) -> HcsError:
-    wrapped = error.about(f"making the scratch layer ({error.operation})", container_id)
-    if same(error.code or 0, NO_COMMAND):
-        wrapped.hint = "check that the folders of the layers exist, and that `layers.parents` has the nearest one first"
-    return wrapped
+    hint = "check that the folders of the layers exist, and that `layers.parents` has the nearest one first"
+    missing = same(error.code or 0, NO_COMMAND)
+    return error.about("make the scratch layer of", container_id, call=error.call, hint=hint if missing else None)
 
 
 async def remove(session: Session, scratch: Scratch, container_id: str) -> None:
@@ -248,4 +247,4 @@ async def remove(session: Session, scratch: Scratch, container_id: str) -> None:
     try:
         await uninterrupted(session.threads.call(lambda: take_away(functions, scratch)))
     except HcsError as error:
-        raise error.about(f"removing the scratch layer ({error.operation})", container_id) from error
+        raise error.about("remove the scratch layer of", container_id, call=error.call) from error

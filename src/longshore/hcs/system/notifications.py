@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ...aio.tasks import close_engines
 from ...errors import EngineClosed, LongshoreError, TimeLimit
-from ..dll.hresults import SERVICE_DISCONNECT, UNEXPECTED_EXIT, HcsError, failed, normal
+from ..dll.hresults import NO_ANSWER, SERVICE_DISCONNECT, UNEXPECTED_EXIT, HcsError, failed, normal
 from ..dll.vmcompute import NotificationCallback
 
 log = logging.getLogger("longshore.hcs")
@@ -62,10 +62,10 @@ class End(NamedTuple):
     def error(self) -> LongshoreError | None:
         """The error for callers that waited for another notification. `about` adds their operation."""
         if self.type is None:
-            return EngineClosed("the handle was closed meanwhile")
+            return EngineClosed("the handle was closed during the call")
         if self.type is Type.SERVICE_DISCONNECT:
-            return HcsError("waiting", None, SERVICE_DISCONNECT)
-        return HcsError("waiting", None, UNEXPECTED_EXIT)
+            return HcsError("wait for a notification", None, SERVICE_DISCONNECT)
+        return HcsError("wait for a notification", None, UNEXPECTED_EXIT)
 
 
 class Watch:
@@ -136,7 +136,7 @@ async def completed(expected: asyncio.Future[int], operation: str, container_id:
     done, _ = await asyncio.wait((expected,), timeout=limit)
     if not done:
         expected.cancel()
-        raise TimeLimit(f"{operation} of container `{container_id}`", limit, hint="the service did not complete it")
+        raise TimeLimit(f"the request to {operation} container `{container_id}`", limit, hint=NO_ANSWER)
     try:
         status = expected.result()
     except HcsError as error:
@@ -152,7 +152,7 @@ async def wait_for_exit(watch: Watch, operation: str, container_id: str, limit: 
     """
     await asyncio.wait((watch.ended,), timeout=limit)
     if not watch.ended.done():
-        raise TimeLimit(f"{operation} of container `{container_id}`", limit, hint="the service did not complete it")
+        raise TimeLimit(f"the request to {operation} container `{container_id}`", limit, hint=NO_ANSWER)
     end = watch.ended.result()
     if end.type is not Type.SYSTEM_EXITED:
         error = end.error
@@ -210,7 +210,7 @@ class Notifications:
         """
         with self._changed:
             if self._ending:
-                raise EngineClosed("the program ends")
+                raise EngineClosed("this program is ending")
             self._registering += 1
         try:
             registration = register(self.callback, number)

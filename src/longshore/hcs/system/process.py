@@ -25,6 +25,7 @@ from ..dll.hresults import (
     ELEMENT_NOT_FOUND,
     INPUT_GONE,
     INVALID_STATE,
+    NO_ANSWER,
     PROCESS_ALREADY_STOPPED,
     UNKNOWN_REQUEST,
     HcsError,
@@ -149,7 +150,7 @@ class HcsProcess:
             await wiring.open(handles)
         except OSError as error:
             code = getattr(error, "winerror", None) or 6
-            raise HcsError("opening the streams of a process", self.container_id, code) from error
+            raise HcsError("open the streams of a process in", self.container_id, code) from error
         finally:
             self._ready.set_result(None)
         if wiring.input is not None:
@@ -200,7 +201,7 @@ class HcsProcess:
         """Return the exit code in the status document; None if it is not there. It is never taken for success."""
         if self.handle is None or self.handle.closing:
             return None
-        session, operation = self._session, "reading the exit code"
+        session, operation = self._session, "read the exit code of a process in"
         try:
             call = self.handle.call(operation, session.vmcompute.get_process_properties)
             text = await session.answer(operation, self.container_id, call)
@@ -254,7 +255,7 @@ class HcsProcess:
     async def _has_exited(self) -> bool | None:
         """Return whether the status document says that it exited; None if there is no document."""
         assert self.handle is not None
-        session, operation = self._session, "looking at a process"
+        session, operation = self._session, "read the state of a process in"
         with suppress(HcsError, msgspec.MsgspecError):
             call = self.handle.call(operation, session.vmcompute.get_process_properties)
             text = await session.answer(operation, self.container_id, call)
@@ -276,7 +277,7 @@ class HcsProcess:
         """
         await asyncio.wait((self._exit,), timeout=limit)
         if not self._exit.done():
-            raise TimeLimit(f"process {self.pid} of container `{self.container_id}`, which was killed,", limit)
+            raise TimeLimit(f"killed process {self.pid} of container `{self.container_id}`", limit, hint=NO_ANSWER)
 
     async def wait(self) -> Exit:
         return await asyncio.shield(self._exit)
@@ -298,7 +299,7 @@ class HcsProcess:
         """Send a console event. Servercore answers only when the process has ended, so the wait is short."""
         assert self.handle is not None
         options = documents.encode(documents.SignalRequest(signal=word))
-        call = self.handle.request(f"sending {word} to a process", self._session.vmcompute.signal_process, options)
+        call = self.handle.request(f"send {word} to a process in", self._session.vmcompute.signal_process, options)
         await self._session.ask(call, ANSWER_LIMIT)
 
     async def kill(self) -> None:
@@ -306,7 +307,7 @@ class HcsProcess:
         self.hurry()
         if self.ending or self._closed or self.handle is None:
             return
-        session, operation = self._session, "killing a process"
+        session, operation = self._session, "kill a process in"
         before, self._killed = self._killed, True
         try:
             if self.handle.has_open_request or self.is_waited_for():
@@ -388,7 +389,7 @@ class HcsProcess:
             if not 1 <= value <= 0xFFFF:
                 raise InvalidSpec(name, f"{value} is not between 1 and {0xFFFF}")
         if self.ending or self.handle is None:
-            raise InvalidState("resize the terminal of", self.container_id, "stopped")
+            raise InvalidState("resize the terminal of", self.container_id, "stopped", hint="start another process")
         request = documents.encode(documents.resize(rows, columns))
         operation = "resizing the terminal of a process"
         try:
@@ -396,7 +397,13 @@ class HcsProcess:
             await self._session.answer(operation, self.container_id, call)
         except HcsError as error:
             if not self._terminal and same(error.code or 0, (INVALID_STATE, *UNKNOWN_REQUEST)):
-                raise InvalidState("resize a terminal of", self.container_id, "one without a terminal") from error
+                raise InvalidState(
+                    "resize the terminal of",
+                    self.container_id,
+                    "without a terminal",
+                    reason="its process has no terminal",
+                    hint="start the process with terminal=True (`-t`)",
+                ) from error
             raise
 
     # closing

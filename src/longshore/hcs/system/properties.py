@@ -23,6 +23,9 @@ SAME_CLOCK = timedelta(seconds=5)  # that the time the service gives a process m
 OTHER_CLOCK = timedelta(minutes=2)  # a utility VM has a clock of its own
 
 
+BROKEN = "restart the compute service: `Restart-Service vmcompute`"
+
+
 def now() -> datetime:
     """The moment before something is asked for."""
     return values.now()
@@ -33,7 +36,7 @@ async def ask(
 ) -> documents.ContainerProperties:
     """Ask the service for the properties of some types."""
     query = documents.property_query(*types)
-    operation = f"asking for {' and '.join(types) or 'the properties'}"
+    operation = f"read {' and '.join(types) or 'the properties'} of"
     call = handle.call(operation, session.vmcompute.get_compute_system_properties, query)
     text = await session.answer(operation, container_id, call, limit)
     return properties(text, ", ".join(types), container_id)
@@ -42,11 +45,13 @@ async def ask(
 def properties(text: str | None, of: str, container_id: str) -> documents.ContainerProperties:
     """The properties document. ServiceError if the service gave none, or what is no JSON."""
     if text is None:
-        raise ServiceError(f"asking for {of}", container_id, "the service gave no document")
+        raise ServiceError(f"read {of} of", container_id, "the service returned no document", hint=BROKEN)
     try:
         return documents.decode(text, documents.ContainerProperties)
     except msgspec.MsgspecError as error:
-        raise ServiceError(f"asking for {of}", container_id, f"the service gave no such document ({error})") from error
+        raise ServiceError(
+            f"read {of} of", container_id, f"the service returned another document: {error}", hint=BROKEN
+        ) from error
 
 
 def listed(text: str | None) -> list[documents.ContainerProperties]:
@@ -54,7 +59,9 @@ def listed(text: str | None) -> list[documents.ContainerProperties]:
     try:
         return documents.decode(text or "[]", list[documents.ContainerProperties] | None) or []  # type: ignore[arg-type]
     except msgspec.MsgspecError as error:
-        raise ServiceError("listing the systems", None, f"the service gave no list ({error})") from error
+        raise ServiceError(
+            "list the compute systems", None, f"the service returned no list: {error}", hint=BROKEN
+        ) from error
 
 
 def is_listed(found: documents.ContainerProperties, token: ProcessToken, *, hyperv: bool) -> bool:

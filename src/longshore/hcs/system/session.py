@@ -13,7 +13,7 @@ from ...aio.tasks import shielded, uninterrupted
 from ...compute.limits import HcsLimits
 from ...errors import EngineClosed, NotSupported, TimeLimit
 from ..dll.calls import Handle, Threads
-from ..dll.hresults import HcsError
+from ..dll.hresults import NO_ANSWER, HcsError
 from ..dll.vmcompute import Process, Registration, System, Vmcompute
 from ..streams.pipes import Pipes
 from .notifications import NOTIFICATIONS, Watch
@@ -21,8 +21,6 @@ from .notifications import NOTIFICATIONS, Watch
 log = logging.getLogger("longshore.hcs")
 
 T = TypeVar("T")
-
-NO_ANSWER = "the compute service does not answer: see whether `vmcompute` runs; it may need to be restarted"
 
 
 class Session:
@@ -167,7 +165,9 @@ class Session:
             current.cancel()  # delivered at the caller's next await
         if not task.done():
             self._discard_later(task, discard, failed)
-            raise TimeLimit(f"{operation} of container `{container_id}`", self.limits.default, hint=NO_ANSWER)
+            raise TimeLimit(
+                f"the request to {operation} container `{container_id}`", self.limits.default, hint=NO_ANSWER
+            )
         return task.result()
 
     async def answer(
@@ -184,7 +184,7 @@ class Session:
         except TimeoutError as error:
             if isinstance(error, TimeLimit):
                 raise
-            what = operation if container_id is None else f"{operation} of container `{container_id}`"
+            what = f"the request to {operation}{f' container `{container_id}`' if container_id else ''}"
             raise TimeLimit(what, limit, hint=NO_ANSWER) from None
 
     async def _wait_despite_cancellation(self, task: asyncio.Future[T]) -> None:

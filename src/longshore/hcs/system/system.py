@@ -45,6 +45,7 @@ from ...spec import ProcessSpec, Resources, Spec
 from ...typed_json import decode_json
 from ..dll.calls import Handle
 from ..dll.hresults import (
+    NO_ANSWER,
     HcsError,
 )
 from ..dll.vmcompute import System
@@ -60,9 +61,10 @@ from .session import Session
 log = logging.getLogger("longshore.hcs")
 
 NO_UPDATE = "Windows cannot change the limits of a running container (schema 1)"
-NO_PAUSE = "it is isolated by process, and Windows pauses only utility VMs"
+NO_PAUSE = "the container has process isolation, and Windows pauses only utility VMs"
 NO_INPUT = "the streams of a container end with the program that started it"
 USE_HYPERV = "create it with Hyper-V isolation, or use `stop`"
+CREATE_ANOTHER = "create another container: each starts once"
 NEW_LIMITS = "set limits when it is created"
 
 
@@ -163,7 +165,7 @@ class HcsSystem:
         Raises: InvalidState if the system is gone.
         """
         if self.handle is None or self.handle.closing:
-            raise InvalidState(operation, self.id, "stopped")
+            raise InvalidState(operation, self.id, "stopped", hint=CREATE_ANOTHER)
         return self.handle
 
     async def _verb(self, operation: str, type: Type, verb: Callable[[System], bool], limit: float) -> None:
@@ -177,7 +179,7 @@ class HcsSystem:
         except TimeoutError as error:
             if isinstance(error, TimeLimit):
                 raise
-            raise TimeLimit(f"{operation} of container `{self.id}`", limit, hint="the service did not answer") from None
+            raise TimeLimit(f"the request to {operation} container `{self.id}`", limit, hint=NO_ANSWER) from None
         finally:
             expected.cancel()
 
@@ -186,7 +188,7 @@ class HcsSystem:
     async def start(self) -> HcsProcess:
         handle = self.open_handle("start")
         if self._started:
-            raise InvalidState("start", self.id, "started already")
+            raise InvalidState("start", self.id, "started already", hint=CREATE_ANOTHER)
         self._started = True
         assert self._stdio is not None
         session = self._session
@@ -212,7 +214,7 @@ class HcsSystem:
         try:
             await self._ending.terminate_and_wait(self._session.limits.terminate)
         except LongshoreError as error:
-            log.warning("container `%s`, whose start failed, could not be terminated: %s", self.id, error)
+            log.warning("the start of container `%s` failed, and it could not be terminated: %s", self.id, error)
         await self._release()
 
     async def _serviced(self, init: HcsProcess) -> None:
@@ -223,9 +225,9 @@ class HcsSystem:
         self.init = init
         exit = await init.wait()
         if exit.code != 0:
-            code = "is not known" if exit.code is None else f"is {exit.code}"
-            raise ServiceError("servicing", self.id, f"the exit code of its process {code}")
-        await wait_for_exit(self.watch, "servicing", self.id, self._session.limits.servicing)
+            how = "with an unknown exit code" if exit.code is None else f"with exit code {exit.code}"
+            raise ServiceError("service", self.id, f"its process ended {how}", hint="read its output")
+        await wait_for_exit(self.watch, "service", self.id, self._session.limits.servicing)
         await self._release()
 
     async def _close_handle(self) -> None:
@@ -242,7 +244,8 @@ class HcsSystem:
         if self.is_paused:
             raise InvalidState("exec in", self.id, "paused", hint="resume it first")
         if not self._started or self.over:
-            raise InvalidState("exec in", self.id, "stopped" if self._started else "created, not started")
+            state, hint = ("stopped", CREATE_ANOTHER) if self._started else ("created, not started", "start it first")
+            raise InvalidState("exec in", self.id, state, hint=hint)
         config = translate.exec_process(process, self._spec())
         made = await launch.create(self._session, self, handle, config, stdio, keep_open=False)
         self._keep(made)
@@ -348,7 +351,7 @@ class HcsSystem:
     async def _updates_pending(self, limit: float) -> bool:
         """Return whether servicing left updates to apply. They are reported, never applied."""
         try:
-            handle = self.open_handle("ask about")
+            handle = self.open_handle("read the properties of")
             found = await properties.ask(self._session, handle, self.id, "PendingUpdates", limit=limit)
             return found.are_updates_pending
         except LongshoreError as error:
@@ -394,7 +397,7 @@ class HcsSystem:
 
     async def properties(self, *types: str) -> documents.ContainerProperties:
         """Return properties of some types, of a system that runs."""
-        return await properties.ask(self._session, self.open_handle("ask about"), self.id, *types)
+        return await properties.ask(self._session, self.open_handle("read the properties of"), self.id, *types)
 
     async def stats(self) -> Stats:
         return properties.stats((await self.properties("Statistics")).statistics)
@@ -419,10 +422,10 @@ class HcsSystem:
 
     async def _change_endpoint(self, request_type: str, endpoint: str) -> None:
         if not endpoint or "\0" in endpoint:
-            raise InvalidSpec("endpoint", f"{endpoint!r} is not the id of one")
+            raise InvalidSpec("endpoint", f"{endpoint!r} is not the id of an endpoint")
         request = documents.ModifyRequest(resource_type="Network", request_type=request_type, settings=endpoint)
         modify = self._session.vmcompute.modify_compute_system
-        operation = f"{request_type.lower()} the endpoint {endpoint}"
+        operation = f"{request_type.lower()} the endpoint {endpoint} of"
         call = self.open_handle(operation).call(operation, modify, documents.encode(request))
         await self._session.answer(operation, self.id, call)
 

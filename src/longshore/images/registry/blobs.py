@@ -170,5 +170,5 @@ class BlobReader:
             self._repository.registry,
             f"the registry {self._repository.registry} has no blob {self.descriptor.digest}{said}",
             status=404,
-            hint="the image is incomplete there: have it pushed again",
+            hint="push the image again: it is incomplete there",
         )

@@ -54,7 +54,7 @@ def tls_context(host: str, *, environ: Mapping[str, str], insecure: bool = False
                     shown = True
             except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
                 reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-                hint = "a NAME.cert needs a NAME.key beside it" if name.endswith(".cert") else "it has to be PEM"
+                hint = "put NAME.key beside NAME.cert" if name.endswith(".cert") else "convert it to PEM"
                 raise LongshoreError(f"cannot use the certificate {path}: {reason}", hint=hint) from error
     return context
 

@@ -22,7 +22,9 @@ def store(registry: str, credentials: Credentials, *, environ: Mapping[str, str]
     content = _content(path)
     auths = content.setdefault("auths", {})
     if not isinstance(auths, dict):
-        raise LongshoreError(f"cannot write credentials to {path}: its `auths` is not an object", hint="repair it")
+        raise LongshoreError(
+            f"cannot write credentials to {path}: its `auths` is not an object", hint="repair the file"
+        )
     for key in [key for key in auths if normal_key(key) == registry]:
         del auths[key]
     if credentials.identity_token:
@@ -45,7 +47,7 @@ def erase(registry: str, *, environ: Mapping[str, str], uid: int | None) -> list
     if not found:
         raise LongshoreError(
             f"cannot log out of {registry}: {path} has no credentials for it",
-            hint=f"those in {', '.join(others)} are kept by other programs: use their logout" if others else None,
+            hint=f"log out with the programs that keep credentials in {', '.join(others)}" if others else None,
         )
     _write(path, content)
     return others
@@ -61,7 +63,7 @@ def _content(path: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        hint = "repair it, or move it away"
+        hint = "repair the file, or rename it"
         raise LongshoreError(f"cannot change credentials: {path} {error}", hint=hint) from None
     except OSError as error:
         raise LongshoreError(f"cannot read credentials from {path}: {error.strerror}") from error

@@ -111,7 +111,7 @@ def endpoints(name: ImageName, configuration: Configuration, insecure: bool | No
     if found.blocked:
         raise LongshoreError(
             f"cannot use `{name.familiar}`: registries.conf blocks {found.prefix}",
-            hint="change `blocked` in /etc/containers/registries.conf, or take the image from elsewhere",
+            hint="change `blocked` in /etc/containers/registries.conf, or use another registry",
         )
     asked = [
         _moved(name, found, mirror.location, mirror.insecure, is_origin=False)
@@ -183,7 +183,7 @@ def _registry(table: Any, path: str, number: int) -> Registry:
 
 
 def _invalid(path: str, problem: str) -> LongshoreError:
-    return LongshoreError(f"{path} is not valid: {problem}", hint="man containers-registries.conf")
+    return LongshoreError(f"{path} is not valid: {problem}", hint="read `man containers-registries.conf`")
 
 
 def _matching(name: ImageName, configuration: Configuration) -> Registry | None:
@@ -217,5 +217,7 @@ def _moved(name: ImageName, registry: Registry, location: str, insecure: bool, *
         host = check_registry(host)
         ImageName.parse(f"localhost/{path}")
     except InvalidSpec as error:
-        raise LongshoreError(f"registries.conf leads from {name.repository} to {moved}: {error.problem}") from None
+        raise LongshoreError(
+            f"cannot use registries.conf: it leads from {name.repository} to {moved}: {error.problem}"
+        ) from None
     return Endpoint(registry=host, path=path, insecure=insecure or None, is_origin=is_origin)

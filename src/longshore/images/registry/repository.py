@@ -202,12 +202,12 @@ class Repository:
         url = f"{self._base_path()}/tags/list?n=1000"
         for _ in range(_PAGES):
             with self.exchange("GET", url, missing=self._no_image) as answer:
-                data = answer.read_all(LARGEST, f"the tags of `{self._name}`")
+                data = answer.read_all(LARGEST, f"the tag list of `{self._name}`")
                 link, base = answer.header("Link"), answer.url
             try:
                 found += decode_json(data, _Page).tags or []
             except (ValueError, RecursionError):
-                raise InvalidImage(f"the tags of `{self._name}`", "they are no JSON object") from None
+                raise InvalidImage(f"the tag list of `{self._name}`", "it is not a JSON object") from None
             following = link.partition(">")[0].strip()
             if not following.startswith("<") or 'rel="next"' not in link:
                 return found

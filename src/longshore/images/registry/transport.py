@@ -268,7 +268,7 @@ class Transport:
                 "follow a redirect",
                 origin(url)[1],
                 f"it leads from https to http, at {host}",
-                hint="the registry, or the proxy before it, has to say https in its Location headers",
+                hint="set https in the Location headers of the registry, or of the proxy before it",
             )
         return target
 

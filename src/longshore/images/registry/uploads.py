@@ -98,13 +98,13 @@ def _location(repository: Repository, answer: Answer) -> str:
     told = answer.header("Location")
     target = urljoin(answer.url, told)
     if not told or urlsplit(target).scheme not in ("http", "https"):
-        raise RegistryError(repository.operation, repository.registry, "the registry tells no address for the upload")
+        raise RegistryError(repository.operation, repository.registry, "the registry gives no address for the upload")
     if answer.url.startswith("https:") and target.startswith("http:"):
         raise RegistryError(
             repository.operation,
             repository.registry,
             "the registry wants the upload without TLS, after https",
-            hint="the registry, or the proxy before it, has to say https in its Location headers",
+            hint="set https in the Location headers of the registry, or of the proxy before it",
         )
     return target
 

@@ -77,7 +77,7 @@ def check_unpacking() -> None:
     """Raises: NotSupported where layers cannot be unpacked."""
     if os.name == "nt":
         raise NotSupported(
-            "images on Windows",
+            "an image on Windows",
             "their layers are made by calls of vmcompute.dll (ImportLayer) that longshore does not make yet",
-            hint="have another program unpack the image, and give its folders with `layers`",
+            hint="unpack the image with another program, and give its folders with `layers`",
         )

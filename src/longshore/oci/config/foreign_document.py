@@ -217,4 +217,6 @@ def _secure(config: dict[str, Any], spec: Spec) -> None:
     if security.readonly_paths is not None:
         linux["readonlyPaths"] = security.readonly_paths
     if security.userns is not None:
-        raise InvalidSpec("security.userns", "cannot be put over an OCI document", hint="write linux.uidMappings there")
+        raise InvalidSpec(
+            "security.userns", "cannot be combined with an OCI document", hint="write linux.uidMappings in the document"
+        )

@@ -99,7 +99,7 @@ def capabilities(security: Security, account: Account, *, of_the_machine: bool) 
                 raise InvalidSpec(f"security.{field}[{index}]", f"there is no capability {name}")
             if field == "cap_add" and name != "ALL" and name not in known:
                 raise InvalidSpec(
-                    f"security.{field}[{index}]", f"{name} cannot be given: longshore has not got it here itself"
+                    f"security.{field}[{index}]", f"{name} cannot be given: longshore does not have it here"
                 )
     explicit = set(security.cap_add) - {"ALL"}
     if "ALL" in security.cap_drop:
@@ -134,7 +134,7 @@ def account(user: str | None, inside: Inside, kind: str) -> tuple[Account, str]:
     if user is not None:
         return look_up(user, inside), "as asked, looked up inside the root"
     if kind == "host":
-        return NOBODY, "nobody: a view of this machine runs unprivileged unless a user is asked for"
+        return NOBODY, "nobody: on a view of this machine the command has no privileges unless you set a user"
     return look_up("0", inside), "root, as usual for every root but `host`"
 
 
@@ -172,7 +172,7 @@ def resources(
     unified = is_unified() if unified is None else unified
     swap = limits_swap(unified) if swap is None else swap
     if asked.memory_swap is not None and asked.memory is None:
-        raise InvalidSpec(f"{prefix}memory_swap", "is memory and swap together, so it needs `memory` beside it")
+        raise InvalidSpec(f"{prefix}memory_swap", "is the sum of memory and swap, so it needs `memory`")
     found = oci.Resources()
     if asked.memory is not None or asked.memory_reservation is not None:
         found.memory = oci.Memory(limit=_int(asked.memory), reservation=_int(asked.memory_reservation))
@@ -301,14 +301,14 @@ def check_platform(spec: Spec) -> None:
     """
     if spec.windows is not None:
         raise NotSupported(
-            "windows", "only Windows containers have these options", hint="leave `windows` away on this machine"
+            "windows", "only Windows containers have these options", hint="leave `windows` out on this machine"
         )
     document = spec.oci or {}
     if document.get("windows") is not None and document.get("linux") is None:
         raise NotSupported(
             "oci.windows",
-            "the document describes a Windows container: it has no `linux` object",
-            hint="run it on Windows; or, if it is meant for both, give it a `linux` object: {} will do",
+            "the document is for a Windows container: it has no `linux` object",
+            hint="run it on Windows, or add a `linux` object to use it on both ({} is enough)",
         )
     check_command_line(spec)
 
@@ -336,8 +336,8 @@ def _exec_capabilities(base: Mapping[str, Any], process: ProcessSpec, uid: int) 
         else:
             raise InvalidSpec(
                 f"cap_add[{index}]",
-                f"{name} is beyond what the container has",
-                hint="create the container with it: an exec gets no more than its container",
+                f"the container does not have {name}",
+                hint="create the container with it: an exec cannot have more than its container",
             )
     if given is None and not added:
         return None
@@ -351,7 +351,7 @@ def _exec_capabilities(base: Mapping[str, Any], process: ProcessSpec, uid: int) 
 
 def _in_container(user: str, pid: int | None) -> Account:
     if pid is None:
-        raise InvalidSpec("user", "cannot be looked up: nothing runs in the container")
+        raise InvalidSpec("user", "cannot be looked up: no process runs in the container")
     try:
         inside = Folder(f"/proc/{pid}/root")
     except OSError:
@@ -382,7 +382,9 @@ def label_annotations(labels: Mapping[str, str]) -> dict[str, str]:
             ("run.oci.", "org.criu.", "org.opencontainers.runc.", "org.systemd.property.", "org.longshore.")
         ):
             raise InvalidSpec(
-                f"labels[{name}]", "is an order to the runtime, not a label", hint="give annotations in an OCI document"
+                f"labels[{name}]",
+                "is an annotation that the runtime obeys, not a label",
+                hint="set annotations in an OCI document",
             )
     return dict(labels)
 

@@ -97,8 +97,8 @@ def _check(result: int, what: str) -> None:
 
 NO_UPPER = (errno.EINVAL, errno.EOPNOTSUPP, errno.EREMOTE)  # what overlayfs says of a file system that it cannot use
 UPPER_HINT = (
-    "overlayfs cannot write on the file system of the state directory, as on another overlay or NFS:"
-    " put the state on ext4, xfs, btrfs or tmpfs ($LONGSHORE_ROOT)"
+    "put the state on ext4, xfs, btrfs or tmpfs ($LONGSHORE_ROOT):"
+    " overlayfs cannot write on the file system that it is on, such as another overlay or NFS"
 )
 
 
@@ -406,4 +406,6 @@ async def spawn(
                 hint = UPPER_HINT
             if error.errno == errno.ENOENT and error.filename == argv[0]:
                 hint = f"install {os.path.basename(argv[0])}"
-            raise ServiceError(f"starting {os.path.basename(argv[0])}", None, str(error), hint=hint) from error
+            raise ServiceError(
+                f"start {os.path.basename(argv[0])}", None, str(error), hint=hint or "run `longshore doctor`"
+            ) from error

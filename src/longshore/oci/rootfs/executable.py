@@ -25,7 +25,7 @@ HEAD = 4096
 BINFMT_MISC = "/proc/sys/fs/binfmt_misc"
 PT_INTERP = 3
 
-_ELSEWHERE = "have the command read it: from its standard input (`input=...`), or from a file among `mounts`"
+_ELSEWHERE = "pass it as standard input (`input=...`), or in a file (`mounts`)"
 
 
 def check_sizes(args: Sequence[str], env: Iterable[str], *, stack_limit: int | None = None) -> None:
@@ -47,7 +47,7 @@ def check_sizes(args: Sequence[str], env: Iterable[str], *, stack_limit: int | N
     ceiling = TOTAL_CEILING if stack == resource.RLIM_INFINITY else min(TOTAL_CEILING, max(TOTAL_FLOOR, stack // 4))
     if total > ceiling:
         raise InvalidSpec(
-            "env", f"and args are {total} bytes together, and the kernel takes at most {ceiling}", hint=_ELSEWHERE
+            "env", f"is {total} bytes together with args, and the kernel takes at most {ceiling}", hint=_ELSEWHERE
         )
 
 

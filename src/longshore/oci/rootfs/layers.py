@@ -178,7 +178,7 @@ def check_folder(path: str, field: str) -> None:
         found = Path(path).stat()
     except OSError as error:
         raise InvalidSpec(
-            field, f"cannot use {path}: {(error.strerror or str(error)).lower()}", hint="name a folder of this machine"
+            field, f"cannot use {path}: {(error.strerror or str(error)).lower()}", hint="use a folder of this machine"
         ) from None
     if not stat.S_ISDIR(found.st_mode):
         raise InvalidSpec(field, f"{path} is not a folder")

@@ -78,7 +78,7 @@ def target(path: str, field: str) -> str:
     if normal == "/":
         raise InvalidSpec(field, "cannot be the root itself", hint="use root='rootfs:/path'")
     if normal == "/proc" or normal.startswith("/proc/"):
-        raise InvalidSpec(field, f"{normal} belongs to the kernel, nothing may be mounted there")
+        raise InvalidSpec(field, f"{normal} belongs to the kernel: a container cannot mount there")
     return normal
 
 
@@ -163,7 +163,7 @@ def shown(paths: Sequence[str], hidden: Hidden) -> list[MountEntry]:
         source = check_source(path, field, hidden)
         at = target(path, field)
         if at in ("/dev", "/sys") or at.startswith(("/dev/", "/sys/")):
-            raise InvalidSpec(field, f"{at} is the container's own", hint="use a mount")
+            raise InvalidSpec(field, f"{at} belongs to the container", hint="use a mount")
         options = ["rbind", "rprivate", "nosuid", "nodev"]
         _read_only(options, folder=os.path.isdir(source))
         found.append(MountEntry(destination=at, type="bind", source=source, options=options))
@@ -178,7 +178,9 @@ def check_source(path: str, field: str, hidden: Hidden) -> str:
         os.stat(path)
     except OSError as error:
         raise InvalidSpec(
-            field, f"cannot use {path}: {(error.strerror or str(error)).lower()}", hint="name something of this machine"
+            field,
+            f"cannot use {path}: {(error.strerror or str(error)).lower()}",
+            hint="use a file or folder of this machine",
         ) from None
     hidden.check(path, field)
     return path

@@ -71,9 +71,9 @@ async def look(container_id: str, function: Callable[[], T], limit: float) -> T:
     except TimeoutError:
         if not scope.expired():
             raise
-        reason = f"a file of its root could not be read within {limit:g} s"
+        reason = f"its file system did not answer within {limit:g} s"
         hint = "check that the network and user-space file systems in it respond"
-        raise ServiceError("looking into the root", container_id, reason, hint=hint) from None
+        raise ServiceError("read the root of", container_id, reason, hint=hint) from None
 
 
 class _OpenHow(ctypes.Structure):

@@ -209,7 +209,7 @@ def _folder(place: Place, path: str, field: str, hidden: Hidden, *, flags: int) 
     real = os.path.realpath(path)  # runtimes want a path without links
     if os.path.samestat(os.stat(real), os.stat("/")):
         raise InvalidSpec(
-            field, "the machine's own root cannot be a container's in place", hint="root='host' or 'host:full'"
+            field, "the root of this machine cannot be used in place", hint="use root='host' or 'host:full'"
         )
     flags &= MS_NODEV | MS_NOSUID
     if flags:  # what the machine's mount has, too: it stands as far as the path is bound

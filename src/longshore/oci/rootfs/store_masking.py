@@ -116,7 +116,7 @@ class Hidden:
     def check(self, path: str, field: str) -> None:
         """InvalidSpec if `path` is in a store."""
         if self.inside(path):
-            raise InvalidSpec(field, f"{path} is in longshore's own state, which no container may see")
+            raise InvalidSpec(field, f"{path} is in longshore's state directory, which no container may see")
 
 
 def is_folder(path: str) -> bool:

@@ -81,7 +81,11 @@ def unpack(path: Path, folder: Path, *, limit: int) -> None:
 
 
 def _refused(path: Path, member: tarfile.TarInfo, why: str) -> InvalidSpec:
-    return InvalidSpec("archive", f"{path.name}: {member.name[:200]!r}: {why}", hint="no container wrote this")
+    return InvalidSpec(
+        "archive",
+        f"{path.name}: {member.name[:200]!r}: {why}",
+        hint="export it again: a container cannot have written this",
+    )
 
 
 def _place(path: Path, folder: Path, member: tarfile.TarInfo) -> Path:

@@ -85,7 +85,7 @@ def check_ids(user: Mapping[str, Any], field: str) -> None:
 
 def _unknown(kind: str, name: str, path: str, data: bytes) -> InvalidSpec:
     where = f"the first {READ_LIMIT} bytes of the root's {path}" if len(data) == READ_LIMIT else f"the root's {path}"
-    return InvalidSpec("user", f"there is no {kind} {name!r} in {where}", hint="give numbers, as 1000:1000")
+    return InvalidSpec("user", f"there is no {kind} {name!r} in {where}", hint="give numbers: 1000:1000")
 
 
 def look_up(user: str, inside: Inside) -> Account:
@@ -122,7 +122,7 @@ def _by_name(name: str, inside: Inside) -> _Entry:
                 raise InvalidSpec(
                     "user",
                     f"{name!r} has an id in the root's /etc/passwd that no process can have",
-                    hint="correct the line, or give numbers, as 1000:1000",
+                    hint="correct the line, or give numbers: 1000:1000",
                 )
             return uid, gid, fields[5], fields[0]
     raise _unknown("user", name, "/etc/passwd", data)

@@ -166,13 +166,13 @@ async def choose_runtime(wanted: str | None, *, cache: Path) -> Tried:
     for name in (wanted,) if wanted else PREFERENCE:
         path = find(name)
         if path is None:
-            reasons.append(f"{name} is not installed" if os.sep not in name else f"{name} is not there")
+            reasons.append(f"{name} is not installed" if os.sep not in name else f"{name} does not exist")
             continue
         answer = await tried(path, cache)
         if answer.works:
             return answer
         reasons.append(f"{name}: {answer.reason}")
-    hint = f"choose another runtime (crun, runc), not {wanted}" if wanted else "apt-get install crun runc"
+    hint = f"use another runtime (crun, runc) than {wanted}" if wanted else "run `apt-get install crun runc`"
     raise NotSupported("running a container", "; ".join(reasons), hint=hint)
 
 

@@ -113,16 +113,16 @@ async def create(
     except TimeoutError:
         child.kill()  # what it has forked by now is the caller's to end
         raise ServiceError(
-            "conmon create",
+            "create",
             id,
             f"the monitor did not answer within {limit:g} s",
-            hint=f"`{runtime.name}` may hang: try it by hand",
+            hint=f"run `longshore doctor`; {runtime.name} may hang",
         ) from None
     finally:
         os.close(read)
     if answer is None:
         raise ServiceError(
-            "conmon create",
+            "create",
             id,
             last_error(place.run / "create.log") or f"the monitor died before it answered (status {child.status})",
             hint="run `longshore doctor`; conmon's reason may be in the system log",

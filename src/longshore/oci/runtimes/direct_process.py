@@ -227,7 +227,7 @@ class DirectProcess(OciProcess):
             await super().resize(rows, columns)
             return
         if self._wiring.control is None:
-            raise InvalidState("resize the terminal of", self.container_id, "stopped")
+            raise InvalidState("resize the terminal of", self.container_id, "stopped", hint="start another process")
         set_terminal_size(self._wiring.control, (rows, columns))
         if not proc.resize_terminal(self._pid, self._start, rows, columns):
             # on this signal, a runtime in the foreground copies our terminal's size to the container's (runc's tty.go)

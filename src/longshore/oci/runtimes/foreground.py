@@ -146,7 +146,7 @@ def check_pid(operation: str, container_id: str, pid: int, cgroup: Cgroup) -> No
         raise ServiceError(
             operation,
             container_id,
-            f"it told the pid {pid}, which is no process of the container",
+            f"the reported pid {pid} is not a process of the container",
             hint="run `longshore doctor`; the runtime or monitor may be broken",
         )
 
@@ -169,8 +169,8 @@ async def within(limit: float, operation: str, container_id: str) -> AsyncIterat
         raise ServiceError(
             operation,
             container_id,
-            f"it did not start the process within {limit:g} s",
-            hint=f"`{operation.partition(' ')[0]}` may hang: try it by hand",
+            f"the process did not start within {limit:g} s",
+            hint="run `longshore doctor`; the runtime may hang",
         ) from None
 
 
@@ -179,7 +179,7 @@ async def _begin(channel: Channel, process: DirectProcess, command: str, limit: 
     child, runtime = process.child, process.runtime
     ending = asyncio.ensure_future(child.wait())
     try:
-        async with within(limit, f"{runtime.name} {process.verb}", process.container_id):
+        async with within(limit, process.verb, process.container_id):
             outcome = await channel.wait(process.pid, ending)
             if not outcome.begun:
                 await ending
@@ -250,7 +250,7 @@ async def run_direct(
             channel.started()
         process: DirectProcess | None = None
         try:
-            async with within(limit, f"{runtime.name} {verb}", container_id):
+            async with within(limit, verb, container_id):
                 pid = await pidfile.wait(child)
                 if pid is None:
                     await child.wait()
@@ -258,7 +258,7 @@ async def run_direct(
                 reason = await runtime.unread(log, directory / "bundle", container_id) if verb == "run" else ""
                 named = None if first else command  # the runtime knows the first program alone
                 raise runtime.failure(verb, log, container_id, command=named, status=child.status, reason=reason)
-            check_pid(f"{runtime.name} {verb}", container_id, pid, cgroup)
+            check_pid(verb, container_id, pid, cgroup)
             process = DirectProcess(
                 container_id,
                 name,

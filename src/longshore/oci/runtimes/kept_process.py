@@ -92,4 +92,6 @@ class KeptProcess(OciProcess):
         try:
             await conmon.resize(self._files, rows, columns)
         except OSError:
-            raise InvalidState("resize the terminal of", self.container_id, "stopped") from None
+            raise InvalidState(
+                "resize the terminal of", self.container_id, "stopped", hint="start another process"
+            ) from None

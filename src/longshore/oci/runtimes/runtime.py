@@ -58,6 +58,7 @@ FOLDER_REASONS = re.compile(r"(?:no such file or directory|not a directory|permi
 # runc's run.go and exec.go; before 1.1 the place in its source came first
 FAILED_TO_START = r"(runc )?(run|exec) failed|container_linux|\S+\.go:\d+"
 
+OPERATIONS = {"exec": "exec in", "state": "read the state of"}  # words of an error, where they are not the verb
 VAGUE = ("", "error loading config.json")  # what crun's log says where its parser gives the reason on standard error
 NO_FOLDER = "/dev/null/longshore"  # no program can make a folder here
 REASON_SIZE = 1 << 16
@@ -129,13 +130,13 @@ class Runtime:
         """
         limit = self.limits.verb if limit is None else limit
         loop = asyncio.get_running_loop()
-        why = f"it did not end within {limit:g} s and was killed"
+        why = f"{self.name} did not end within {limit:g} s and was killed"
 
         def hasten() -> None:
             nonlocal why
             assert init is not None
             loop.remove_reader(init)
-            why = f"the container ended, and it did not within {limit * AFTER_INIT:g} s: it was killed"
+            why = f"the container ended, but {self.name} did not within {limit * AFTER_INIT:g} s and was killed"
             timer.reschedule(min(timer.when() or math.inf, loop.time() + limit * AFTER_INIT))
 
         log.unlink(missing_ok=True)
@@ -153,7 +154,10 @@ class Runtime:
             child.kill()
             await child.wait()
             raise ServiceError(
-                f"{self.name} {arguments[0]}", container_id, why, hint=f"look at the log {log}"
+                OPERATIONS.get(arguments[0], arguments[0]),
+                container_id,
+                why,
+                hint=f"read the log of {self.name}: {log}",
             ) from None
         except asyncio.CancelledError:
             # never killed halfway: it would leave its state behind; whoever undoes this finds it finished
@@ -290,11 +294,11 @@ def explain(
     log: Path | None = None,
 ) -> LongshoreError:
     """Runtimes' own words to our errors; the texts are those of runc 1.1 to 1.3 and crun 1.8 to 1.21."""
-    text = _printable(message) or (f"it ended with status {status}" if status is not None else "it said nothing")
+    text = _printable(message) or (f"it ended with status {status}" if status is not None else "it gave no reason")
     if verb == "exec" and re.search(PAUSED, text):
         return InvalidState("exec in", container_id, "paused", hint="resume it first")
     if verb == "start" and re.search(STOPPED, text):
-        return InvalidState("start", container_id, "stopped", hint="create another one: an init runs once")
+        return InvalidState("start", container_id, "stopped", hint="create another container: each starts once")
     hook = "hook" in text
     if command is not None and not hook:
         if COMMAND_MISSING.search(text):
@@ -307,12 +311,12 @@ def explain(
     if "hybrid mode not supported" in text:
         hint = "choose runc, or let longshore start crun itself"
     elif "memory" in text and re.search(r"too low|cannot set|limit|device or resource busy", text):
-        hint = "the memory limit may be too small to start in"
+        hint = "raise `memory`: the limit may be too small to start in"
     elif "No space left" in text or (log is not None and _is_full(log)):
         hint = next_step(OSError(errno.ENOSPC, ""))  # which a runtime may tell as something else
     elif re.search(r"temporarily unavailable|pthread_create|new OS thread", text):
         hint = next_step(OSError(errno.EAGAIN, ""))
-    return ServiceError(f"{runtime} {verb}", container_id, text, code=status, hint=hint)
+    return ServiceError(OPERATIONS.get(verb, verb), container_id, f"{runtime}: {text}", code=status, hint=hint)
 
 
 def _is_full(log: Path) -> bool:
@@ -345,5 +349,8 @@ async def delete_state(runtime: Runtime, id: str, log: Path) -> None:
             raise
     if (runtime.root / id).exists():
         raise ServiceError(
-            f"{runtime.name} delete", id, "it said that it was done, and is not", hint=f"look at {runtime.root / id}"
+            "delete",
+            id,
+            f"{runtime.name} reported success, and {runtime.root / id} is still there",
+            hint="run `longshore doctor`",
         )

@@ -225,9 +225,9 @@ class OciProcess:
                     signal.pidfd_send_signal(self._pidfd, number)
                 except PermissionError as error:
                     raise ServiceError(
-                        f"sending signal {number} to process `{self.name}`",
+                        f"send signal {number} to process `{self.name}` of",
                         self.container_id,
-                        "the kernel does not permit it to this program",
+                        "the kernel does not permit it",
                         hint="run as root, and not in a user namespace",
                     ) from error
                 return
@@ -246,7 +246,13 @@ class OciProcess:
 
     async def resize(self, rows: int, columns: int) -> None:
         if not proc.resize_terminal(self._pid, self._start, rows, columns):
-            raise InvalidState("resize a terminal of", self.container_id, "one without a terminal")
+            raise InvalidState(
+                "resize the terminal of",
+                self.container_id,
+                "without a terminal",
+                reason="its process has no terminal",
+                hint="start the process with terminal=True (`-t`)",
+            )
 
     async def close(self) -> None:
         if self._task is not None:
