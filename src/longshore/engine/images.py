@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ..aio.tasks import in_thread, shielded
 from ..errors import ImageNotFound, InvalidSpec
@@ -173,6 +173,46 @@ class Images:
             removed = await shielded(in_thread(lambda: collect.prune(store, all=all, blobs=blobs, matching=matching)))
             names = [lookup.familiar(name) for name in removed.names]
             return Pruned(names=names, images=removed.images, bytes=removed.size)
+
+    async def load(
+        self,
+        source: str | os.PathLike[str] | BinaryIO,
+        *,
+        progress: Callable[[PullProgress], None] | None = None,
+    ) -> Sequence[Image]:
+        """Add the images of an archive, with the names that it gives them.
+
+        That is an OCI layout, as a folder or a tar file, or what `docker save` and `podman save` write; also compressed
+        by gzip, zstd, xz or bzip2. An open file may be a pipe. Of an index, all images that are there are added.
+        Raises: InvalidImage; InvalidSpec if there is no such file; NotSupported; StoreError.
+        If cancelled: what was loaded so far has no name, and the next `prune` removes it.
+        """
+        async with self._state.operation():
+            from ..images.transfer.load import load
+            from ..images.transfer.present import check_unpacking
+
+            check_unpacking()
+            store = await self._opened()
+            records = await load(store, source, progress)
+            return [await self._describe(record) for record in records]
+
+    async def save(self, names: Sequence[str], target: str | os.PathLike[str] | BinaryIO) -> None:
+        """Write images to one tar file: an OCI layout that docker's and podman's `load` read, too.
+
+        What is in it is byte for byte what was pulled. The file has its name when it is whole. A name that stands for
+        several platforms is written as that if the images of all are here; else the one for this machine is.
+        Raises: ImageNotFound; InvalidSpec; StoreError. If cancelled: there is no file.
+        """
+        if isinstance(names, str) or not names:
+            raise InvalidSpec("names", "is not a list of names", hint="write names=['alpine:3.20']")
+        async with self._state.operation():
+            from ..images.registry.calls import call
+            from ..images.transfer.save import save
+
+            store = await self._opened()
+            stop = Stop()
+            given = [(name, await self._name(name)) for name in names]
+            await call(lambda: save(store, given, target, stop), stop)
 
     async def verify(self, name: str | None = None, *, repair: bool = False) -> Sequence[Problem]:
         """Check what the store holds against its digests, of one image or of all; return what is wrong.

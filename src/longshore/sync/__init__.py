@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
-    from typing import Any, Self
+    from typing import Any, BinaryIO, Self
 
     from ..compute.limits import Limits
     from ..compute.protocols import ComputeService
@@ -541,6 +541,27 @@ class Images(BlockingProxy[_images.Images]):
         Raises: StoreError.
         """
         return self._call(self._inner.prune(all=all, blobs=blobs, until=until, labels=labels))
+
+    def load(
+        self, source: str | os.PathLike[str] | BinaryIO, *, progress: Callable[[PullProgress], None] | None = None
+    ) -> Sequence[Image]:
+        """Add the images of an archive, with the names that it gives them.
+
+        That is an OCI layout, as a folder or a tar file, or what `docker save` and `podman save` write; also compressed
+        by gzip, zstd, xz or bzip2. An open file may be a pipe. Of an index, all images that are there are added.
+        Raises: InvalidImage; InvalidSpec if there is no such file; NotSupported; StoreError.
+        If cancelled: what was loaded so far has no name, and the next `prune` removes it.
+        """
+        return self._call(self._inner.load(source, progress=progress))
+
+    def save(self, names: Sequence[str], target: str | os.PathLike[str] | BinaryIO) -> None:
+        """Write images to one tar file: an OCI layout that docker's and podman's `load` read, too.
+
+        What is in it is byte for byte what was pulled. The file has its name when it is whole. A name that stands for
+        several platforms is written as that if the images of all are here; else the one for this machine is.
+        Raises: ImageNotFound; InvalidSpec; StoreError. If cancelled: there is no file.
+        """
+        self._call(self._inner.save(names, target))
 
     def verify(self, name: str | None = None, *, repair: bool = False) -> Sequence[Problem]:
         """Check what the store holds against its digests, of one image or of all; return what is wrong.

@@ -1,1 +1,1 @@
-"""Images between the store and registries: what a pull and a push do, from the first question to the record."""
+"""Images between the store and registries or archives: pull and push, load and save."""

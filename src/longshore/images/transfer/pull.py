@@ -18,7 +18,7 @@ from ...aio.tasks import in_thread, shielded
 from ...errors import InvalidImage, LongshoreError, RegistryError
 from ...store.records import VERSION
 from ..documents import Descriptor, ImageConfig, Index, Manifest, parse_config, parse_document
-from ..ingest import Ingest, add_layers
+from ..ingest import Ingest
 from ..locks import Stop
 from ..records import ImageRecord, NameRecord
 from ..registry.calls import call
@@ -27,9 +27,10 @@ from ..registry.interrupts import Interrupt
 from ..registry.repository import Received, Repository
 from ..registry.sources import Source, open_source
 from ..selection import check_platform, select
-from ..settle import settle, wanted_by
+from ..settle import wanted_by
 from ..store import ImageStore
-from .present import PullRequest, find_present, is_whole
+from .adding import add_image
+from .present import PullRequest, find_present
 from .progress import Teller, Told
 from .registries import Registries
 
@@ -113,32 +114,15 @@ class _Pull:
         chosen = await self._call(lambda: self._choose(ingest, source))
         if isinstance(chosen, ImageRecord):
             return chosen
-        layers = list(zip(chosen.document.layers, chosen.config.rootfs.diff_ids, strict=True))
 
         def fetch(blob: Descriptor, at: int, hash_: Hash, stop: Stop) -> Iterator[bytes]:
             return _pieces(source, chosen.repository, blob, at, hash_)
 
-        record = await self._call(lambda: self._present(chosen.manifest.digest))
-        if record is None:
-            await add_layers(ingest, layers, fetch, self.teller)
-
-            def finish() -> ImageRecord:
-                made = settle(ingest, chosen.manifest, chosen.document, chosen.config, fetch)
-                self.store.commit(made)
-                return made
-
-            record = await self._call(finish)
-        else:
-            for layer in chosen.document.layers:
-                self.teller(layer.digest, "there", layer.size, layer.size)
+        record = await add_image(ingest, chosen.manifest, chosen.document, chosen.config, fetch, self.teller)
         await self._call(lambda: self._give_name(chosen))
         if self.teller.error is not None:
             raise self.teller.error
         return record
-
-    def _present(self, digest: str) -> ImageRecord | None:
-        record = self.store.read_record(digest)
-        return record if record is not None and is_whole(self.store, record) else None
 
     def _give_name(self, chosen: _Chosen) -> None:
         name = self.request.name

@@ -11,15 +11,13 @@ import os
 from collections.abc import Callable, Sequence
 from typing import BinaryIO, cast
 
-import msgspec
-
 from ...aio.tasks import in_thread, shielded
-from ...errors import ImageNotFound, InvalidImage
-from .. import media_types
-from ..documents import Descriptor, Index, Manifest, parse_document
+from ...errors import ImageNotFound
+from ..content import Content, content_of
+from ..documents import Descriptor
 from ..ingest import Ingest
 from ..locks import Stop, Stopped
-from ..lookup import images_of, manifest_descriptor, name_records, platform_of, read_manifest
+from ..lookup import images_of, name_records
 from ..names import ImageName
 from ..records import ImageRecord
 from ..registry.calls import call
@@ -27,20 +25,11 @@ from ..registry.credentials import Credentials
 from ..registry.interrupts import Interrupt, Interrupted
 from ..registry.sources import Source, open_target
 from ..registry.uploads import push_blob, push_manifest
-from ..selection import select, wanted_platform
 from ..store import ImageStore
 from .progress import Teller, Told
 from .registries import Registries
 
 _AT_ONCE = 3
-
-
-class _Content(msgspec.Struct):
-    """What a push sends: blobs, then documents, those that others name first, and the top one last."""
-
-    blobs: list[Descriptor]
-    documents: list[Descriptor]
-    mount_from: str | None = None
 
 
 async def push(
@@ -62,7 +51,8 @@ async def push(
     with stop.interrupting(interrupt.set):
         job = Ingest(store, stop)
         try:
-            content = await call(lambda: _content_of(store, job, name, shown), stop)
+            content = await call(lambda: _held(store, job, name, shown), stop)
+            mount_from = await call(lambda: _mountable(store, name, content.records[0]), stop)
             target = open_target(
                 name,
                 operation=f"push `{shown}`",
@@ -71,10 +61,10 @@ async def push(
                 interrupt=interrupt,
                 credentials=credentials,
                 insecure=insecure,
-                mount_from=content.mount_from,
+                mount_from=mount_from,
             )
             try:
-                work = [_sending(store, target, blob, content.mount_from, teller) for blob in content.blobs]
+                work = [_sending(store, target, blob, mount_from, teller) for blob in content.blobs]
                 await _all(work, stop)
                 await call(lambda: _push_documents(store, target, content.documents, name), stop)
             finally:
@@ -86,69 +76,17 @@ async def push(
             raise
         finally:
             await shielded(in_thread(lambda: job.__exit__(None, None, None), or_here=True))
-    return content.documents[-1].digest
+    return content.top.digest
 
 
-def _content_of(store: ImageStore, job: Ingest, name: ImageName, shown: str) -> _Content:
+def _held(store: ImageStore, job: Ingest, name: ImageName, shown: str) -> Content:
     """What a name means, held in the store until the job ends."""
     job.__enter__()
-    meant = name_records(store, name)
-    records = images_of(store, meant.digest) if meant is not None else []
-    if meant is None or not records:
+    if name_records(store, name) is None:
         raise ImageNotFound(shown, hint="`longshore images` lists those that are here")
-    top = Descriptor(media_type=meant.media_type, digest=meant.digest, size=store.blob_size(meant.digest) or 0)
-    documents, whole = _documents_below(store, top)
-    if not whole:
-        wanted = wanted_platform(None)
-        document = parse_document(store.read_document(top.digest), shown)
-        chosen: ImageRecord | None = None
-        if isinstance(document, Index):
-            here = Index(
-                manifests=[
-                    msgspec.structs.replace(manifest_descriptor(each), platform=platform_of(each)) for each in records
-                ]
-            )
-            path = select(here, wanted, lambda each: _read(store, each), shown)
-            chosen = next(each for each in records if each.digest == path[-1].digest)
-        if chosen is None:
-            raise InvalidImage(f"image `{shown}`", "parts of it are not in the store", hint="pull it again")
-        records, documents = [chosen], [manifest_descriptor(chosen)]
-    blobs: dict[str, Descriptor] = {}
-    for record in records:
-        manifest = read_manifest(store, record)
-        for blob in [*manifest.layers, manifest.config]:
-            if blob.media_type not in media_types.FOREIGN_LAYERS:
-                blobs[blob.digest] = blob
-    job.want(blobs=[*blobs, *(each.digest for each in documents)])
-    return _Content(list(blobs.values()), documents, _mountable(store, name, records[0]))
-
-
-def _read(store: ImageStore, descriptor: Descriptor) -> Manifest | Index:
-    return parse_document(store.read_document(descriptor.digest), descriptor.digest)
-
-
-def _documents_below(store: ImageStore, top: Descriptor) -> tuple[list[Descriptor], bool]:
-    """Return what a document leads to, the deepest first, and itself; and whether all of that is here."""
-    found: dict[str, Descriptor] = {}
-    whole = True
-
-    def walk(descriptor: Descriptor, depth: int) -> None:
-        nonlocal whole
-        if descriptor.digest in found or depth > 8:
-            return
-        if store.blob_size(descriptor.digest) is None:
-            whole = False
-            return
-        document = _read(store, descriptor)
-        if isinstance(document, Index):
-            for each in document.manifests:
-                walk(each, depth + 1)
-        elif store.read_record(descriptor.digest) is None:
-            whole = False
-        found[descriptor.digest] = descriptor
-
-    walk(top, 0)
-    return list(found.values()), whole
+    content = content_of(store, shown, name)
+    job.want(blobs=[each.digest for each in [*content.blobs, *content.documents]])
+    return content
 
 
 def _mountable(store: ImageStore, name: ImageName, record: ImageRecord) -> str | None:
