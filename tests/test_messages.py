@@ -36,9 +36,10 @@ FORBIDDEN = re.compile(
 )
 
 IMPERATIVES = set(
-    "add ask attach begin change check choose close convert copy correct create decrypt delete drop enable end export "
-    "find free give increase inspect install leave list log look make name open pass pull push put raise read "
-    "remove rename repair restart resume run save search see send set start stop try update use wait write".split()
+    "add ask attach begin change check choose close convert copy correct create decrypt delete drop enable end "
+    "export fetch find free give increase inspect install leave list log look make name open pass pull push "
+    "put raise read remove rename repair restart resume run save search see send set start stop try unpack "
+    "update use wait write".split()
 )
 
 SENTENCES = (  # of LongshoreError and StoreError, whose message is the caller's: all others begin with "cannot"

@@ -78,6 +78,6 @@ def check_unpacking() -> None:
     if os.name == "nt":
         raise NotSupported(
             "an image on Windows",
-            "their layers are made by calls of vmcompute.dll (ImportLayer) that longshore does not make yet",
+            "longshore does not make the layers of images there yet (ImportLayer of vmcompute.dll)",
             hint="unpack the image with another program, and give its folders with `layers`",
         )

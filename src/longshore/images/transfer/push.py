@@ -83,7 +83,7 @@ def _held(store: ImageStore, job: Ingest, name: ImageName, shown: str) -> Conten
     """What a name means, held in the store until the job ends."""
     job.__enter__()
     if name_records(store, name) is None:
-        raise ImageNotFound(shown, hint="`longshore images` lists those that are here")
+        raise ImageNotFound(shown, hint="run `longshore images` to list the images")
     content = content_of(store, shown, name)
     job.want(blobs=[each.digest for each in [*content.blobs, *content.documents]])
     return content
