@@ -64,10 +64,7 @@ def test_folder_that_another_user_could_change_is_refused(tmp_path: Path, name: 
         path.rename(tmp_path / "before")
         path.symlink_to(precious)
         os.chown(path, OTHER, OTHER, follow_symlinks=False)
-    # behind such a link no store is found, so what is there is refused before the link itself is looked at
-    strange = (problem, name) == ("another user's link", "lib")
-    reason = "cannot use the state directory .*: it is no store" if strange else "cannot use the state directory: "
-    with pytest.raises(StoreError, match=reason) as caught:
+    with pytest.raises(StoreError, match="cannot use the state directory: ") as caught:
         Store.at(base).open()
     assert str(path) in str(caught.value)
     assert caught.value.hint

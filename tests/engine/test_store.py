@@ -69,6 +69,23 @@ def test_a_relative_state_is_meant_from_here_but_not_in_the_environment_which_ot
     assert Store.at(None).data == tmp_path / "state" / "lib"
 
 
+def test_store_that_another_program_makes_at_the_same_moment_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, store = Store.at(tmp_path / "state"), Store.at(tmp_path / "state")
+    listdir = os.listdir
+
+    def list_late(path: Any) -> Any:
+        if os.fspath(path) == str(store.data) and not other.id:
+            monkeypatch.setattr(os, "listdir", listdir)
+            other.open()
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", list_late)
+    store.open()
+    assert store.id == other.id != ""
+
+
 @pytest.mark.parametrize("name", ["with:sign", "a\udcff"])
 def test_a_state_in_which_no_container_could_be_made_is_refused_before_anything_is(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from longshore.engine.engine import Engine
+from longshore.oci.probe import find
 
 from ..cli.command import ARGV, Longshore
 
@@ -50,3 +51,26 @@ async def test_success_of_a_stronger_program_is_not_everybodys(state: Path, runt
     failed = run(state, *WEAKER["no CAP_SYS_ADMIN"])
     assert failed.returncode == 125
     assert "running a container is not supported here" in failed.stderr
+
+
+KILLED = """#!/bin/sh
+case " $* " in *" run "*)
+  if [ "$(wc -l <{count})" -lt {times} ]; then echo killed >>{count}; kill -KILL $$; fi
+esac
+exec {real} "$@"
+"""
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+@pytest.mark.parametrize(("times", "codes"), [(1, [0, 0]), (2, [125, 0])], ids=["once", "twice"])
+def test_killed_attempt_at_a_container_is_not_remembered(
+    state: Path, tmp_path: Path, runtime: str, times: int, codes: list[int]
+) -> None:
+    count, script = tmp_path / "count", tmp_path / runtime
+    count.touch()
+    real = find(runtime)
+    script.write_text(KILLED.format(count=count, times=times, real=real))
+    script.chmod(0o755)
+    longshore = Longshore(state, str(script))
+    assert [longshore("run", "host", "--", "true").returncode for _ in codes] == codes
+    assert count.read_text().splitlines() == ["killed"] * times

@@ -19,6 +19,7 @@ if os.name == "nt":
     from .windows import (
         MOVES_WHAT_IS_OPEN,
         canonical,
+        check_private,
         descriptors,
         is_usable_name,
         lock_at_last,
@@ -35,6 +36,7 @@ else:
     from .unix import (
         MOVES_WHAT_IS_OPEN,
         canonical,
+        check_private,
         descriptors,
         is_usable_name,
         lock_at_last,
@@ -342,6 +344,7 @@ __all__ = [
     "LockFile",
     "as_store_errors",
     "canonical",
+    "check_private",
     "descriptors",
     "hold",
     "is_held",

@@ -142,6 +142,18 @@ def make_private(path: PathLike, *, closed: bool = True) -> None:
     read is closed; one that others can write is refused, since what is in it may be theirs. With `closed` off the last
     one is treated as a parent: others may read it.
     """
+    _walk_private(path, make=True, closed=closed)
+
+
+def check_private(path: PathLike) -> None:
+    """Check a path as `make_private` does, and change nothing: what is not there yet is not missed.
+
+    So a program may read what is there before it decides whether to make the rest. Raises: StoreError.
+    """
+    _walk_private(path, make=False, closed=True)
+
+
+def _walk_private(path: PathLike, *, make: bool, closed: bool) -> None:
     trusted = {0, os.geteuid(), os.stat("/").st_uid}  # in a user namespace the outside root has another number
     fd = os.open("/", _NODE | os.O_DIRECTORY)
     left = _parts(os.path.abspath(path))
@@ -149,7 +161,12 @@ def make_private(path: PathLike, *, closed: bool = True) -> None:
     try:
         while left:
             name = left.pop(0)
-            node = _make_and_open(name, fd)
+            try:
+                node = _make_and_open(name, fd) if make else os.open(name, _NODE, dir_fd=fd)
+            except FileNotFoundError:
+                if make:
+                    raise
+                return
             found = os.fstat(node)
             here = os.path.join(where, name)
             if found.st_uid not in trusted:
@@ -172,7 +189,7 @@ def make_private(path: PathLike, *, closed: bool = True) -> None:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), here)
             if left or not closed:
                 _check_parent(found, here)
-        if closed:
+        if closed and make:
             _close_to_others(fd, where)
     finally:
         os.close(fd)

@@ -21,6 +21,7 @@ from ..errors import ContainerExists, ContainerNotFound, InvalidSpec, LongshoreE
 from ..fs.files import (
     LockFile,
     canonical,
+    check_private,
     is_usable_name,
     link_once,
     make_private,
@@ -142,14 +143,20 @@ class Store:
 
     def _refuse_others(self, info_path: Path) -> None:
         """Refuse directories with files of other programs, before anything is changed: with `/` for the state, those
-        would be the machine's own /lib and /run, which no other user could use any more once they are private."""
+        would be the machine's own /lib and /run, which no other user could use any more once they are private.
+
+        Another program may be making the store at this moment: `store.json` among the names shows that it has.
+        """
         if os.path.lexists(info_path):
             return
         for directory, ours in ((self.data, OURS_IN_DATA), (self.run, OURS_IN_RUN)):
+            check_private(directory)
             try:
                 names = os.listdir(directory)
             except FileNotFoundError:
                 continue
+            if info_path.name in names and directory == info_path.parent:
+                return
             other = next((name for name in names if name not in ours and not name.startswith(".")), None)
             if other is not None:
                 raise StoreError(
