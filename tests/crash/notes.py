@@ -1,6 +1,7 @@
 """What a program writes down before and after each thing that it does, so that others can hold it to that.
 
-A line is written with one write(2): it is whole, or it is not there, however its writer dies.
+A line is written with one write(2). SIGKILL cuts that short where the line crosses from one page of the file to the
+next, so a last line without its end is not read.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Told:
         self.lines: list[dict[str, Any]] = []
         for path in paths:
             if path.exists():
-                self.lines += [{"by": path.name, **json.loads(line)} for line in path.read_text().splitlines()]
+                whole, _, _ = path.read_text().rpartition("\n")
+                self.lines += [{"by": path.name, **json.loads(line)} for line in whole.splitlines()]
 
     def find(self, phase: str, *operations: str, **facts: Any) -> Iterator[dict[str, Any]]:
         """The lines of one phase, of these operations (of any, if none is given), with these facts."""

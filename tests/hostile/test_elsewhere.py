@@ -17,6 +17,7 @@ import pytest
 from longshore.compute.events import Event
 from longshore.engine.engine import Engine
 from longshore.exit_record import Cause
+from longshore.machine import linux_viewpoint
 from longshore.machine.linux_viewpoint import LOOK_AGAIN
 
 from ..cli.command import ARGV, Longshore
@@ -24,6 +25,7 @@ from ..cli.command import ARGV, Longshore
 pytestmark = [pytest.mark.real, pytest.mark.modern]
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
+HOST_NAME = "/proc/sys/kernel/hostname"
 FROM = {
     "another pid namespace": (["unshare", "--pid", "--fork", "--mount-proc"], ""),
     "another pid namespace with this /proc": (["unshare", "--pid", "--fork"], ""),
@@ -32,6 +34,10 @@ FROM = {
     "an empty /proc": (["unshare", "--mount"], "mount -t tmpfs none /proc"),
     "another boot id": (["unshare", "--mount"], f"echo 1-2-3 >$T/id; mount --bind $T/id {BOOT_ID}"),
     "a boot id of another file": (["unshare", "--mount"], f"mount --bind /proc/sys/kernel/random/uuid {BOOT_ID}"),
+    "a boot id of another file of the kernel": (
+        ["unshare", "--mount", "--uts"],
+        f"echo 01234567-89ab-cdef-0123-456789abcdef >$NAME; mount --bind $NAME {BOOT_ID}",
+    ),
     "no boot id": (["unshare", "--mount"], "mount -t tmpfs none /proc/sys/kernel/random"),
     "a /proc that hides processes": (
         ["unshare", "--mount"],
@@ -90,7 +96,7 @@ def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Elsewhere:
         script = f'set -e; drop=; {before or ":"}; exec $drop "$@"'
         return subprocess.run(
             [*command, "sh", "-c", script, "sh", *words],
-            env={**os.environ, "T": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, "T": str(tmp_path), "NAME": HOST_NAME, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
             timeout=60,
@@ -151,6 +157,41 @@ def test_command_line_says_that_it_cannot_see(state: Path) -> None:
     longshore.ok("rm", "-f", "box")
 
 
+OTHER_GROUPS = {
+    "none": "umount --lazy /sys/fs/cgroup",
+    "an empty file system": "mount -t tmpfs none /sys/fs/cgroup",
+}
+"""What a program may have at /sys/fs/cgroup where it does not see the control group of a container."""
+
+
+@pytest.mark.parametrize("groups", OTHER_GROUPS)
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_container_whose_control_group_is_not_seen_stays_as_it_is(state: Path, runtime: str, groups: str) -> None:
+    longshore = Longshore(state, runtime)
+    longshore.ok("run", "-d", "--name", "box", "host", "--", "sleep", "600")
+    longshore.ok("pause", "box")
+    for words, expected in (
+        (["ps"], (0, "box hidden")),
+        (["restore"], (0, "")),
+        (["resume", "box"], (125, "its control group is not below /sys/fs/cgroup here")),
+        (["kill", "box"], (125, "its control group is not below /sys/fs/cgroup here")),
+        (["rm", "-f", "box"], (125, "its control group is not below /sys/fs/cgroup here")),
+    ):
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", f'set -e; {OTHER_GROUPS[groups]}; exec "$@"', "sh", *ARGV, *words],
+            env=longshore.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == expected[0], done
+        assert expected[1] in " ".join((done.stdout + done.stderr).split()), done
+    [info] = longshore.json("ps", "--format", "json")
+    assert info["state"] == "paused"
+    longshore.ok("rm", "-f", "box")
+
+
 OWNER = """
 import asyncio, sys
 from longshore import Engine
@@ -188,6 +229,30 @@ def test_lease_of_a_dead_owner_stays_when_seen_from_elsewhere(state: Path, elsew
     assert Path(f"/proc/{pid}/stat").read_text().split()[2] == "S"
     assert Longshore(state, "crun").json("ps", "-a", "--format", "json") == []  # here it is ended, with its lease
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_number_that_the_kernel_gives_to_another_namespace_is_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A number is free once its namespace has ended, and the kernel soon gives it to another one."""
+    monkeypatch.setattr(linux_viewpoint, "LOOK_AGAIN", 0.0)
+    numbers = []
+    for _ in range(200):
+        made = subprocess.Popen(
+            ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", "readlink /proc/self/ns/pid; exec cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert made.stdout is not None
+        numbers.append(made.stdout.readline().strip())
+        try:
+            assert not linux_viewpoint.are_gone(numbers[-1])
+        finally:
+            made.communicate()
+        assert linux_viewpoint.are_gone(numbers[-1])
+        if len(set(numbers)) < len(numbers):
+            break
 
 
 INSIDE = """

@@ -14,7 +14,7 @@ from .visibility import APART, Viewpoint
 
 FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO
 FIRST_TIME_NAMESPACE = "time:[4026531834]"  # PROC_TIME_INIT_INO
-LOOK_AGAIN = 0.1  # seconds
+LOOK_AGAIN = 0.1  # seconds that an answer holds
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 FIRST = f"{FIRST_PID_NAMESPACE} {FIRST_TIME_NAMESPACE}"
@@ -63,7 +63,7 @@ def boot_id() -> str:
     try:
         with open(BOOT_ID, encoding="ascii") as file:
             found = file.read(64).strip()
-            own = os.fstat(file.fileno()).st_dev == os.stat("/proc").st_dev
+            own = os.fstat(file.fileno()).st_dev == os.stat("/proc").st_dev and not _is_mounted_over(file.fileno())
         with open(BOOT_ID, encoding="ascii") as file:
             same = file.read(64).strip() == found  # /proc/sys/kernel/random/uuid in its place gives another each time
     except (OSError, ValueError):
@@ -71,6 +71,21 @@ def boot_id() -> str:
     if not found:
         return ""
     return found if own and same and _UUID.fullmatch(found) else f"{APART}{found}"
+
+
+def _is_mounted_over(fd: int) -> bool:
+    """Whether a file is mounted over `BOOT_ID`: it may be one of /proc, too, that looks like an id (hostname)."""
+    folder = os.open(os.path.dirname(BOOT_ID), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _mount_of(fd) != _mount_of(folder)
+    finally:
+        os.close(folder)
+
+
+def _mount_of(fd: int) -> str:
+    """The kernel's number of the mount that a descriptor is of: proc_pid_fdinfo(5)."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+        return next((line for line in file if line.startswith("mnt_id:")), "")
 
 
 def read_stat(pid: int) -> list[bytes] | None:
@@ -107,9 +122,12 @@ _looked: dict[str, tuple[float, bool]] = {}  # a listing asks of the same namesp
 
 
 def are_gone(namespaces: str) -> bool:
-    """Whether no process is in a pid namespace any more. Certain only in the first one, which shows all others."""
+    """Whether no process is in a pid namespace any more. Certain only in the first one, which shows all others.
+
+    An answer holds for a moment only, also a positive one: the kernel soon gives the number to another namespace.
+    """
     at, gone = _looked.get(namespaces, (-LOOK_AGAIN, False))
-    if not gone and time.monotonic() - at >= LOOK_AGAIN:
+    if time.monotonic() - at >= LOOK_AGAIN:
         gone = _are_gone(namespaces)
         _looked[namespaces] = (time.monotonic(), gone)
     return gone

@@ -36,6 +36,7 @@ log = logging.getLogger("longshore.oci")
 
 ABANDON_LIMIT = 10.0  # seconds that a runtime may take to end what it was doing
 BOX = "box~"  # begins the name of a container's cgroup; no id has a `~`, so none is taken for another
+GROUP_HIDDEN = f"its control group is not below {ROOT} here"
 TOP_CGROUP = "/longshore"  # of this machine's longshore, as others have theirs: it stays
 
 
@@ -381,6 +382,8 @@ class OciService:
             raise SystemHidden(error.strerror) from None
         runtime = self._known(known.runtime)
         group = Cgroup(f"{known.cgroup}/{LEAF}", root=self._cgroups)
+        if not group.exists() and not _is_gone(known):
+            raise SystemHidden(GROUP_HIDDEN)
         process: OciProcess
         if known.monitor is not None:
             process = KeptProcess(
@@ -418,6 +421,8 @@ class OciService:
         except proc.Hidden as error:
             raise SystemHidden(error.strerror) from None
         paused = Cgroup(f"{known.cgroup}/{LEAF}", root=self._cgroups).paused()
+        if paused is None and not _is_gone(known):
+            raise SystemHidden(GROUP_HIDDEN)
         return State.PAUSED if paused else State.RUNNING
 
     async def abandon(self, id: str, place: Place) -> None:

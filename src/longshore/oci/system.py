@@ -434,7 +434,7 @@ class OciSystem:
             self.cgroup.thaw()
 
     async def paused(self) -> bool:
-        return self.cgroup.paused()
+        return bool(self.cgroup.paused())
 
     async def stats(self) -> Stats:
         return counters.stats(self.cgroup, pid=self.init.pid if self.init is not None else None)

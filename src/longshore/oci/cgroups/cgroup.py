@@ -239,10 +239,13 @@ class Cgroup:
                 if freezer is not None:
                     os.removexattr(freezer[0].parent, MARK)
 
-    def paused(self) -> bool:
-        """Return whether a user paused the container: not whether a program freezes it for a moment."""
-        if not self._to_be_frozen():
-            return False
+    def paused(self) -> bool | None:
+        """Return whether a user paused the container: not whether a program freezes it for a moment.
+
+        None if there is no such group: it is gone, or this program cannot see it.
+        """
+        if not (asked := self._to_be_frozen()):
+            return asked
         fd = self._open_freezer()
         if fd < 0:
             return False
@@ -331,15 +334,18 @@ class Cgroup:
             return read_table(f"{directory}/cgroup.events").get("frozen") == 1
         return (read_text(f"{directory}/freezer.state") or "").strip() == "FROZEN"
 
-    def _to_be_frozen(self) -> bool:
-        """Return whether the group is to be frozen, also before all have stopped (a new exec, for example)."""
+    def _to_be_frozen(self) -> bool | None:
+        """Return whether the group is to be frozen, also before all have stopped (a new exec, for example).
+
+        None if there is no such group.
+        """
         base = hierarchies(self.root).get("" if self.unified else "freezer")
-        if base is None:
-            return False
-        directory = f"{base}/{self._relative}"
-        if self.unified:
-            return (read_text(f"{directory}/cgroup.freeze") or "").strip() == "1"
-        return (read_text(f"{directory}/freezer.state") or "").strip() in ("FROZEN", "FREEZING")
+        text = None
+        if base is not None:
+            text = read_text(f"{base}/{self._relative}/{'cgroup.freeze' if self.unified else 'freezer.state'}")
+        if text is None:
+            return False if self.exists() else None
+        return text.strip() in ("1", "FROZEN", "FREEZING")
 
     def _freezer(self) -> tuple[Path, str] | None:
         directory = self.directory("freezer")
