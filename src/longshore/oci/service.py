@@ -382,7 +382,7 @@ class OciService:
             raise SystemHidden(error.strerror) from None
         runtime = self._known(known.runtime)
         group = Cgroup(f"{known.cgroup}/{LEAF}", root=self._cgroups)
-        if not group.exists() and not _is_gone(known):
+        if not group.exists() and not proc.is_ending(known.init.pid, known.init.start):
             raise SystemHidden(GROUP_HIDDEN)
         process: OciProcess
         if known.monitor is not None:
@@ -421,7 +421,8 @@ class OciService:
         except proc.Hidden as error:
             raise SystemHidden(error.strerror) from None
         paused = Cgroup(f"{known.cgroup}/{LEAF}", root=self._cgroups).paused()
-        if paused is None and not _is_gone(known):
+        # without a view of the group nobody knows whether it is paused, nor can thaw it to end it
+        if paused is None and not proc.is_ending(known.init.pid, known.init.start):
             raise SystemHidden(GROUP_HIDDEN)
         return State.PAUSED if paused else State.RUNNING
 
