@@ -363,7 +363,7 @@ class OciService:
         await system.close()
         await in_thread(system.cgroup.kill, or_here=True)
         await delete_state(system.runtime, system.id, system.place.run / "delete.log")
-        system.parent.remove()
+        await in_thread(system.parent.remove, or_here=True)
         remove_work(system.place.run)
 
     async def _discard(self, system: OciSystem) -> None:

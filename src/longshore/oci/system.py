@@ -391,8 +391,8 @@ class OciSystem:
         if self._oom_watch is not None:
             self._oom_watch.close()
             self._oom_watch = None
-        self.parent.remove()
-        group_of_monitor(self.parent.path, self.parent.root).remove()
+        for group in (self.parent, group_of_monitor(self.parent.path, self.parent.root)):
+            await in_thread(group.remove, or_here=True)
         remove_work(self.place.run)
 
     async def _delete_kept(self) -> None:
@@ -400,6 +400,7 @@ class OciSystem:
         if self.monitor is not None:
             monitor = proc.open_pidfd(self.monitor.pid, self.monitor.start)
         try:
+            await in_thread(self.cgroup.remove_below, or_here=True)
             await delete_state(self.runtime, self.id, self._log("delete"))
             if monitor is not None:
                 try:

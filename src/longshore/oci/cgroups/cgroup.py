@@ -41,6 +41,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from . import nested
 from .hierarchies import ROOT, hierarchies, mode, read_number, read_table, read_text
 from .membership import cgroups
 from .oom import OomWatch
@@ -96,9 +97,9 @@ class Cgroup:
         """Return every process in the group and below. One that ends meanwhile may be missing."""
         found: set[int] = set()
         for directory in self.directories():
-            for procs in _walk(directory):
+            for group in nested.walk(directory):
                 with suppress(OSError):
-                    found.update(int(line) for line in procs.read_text().split())
+                    found.update(map(int, _read_at(group, "cgroup.procs").split()))
         return sorted(found - {0})
 
     def kill(self, limit: float = KILL_LIMIT) -> bool:
@@ -132,10 +133,16 @@ class Cgroup:
         deadline = time.monotonic() + limit
         while True:
             every = {base / self._relative for base in hierarchies(self.root).values()}
-            busy = [directory for directory in every if not _remove(directory)]
+            busy = [directory for directory in every if not nested.remove(directory)]
             if not busy or time.monotonic() > deadline:
                 return not busy
             time.sleep(0.001)
+
+    def remove_below(self) -> None:
+        """Remove the groups that were made below it, as far as they are empty: a runtime would, by recursion."""
+        for directory in self.directories():
+            if nested.has_children(directory):
+                nested.remove_below(directory)
 
     # one exec's own
 
@@ -320,9 +327,9 @@ class Cgroup:
         self.thaw()
         directory = None if self.unified else self.directory("freezer")
         if directory is not None:
-            for procs in _walk(directory):
+            for group in nested.walk(directory):
                 with suppress(OSError):
-                    (procs.parent / "freezer.state").write_text("THAWED")
+                    _write_at(group, "freezer.state", b"THAWED")
 
     def frozen(self) -> bool:
         """Return whether all processes of the group are frozen now."""
@@ -421,44 +428,22 @@ def _lock_within(fd: int, limit: float, path: str) -> None:
         pause = min(pause * 2, 0.01)
 
 
+def _read_at(group: int, name: str) -> bytes:
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=group)
+    with open(fd, "rb") as file:
+        return file.read()
+
+
+def _write_at(group: int, name: str, data: bytes) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=group)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
 def _mark(fd: int) -> bytes | None:
     try:
         return os.getxattr(fd, MARK)
     except OSError:
         return None
-
-
-def _walk(directory: Path) -> Iterator[Path]:
-    """Yield the process lists of a group and its children."""
-    yield directory / "cgroup.procs"
-    try:
-        with os.scandir(directory) as entries:
-            children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return
-    for child in children:
-        yield from _walk(Path(child))
-
-
-def _remove(directory: Path) -> bool:
-    """Remove a group and its children. Return False if one is in use."""
-    try:
-        os.rmdir(directory)  # usually there are no children
-    except FileNotFoundError:
-        return True
-    except OSError:
-        try:
-            with os.scandir(directory) as entries:
-                children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except OSError:
-            return True
-        removed = [_remove(Path(child)) for child in children]
-        if not removed or not all(removed):
-            return False
-        try:
-            os.rmdir(directory)
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-    return True
