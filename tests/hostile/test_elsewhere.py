@@ -142,7 +142,7 @@ def test_command_line_says_that_it_cannot_see(state: Path) -> None:
         (["ps"], (0, "box hidden")),
         (["kill", "box"], (125, "cannot kill container `box`: its processes cannot be seen from here")),
         (["rm", "-f", "box"], (125, "cannot delete container `box`: its processes cannot be seen from here")),
-        (["exec", "box", "true"], (125, "cannot find container `box`: its processes cannot be seen from here")),
+        (["exec", "box", "true"], (125, "cannot exec in container `box`: its processes cannot be seen from here")),
     ):
         done = subprocess.run(
             ["unshare", "--pid", "--fork", "--mount-proc", *ARGV, *words],

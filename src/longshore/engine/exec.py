@@ -59,7 +59,7 @@ async def _exec(
     timeout: float | None,
 ) -> Process:
     record = await read_current(engine, entry, uid)
-    info = await derive(engine, entry, record)
+    info = await derive(engine, entry, record, "exec in")
     if info.state != "running":
         raise InvalidState("exec in", entry.id, info.state, hint=TO_HAVE_IT_RUN.get(info.state))
     lease = await engine.hold_lease()

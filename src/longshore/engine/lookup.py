@@ -69,14 +69,14 @@ def is_past(engine: EngineState, record: Record, operation: str = "find") -> boo
     return sight == "gone"
 
 
-async def state_of(engine: EngineState, record: Record) -> State:
+async def state_of(engine: EngineState, record: Record, operation: str = "find") -> State:
     """Whether its init is alive, as the service sees it; a boot ends everything. NotVisible."""
-    if is_past(engine, record):
+    if is_past(engine, record, operation):
         return State.STOPPED
     try:
         return await engine.service.state(record.token)
     except SystemHidden as error:
-        raise NotVisible("find", record.id, str(error)) from None
+        raise NotVisible(operation, record.id, str(error)) from None
 
 
 async def look(engine: EngineState, entry: ContainerDir, record: Record) -> ContainerInfo:
@@ -88,17 +88,17 @@ async def look(engine: EngineState, entry: ContainerDir, record: Record) -> Cont
         return _info(record, "hidden", None) if found is None else _info(record, "stopped", found.exit)
 
 
-async def derive(engine: EngineState, entry: ContainerDir, record: Record) -> ContainerInfo:
+async def derive(engine: EngineState, entry: ContainerDir, record: Record, operation: str = "find") -> ContainerInfo:
     """What a container is now, from its files and its init: no runtime is asked. NotVisible."""
     found = entry.read_exit()
     if found is not None:
-        is_past(engine, record)
+        is_past(engine, record, operation)
         await publish_missing(engine, entry, record)
         return _info(record, "stopped", found.exit)
     if not record.token:
-        is_past(engine, record)
+        is_past(engine, record, operation)
         return _info(record, _state_of_unmade(engine, entry), None)
-    seen = await state_of(engine, record)
+    seen = await state_of(engine, record, operation)
     if seen is State.STOPPED:
         return _info(record, "stopped", await late_exit(engine, entry, record))
     return await _alive(engine, entry, record, seen)
@@ -418,7 +418,7 @@ async def with_system(
 ) -> T:
     """Do something with a container that is in one of `states` (running or paused if none is given)."""
     record = await read_current(engine, entry, uid)
-    info = await derive(engine, entry, record)
+    info = await derive(engine, entry, record, operation)
     if info.state not in (states or ("running", "paused")):
         raise InvalidState(operation, entry.id, info.state, hint=TO_HAVE_IT_RUN.get(info.state))
     opened = await open_container(engine, entry, record)
