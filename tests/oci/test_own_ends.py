@@ -11,7 +11,7 @@ from longshore import LogRecord
 from longshore.compute.values import PIPE
 from longshore.engine.container import Container
 from longshore.engine.engine import Engine
-from longshore.errors import InvalidState
+from longshore.errors import InvalidState, TimeLimit
 from longshore.oci.processes.proc import ARGUMENTS_LIMIT
 
 pytestmark = pytest.mark.real
@@ -21,6 +21,12 @@ import ctypes, os, signal
 signal.signal(signal.SIGUSR1, lambda *_: print("received", flush=True))
 assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0  # PTRACE_TRACEME
 os.kill(os.getpid(), signal.SIGUSR1)
+os._exit(7)
+"""
+STOPPED_BY_ITS_TRACER = """
+import ctypes, os, signal
+assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0  # PTRACE_TRACEME
+os.kill(os.getpid(), signal.SIGSTOP)
 os._exit(7)
 """
 FIRST_THREAD_ENDS = """
@@ -69,6 +75,21 @@ async def test_a_kept_command_traced_by_the_init_keeps_its_monitor(engine: Engin
         assert (await box.wait()).code == 7
     assert [record.data async for record in box.logs() if isinstance(record, LogRecord)] == [b"received\n"]
     await box.delete()
+
+
+@pytest.mark.modern
+async def test_stop_that_a_runtime_takes_for_the_end_is_not_recorded_as_that(engine: Engine) -> None:
+    """Without an init the runtime is the tracer: runc ends with 255, and its process stands still."""
+    command = ["python3", "-c", STOPPED_BY_ITS_TRACER]
+    with pytest.raises(TimeLimit) as caught:
+        await engine.run("host", command, init=False, timeout=3)
+    assert caught.value.result is not None
+    assert caught.value.result.exit_code in (137, None)  # None: before Linux 6.15 a dead process may tell nobody
+    box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
+    with pytest.raises(TimeLimit) as caught:
+        await box.run(command, timeout=3)
+    assert caught.value.result is not None
+    assert caught.value.result.exit_code in (137, None)
 
 
 @pytest.mark.parametrize("init", [False, True])

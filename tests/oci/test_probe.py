@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from longshore.engine.engine import Engine
-from longshore.oci.probe import find
+from longshore.oci.runtimes.choice import find
 
 from ..cli.command import ARGV, Longshore
 

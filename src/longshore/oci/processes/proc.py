@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import signal
 import stat
 import struct
@@ -100,6 +101,13 @@ def open_pidfd(pid: int, start: int | None) -> int | None:
         raise
     os.close(fd)
     return None
+
+
+def has_ended(pidfd: int) -> bool:
+    """Return whether the process behind a descriptor has ended (pidfd_open(2): it polls as readable)."""
+    poll = select.poll()  # select(2) takes no descriptor above 1023
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _get_info(pidfd: int, wanted: int) -> tuple[int, int] | None:

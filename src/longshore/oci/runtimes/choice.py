@@ -49,6 +49,7 @@ class Tried(msgspec.Struct, frozen=True):
     reason: str = ""
     commands: str = ""  # its --help, for what it can do at all
     at: float = 0.0  # seconds since the epoch
+    silent: bool = False  # it failed without a reason, as when it is killed: this shows nothing, and is not cached
 
 
 class Cache(msgspec.Struct):
@@ -140,6 +141,8 @@ async def tried(path: str, cache: Path) -> Tried:
     answer = known.answers.get(failed)
     if answer is None or time.time() - answer.at >= FAILURE_KEPT:
         answer = await _try(path)
+        if answer.silent and (answer := await _try(path)).silent:
+            return answer
         known.answers.pop(failed, None)
         known.answers[key if answer.works else failed] = answer
         while len(known.answers) > ANSWERS_KEPT:
@@ -232,17 +235,18 @@ async def _try(path: str) -> Tried:
         make_folder(runtime.root, 0o700)
         log = base / "log"
         # the runtime gets a mount namespace of its own, so that none of its mounts can be left
-        reason = ""
+        reason, silent = "", False
         try:
             await runtime.verb(log, "run", "--bundle", str(base), id, container_id=id, limit=TRY_LIMIT)
         except ServiceError as error:
-            reason = last_error(log) or str(error)
+            said = last_error(log)
+            reason, silent = said or str(error), not said and error.code is not None
         except LongshoreError as error:
             reason = str(error)
         finally:
             group.kill(1.0)
             group.remove()
-    return Tried(path, version_in(version), not reason, reason, commands, time.time())
+    return Tried(path, version_in(version), not reason, reason, commands, time.time(), silent)
 
 
 async def ask(path: str, option: str) -> str:

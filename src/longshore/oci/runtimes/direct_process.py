@@ -85,20 +85,28 @@ class DirectProcess(OciProcess):
         status = await self.child.wait()
         at = now()
         if status is None or status < 0:  # the runtime was killed, or other code in this program reaped it
-            raw = None
-            if self._pidfd is not None:
-                await ended(self._pidfd)  # a process that has the streams itself may still write to them
-                raw = await status_of(self._pidfd, self.identity)
-                at = now()
-            self._end_streams()
-            return self._unknown(at) if raw is None else self.from_status(raw, at)
-        self._end_streams()
+            return await self._end_without_runtime()
         if not self._ran_after_all() or self._log_says_it_never_ran(status):
+            self._end_streams()
             return self._never_started(at)
+        if self._pidfd is not None and not proc.has_ended(self._pidfd):
+            # runc takes the stop of a process that asked to be traced (PTRACE_TRACEME) for its end, and reports 255
+            return await self._end_without_runtime()
+        self._end_streams()
         raw = None
         if status > 128 and self._pidfd is not None:
             raw = proc.wait_status(self._pidfd)  # the runtime has reaped it: known now, or never
         return self.from_code(status, at) if raw is None else self.from_status(raw, at)
+
+    async def _end_without_runtime(self) -> Exit:
+        """Return the exit of a process whose runtime ended before it. Only the kernel knows its status."""
+        raw = None
+        if self._pidfd is not None:
+            await ended(self._pidfd)  # a process that has the streams itself may still write to them
+            raw = await status_of(self._pidfd, self.identity)
+        at = now()
+        self._end_streams()
+        return self._unknown(at) if raw is None else self.from_status(raw, at)
 
     def _ran_after_all(self) -> bool:
         """Return whether the command ran, where the start was not awaited to its end. Sets `failure` if it did not."""
