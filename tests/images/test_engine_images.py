@@ -134,6 +134,11 @@ async def test_a_spec_from_another_machine_gets_the_folders_of_its_image_here(en
         await find_again(engine.images, msgspec.structs.replace(spec, layers=other))
 
 
+async def test_the_features_say_where_images_are_kept(engine: Engine, state: Path) -> None:
+    feature = (await engine.features()).items["images"]
+    assert (feature.supported, feature.reason.partition(";")[0]) == (True, f"kept in {state}/lib/images")
+
+
 async def test_a_plan_says_which_image_it_is(engine: Engine, host: str) -> None:
     await engine.images.pull(f"{host}/app")
     plan = await engine.plan(root=f"{host}/app")

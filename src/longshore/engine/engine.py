@@ -426,7 +426,8 @@ class Engine:
     async def features(self) -> Features:
         """What works on this host, and why the rest does not."""
         async with self._state.operation() as service:
-            return await service.probe()
+            found = await service.probe()
+            return msgspec.structs.replace(found, items={**found.items, "images": self._images._feature()})
 
     async def plan(
         self,

@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ..aio.tasks import in_thread, shielded
-from ..errors import ImageNotFound, InvalidSpec
+from ..compute.values import Feature
+from ..errors import ImageNotFound, InvalidSpec, NotSupported
 from ..images.locks import Stop
 from ..images.values import HistoryEntry, Image, Problem, Pruned, PullPolicy, PullProgress
 from .arguments import check_since
@@ -264,6 +265,22 @@ class Images:
             return await in_thread(read)
 
     # what the engine calls
+
+    def _feature(self) -> Feature:
+        """Whether images work here, and by what, for `Engine.features`."""
+        from importlib.util import find_spec
+
+        from ..images.transfer.present import check_unpacking
+
+        try:
+            check_unpacking()
+        except NotSupported as error:
+            return Feature("images", supported=False, reason=error.reason, hint=error.hint)
+        place = f"kept in {self._state.store.data / 'images'}"
+        if find_spec("isal") is None:
+            reason = f"{place}; gzip by zlib, which takes more than twice as long as isal"
+            return Feature("images", supported=True, reason=reason, hint="pip install isal")
+        return Feature("images", supported=True, reason=f"{place}; gzip by isal")
 
     async def _opened(self) -> ImageStore:
         if self._store is None:

@@ -359,8 +359,13 @@ async def add_layers(
     finally:
         if any(not task.done() or task.cancelled() or task.exception() for task in tasks.values()):
             ingest.stop.set()
-        if tasks:
-            await shielded(asyncio.wait(tasks.values()))
+        try:
+            if tasks:
+                await shielded(asyncio.wait(tasks.values()))
+        finally:
+            for task in tasks.values():
+                if task.done() and not task.cancelled():
+                    task.exception()  # it is known: who was cancelled does not ask
     errors = [error for task in tasks.values() if (error := task.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, Stopped)):
         raise error

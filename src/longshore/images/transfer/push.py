@@ -142,7 +142,12 @@ async def _all(work: Sequence[Callable[[], None]], stop: Stop) -> None:
     finally:
         if any(not task.done() or task.cancelled() or task.exception() for task in tasks):
             stop.set()
-        await shielded(asyncio.wait(tasks))
+        try:
+            await shielded(asyncio.wait(tasks))
+        finally:
+            for task in tasks:
+                if task.done() and not task.cancelled():
+                    task.exception()  # it is known: who was cancelled does not ask
     errors = [error for task in tasks if (error := task.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, (Stopped, Interrupted))):
         raise error
