@@ -41,15 +41,17 @@ def test_the_readme_names_every_verb() -> None:
     assert set(VERBS) - {"completion", "help"} <= named
 
 
-@pytest.mark.parametrize("document", ["README.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/*.md")))])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/*.md")))]
+)
 def test_links_lead_to_files_that_are_there(document: str) -> None:
     text = (ROOT / document).read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}"
 
 
-def test_architecture_names_modules_that_are_there() -> None:
-    text = (ROOT / "docs/architecture.md").read_text()
+def test_documents_name_modules_that_are_there() -> None:
+    text = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("architecture", "where", "internals"))
     named = set(re.findall(r"`((?:oci|hcs|cli|simulator)?/?[a-z_]+\.py)`", text))
     package = ROOT / "src" / "longshore"
     missing = [name for name in named if not (package / name).exists() and not list(package.rglob(name))]
@@ -60,7 +62,7 @@ def test_architecture_names_methods_that_are_there() -> None:
     """The path of an exit code, above all: hop by hop it can be followed."""
     text = (ROOT / "docs/architecture.md").read_text()
     named = set(re.findall(r"`([A-Z]\w+)\.(\w+)`", text))
-    assert {("Notifications", "_told"), ("HcsProcess", "_end"), ("HcsSystem", "settle")} <= named
+    assert {("Notifications", "_on_notification"), ("HcsProcess", "_end"), ("HcsSystem", "settle")} <= named
     defined = {
         (node.name, part.name)
         for path in (ROOT / "src" / "longshore").rglob("*.py")
