@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from longshore import ImageNotFound, InvalidSpec, Layers, PlatformNotFound, Pull
 from longshore.engine.engine import Engine
 from longshore.engine.image_root import find_again, resolve
 from longshore.images.digests import digest_of
+from longshore.simulator import Simulator
 
 from .clients import source
 from .packed import layer
@@ -75,7 +79,7 @@ async def test_the_image_of_this_machine_is_taken_from_an_index(engine: Engine, 
     assert (await engine.images.pull(f"{host}/many:1", platform="linux/arm64")).digest == other.digest
     assert {each.platform for each in await engine.images.list()} == {"linux/amd64", "linux/arm64"}
     assert (await engine.run(f"{host}/many:1")).stdout == b"amd64\n"
-    with pytest.raises(PlatformNotFound, match="it is for linux/arm64, linux/amd64"):
+    with pytest.raises(PlatformNotFound, match="linux/arm64, linux/amd64"):
         await engine.images.pull(f"{host}/many:1", platform="linux/riscv64")
 
 
@@ -174,3 +178,23 @@ async def test_a_damaged_layer_is_told_and_made_again(engine: Engine, host: str,
     assert [each.repaired for each in await engine.images.verify(f"{host}/app")] == [False]
     assert [each.repaired for each in await engine.images.verify(repair=True)] == [True]
     assert own.read_bytes() == b"of the upper layer\n"
+
+
+async def test_an_image_that_is_here_runs_without_what_speaks_to_registries(
+    engine: Engine, host: str, state: Path
+) -> None:
+    """From the blocking API, in a fresh program."""
+    await engine.images.pull(f"{host}/app")
+    program = (
+        "import sys, longshore.sync\n"
+        "with longshore.sync.Engine(state=sys.argv[1], runtime='crun') as engine:\n"
+        "    print(engine.images.get(sys.argv[2]).platform, engine.run(sys.argv[2]).text, 'urllib3' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", program, str(state), f"{host}/app"]
+    done = await asyncio.to_thread(lambda: subprocess.run(command, capture_output=True, text=True, check=False))
+    assert (done.stdout, done.stderr) == ("linux/amd64 from the image\n False\n", "")
+
+
+async def test_the_simulator_takes_images_for_their_command_and_variables(host: str, state: Path) -> None:
+    async with Engine(Simulator(), state=state) as engine:
+        assert (await engine.run(f"{host}/app", ["hi"], entrypoint=["echo"])).stdout == b"hi\n"
