@@ -1,6 +1,6 @@
 #!/bin/sh
 # The keeper of one lease: what ends the containers of an owner that died. It costs two milliseconds to start,
-# a megabyte to have, and nothing while it waits. docs/architecture.md, "the lease", says why it is a process.
+# a megabyte to have, and nothing while it waits. docs/internals.md, "the lease", says why it is a process.
 #
 #   keeper.sh LEASE-DIRECTORY CGROUP STATE-DIRECTORY PYTHON PYTHONPATH
 #

@@ -1,6 +1,6 @@
 """The monitor: conmon stays with a container that may outlive its caller; it holds streams, log and exit status.
 
-conmon(8) and its source; the order of its steps and its pipes: `docs/architecture.md`, "the monitor".
+conmon(8) and its source; the order of its steps and its pipes: `docs/internals.md`, "the monitor".
 """
 
 from __future__ import annotations
