@@ -97,9 +97,11 @@ def locks(state: Path) -> Iterator[str]:
 def leftovers(state: Path, *, engine_open: bool = False) -> list[str]:
     """All that is left of containers, execs and leases in a store; empty when nothing is.
 
-    With `engine_open`, an engine still has its lease: the lease and its keeper are no leftovers.
+    With `engine_open`, an engine still has its lease: the lease, its own cgroup and its keeper are no leftovers.
     """
     found = [*processes(state), *cgroups(state), *mounts(state), *files(state), *locks(state)]
     if engine_open:
+        own = tuple(f"/longshore/{store_id(state)}.{path.name}" for path in (state / "run" / "leases").glob("*"))
         found = [line for line in found if "keeper.sh" not in line and "/run/leases/" not in line]
+        found = [line for line in found if not (line.startswith("cgroup ") and line.endswith(own))]
     return found

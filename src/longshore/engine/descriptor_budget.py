@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from ..errors import DescriptorLimit
 from ..fs.files import descriptors
 
-START = 22  # open at once while a container or a process is started, with three streams of the caller's
+START = 34  # open at once while a container or a process is started: three streams of the caller's, twelve cgroups
 END = 8  # while one is deleted
 VIEW = 4  # of a log, for as long as somebody reads it
 RESERVE = 24  # never given away: for the short work on files, and for what else the program does

@@ -16,6 +16,7 @@ from ..fs.files import store_error
 from ..spec import Rlimit, Spec
 from ..spec.parts import UNLIMITED
 from . import documents as oci
+from .cgroups import entering
 from .config import seccomp, translate
 from .config.container_paths import ContainerPaths, destinations
 from .config.ignored import ANY_RUNTIME, Known
@@ -40,6 +41,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     steps: list[Step]
     config: dict[str, Any]
     first: bool  # whether the first program executes the command, and reports
+    own_cgroup: bool = False  # made by longshore: the runtime is told to leave cgroups alone
 
 
 def last_step(config: dict[str, Any]) -> str:
@@ -57,6 +59,7 @@ class Draft(msgspec.Struct, kw_only=True):
     reasons: dict[str, str]
     ignored: list[str] = []  # fields of the caller's document, by their paths
     first: bool = False
+    own_cgroup: bool = False
 
 
 def plan_bundle(
@@ -82,19 +85,26 @@ def prepare(
     runtime: Known = ANY_RUNTIME,
 ) -> Bundle:
     """Check everything that needs this machine, then make the bundle: `draft_bundle` and `make_bundle`."""
-    draft = draft_bundle(place, id, spec, cgroup_path=cgroup_path, kept=kept, runtime=runtime)
+    draft = draft_bundle(place, id, spec, cgroup_path=cgroup_path, kept=kept, again=again, runtime=runtime)
     return make_bundle(place, id, draft, again=again, runtime=runtime)
 
 
 def draft_bundle(
-    place: Place, id: str, spec: Spec, *, cgroup_path: str, kept: bool = False, runtime: Known = ANY_RUNTIME
+    place: Place,
+    id: str,
+    spec: Spec,
+    *,
+    cgroup_path: str,
+    kept: bool = False,
+    again: bool = False,
+    runtime: Known = ANY_RUNTIME,
 ) -> Draft:
     """Check everything that needs this machine; make nothing.
 
     Raises InvalidSpec (naming the field), NotSupported, CommandNotFound. Blocks, for as long as the file system of the
     root does.
     """
-    draft = _draft(place, id, spec, cgroup_path, runtime, kept=kept)
+    draft = _draft(place, id, spec, cgroup_path, runtime, kept=kept, again=again)
     draft.root.inside.close()
     return draft
 
@@ -118,10 +128,12 @@ def make_bundle(place: Place, id: str, draft: Draft, *, again: bool = False, run
             file.write(msgspec.json.encode(draft.config))
     except OSError as error:
         raise store_error(f"make the bundle {path}", error) from error
-    return Bundle(path=path, steps=draft.root.steps, config=draft.config, first=draft.first)
+    return Bundle(
+        path=path, steps=draft.root.steps, config=draft.config, first=draft.first, own_cgroup=draft.own_cgroup
+    )
 
 
-def _draft(place: Place, id: str, spec: Spec, cgroup_path: str, runtime: Known, *, kept: bool) -> Draft:
+def _draft(place: Place, id: str, spec: Spec, cgroup_path: str, runtime: Known, *, kept: bool, again: bool) -> Draft:
     translate.check_platform(spec)
     root = plan_root(place, spec)
     try:
@@ -134,6 +146,10 @@ def _draft(place: Place, id: str, spec: Spec, cgroup_path: str, runtime: Known, 
         keep_flags(draft.config, root, runtime.name)
         draft.config["process"].setdefault("oomScoreAdj", 0)  # else the caller's: it may be exempt from the OOM killer
         _put_first(draft, spec, kept=kept)
+        way = entering.choose(runtime, first=draft.first, document=spec.oci is not None, kept=kept, again=again)
+        draft.own_cgroup, draft.reasons["cgroup"] = way
+        if way.own and not kept:  # of a kept container, `create` itself enters
+            draft.config["process"]["args"][1] += entering.flags()
     except BaseException:
         root.inside.close()
         raise

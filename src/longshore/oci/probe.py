@@ -19,7 +19,7 @@ from .config import seccomp
 from .processes.launch import UPPER_HINT, enter_private_mounts, mount
 from .processes.proc import status_known
 from .runtimes import status
-from .runtimes.choice import PREFERENCE, TRY_LIMIT, Tried, ask, find, tried, version_in, versions
+from .runtimes.choice import PREFERENCE, TRY_LIMIT, Tried, ask, can_checkpoint, find, tried, version_in, versions
 
 # Known holes, with the first upstream version without them in each release line that got a fix. A distribution may have
 # fixed them in an older version (see security-tracker.debian.org).
@@ -196,7 +196,7 @@ async def _add_checkpoint(add: Any, chosen: Tried | None) -> None:
     criu = find("criu")
     if chosen is None:
         add("checkpoint", False, "no runtime works here")
-    elif not re.search(r"^\s*checkpoint\b", chosen.commands, re.MULTILINE):
+    elif not can_checkpoint(chosen.commands):
         add(
             "checkpoint",
             False,

@@ -17,7 +17,9 @@ from ..spec import Spec
 from ..typed_json import decode_json
 from . import abandon, checkpoint, leases, probe
 from .bundle import Bundle, draft_bundle, last_step, make_bundle, plan_bundle
+from .cgroups import entering, making
 from .cgroups.cgroup import Cgroup
+from .cgroups.entering import Entrance
 from .cgroups.hierarchies import ROOT
 from .processes import proc
 from .processes.launch import Helpers
@@ -72,16 +74,17 @@ class OciService:
                     "running as an ordinary user", "longshore needs root for now", hint="run longshore as root"
                 )
             chosen = await choice.choose_runtime(self._wanted, cache=self.data / "probe.json")
-            self._runtime = self._known(chosen.path, chosen.version)
+            checkpoints = choice.can_checkpoint(chosen.commands)
+            self._runtime = self._known(chosen.path, chosen.version, checkpoints=checkpoints)
         return self._runtime
 
-    def _known(self, path: str, version: str = "") -> Runtime:
+    def _known(self, path: str, version: str = "", *, checkpoints: bool = False) -> Runtime:
         root = self.run / "runtime" / os.path.basename(path)
         hide = choice.must_hide_unified(path)
         if path not in self._versions:
             self._versions[path] = version or choice.known_version(path, self.data / "probe.json")
         version = version or self._versions[path]
-        return Runtime(path, root, hide_unified=hide, limits=self._limits, version=version)
+        return Runtime(path, root, hide_unified=hide, limits=self._limits, version=version, checkpoints=checkpoints)
 
     def _monitor(self) -> str:
         if self._conmon is None:
@@ -116,21 +119,28 @@ class OciService:
         cgroup = f"{self.cgroup_path(id, place.lease.id if place.lease else None)}/{LEAF}"
         runtime = self._runtime or self._planned()
         document, steps, reasons = plan_bundle(place, id, spec, cgroup_path=cgroup, runtime=runtime.known)
+        first = is_first(document["process"]["args"])
+        own, own_direct = (
+            entering.choose(runtime.known, first=first, document=spec.oci is not None, kept=kept).own
+            for kept in (True, False)
+        )
         if known := probe.describe_holes(runtime.known.name, runtime.known.version):
             reasons["runtime"] = f"{runtime.known}: {known}"
         kept = conmon.command(
             self._conmon or "conmon",
-            runtime,
+            runtime.leaving_cgroups() if own else runtime,
             id,
             place.run / "bundle",
             place,
             terminal=spec.terminal,
             stdin=False,
             log_size=spec.log_size,
-            first=is_first(document["process"]["args"]),
+            first=first,
+            enters=entering.flags() if own else "",
         )
         pidfile = ["--pid-file", str(place.run / "pid")]
-        direct = runtime.argv(place.run / "run.log", "run", *pidfile, *self._run_arguments(id, place))
+        runs = runtime.leaving_cgroups() if own_direct else runtime
+        direct = runs.argv(place.run / "run.log", "run", *pidfile, *self._run_arguments(id, place))
         return Plan(
             documents={"config.json": document},
             commands=[kept, runtime.argv(place.run / "start.log", "start", id), direct],
@@ -144,7 +154,7 @@ class OciService:
         path = next((path for path in paths if path is not None), None)
         if path is None:
             return self._known(self._wanted or choice.PREFERENCE[0])
-        return self._known(path, choice.version_of(path))
+        return self._known(path, choice.version_of(path), checkpoints=choice.can_checkpoint(choice.commands_of(path)))
 
     @staticmethod
     def _run_arguments(id: str, place: Place) -> list[str]:
@@ -159,11 +169,13 @@ class OciService:
         cgroup = self.cgroup_path(id, place.lease.id if place.lease else None)
         draft = await look(
             id,
-            lambda: draft_bundle(place, id, spec, cgroup_path=f"{cgroup}/{LEAF}", kept=kept, runtime=runtime.known),
+            lambda: draft_bundle(
+                place, id, spec, cgroup_path=f"{cgroup}/{LEAF}", kept=kept, again=again, runtime=runtime.known
+            ),
             self._limits.verb,
         )
-        making = in_thread(lambda: make_bundle(place, id, draft, again=again, runtime=runtime.known))
-        bundle = await uninterrupted(making)  # whoever undoes this must not meet it still at work
+        work = in_thread(lambda: make_bundle(place, id, draft, again=again, runtime=runtime.known))
+        bundle = await uninterrupted(work)  # whoever undoes this must not meet it still at work
         return runtime, bundle, cgroup
 
     async def create(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> OciSystem:
@@ -195,9 +207,11 @@ class OciService:
             (place.run / name).mkdir(mode=0o700)
         stdin = stdio.stdin not in (DEVNULL, LOG)
         first = bundle.first and images is None
+        own = bundle.own_cgroup
+        group = Cgroup(f"{cgroup}/{LEAF}", root=self._cgroups)
         argv = conmon.command(
             self._monitor(),
-            runtime,
+            runtime.leaving_cgroups() if own else runtime,
             id,
             bundle.path,
             place,
@@ -205,11 +219,17 @@ class OciService:
             stdin=stdin,
             log_size=spec.log_size,
             first=first,
+            enters=entering.flags() if own else "",
             images=images,
             options=options,
         )
+        if own:
+            await making.make(id, group)
         channel = Channel(place.run, kept=True) if first else None
+        entrance: Entrance | None = None
         try:
+            entrance = Entrance(group) if own else None
+            places = [*(channel.places if channel is not None else ()), *(entrance.places if entrance else ())]
             pid = await conmon.create(
                 argv,
                 runtime,
@@ -218,19 +238,23 @@ class OciService:
                 command_name=None if first else spec.command[0],
                 steps=bundle.steps,
                 alive=helpers.theirs,
-                places=channel.places if channel is not None else (),
+                places=places,
             )
         finally:
             if channel is not None:
                 channel.close()
+            if entrance is not None:
+                entrance.close()
         monitor = read_pid(place.run / "monitor.pid")
         if monitor is None:
             raise ServiceError("create", id, "the monitor wrote no pid file", hint="run `longshore doctor`")
         token = identify(monitor)
-        group = Cgroup(f"{cgroup}/{LEAF}", root=self._cgroups)
         check_pid("create", id, pid, group)
+        if own:
+            await making.limit_made(id, group, bundle.config)
         if place.lease is None:
-            await uninterrupted(in_thread(lambda: self._keep(id, place, monitor, cgroup), or_here=True))
+            init = pid if own else None
+            await uninterrupted(in_thread(lambda: self._keep(id, place, monitor, cgroup, init), or_here=True))
         process = KeptProcess(
             id,
             "init",
@@ -258,11 +282,15 @@ class OciService:
             terminal=spec.terminal,
             stdin=stdin,
             monitor=token,
+            own_cgroup=own,
         )
 
-    def _keep(self, id: str, place: Place, monitor: int, cgroup: str) -> None:
-        """Make the monitor outlive the systemd service in which its container was made."""
+    def _keep(self, id: str, place: Place, monitor: int, cgroup: str, init: int | None) -> None:
+        """Make the monitor outlive the systemd service in which its container was made; and `init`, if no runtime has
+        moved it out of there."""
         try:
+            if init is not None:
+                Cgroup(f"{cgroup}/{LEAF}", root=self._cgroups).take_out_of_its_service(init)
             if os.fsencode(place.run) in Path(f"/proc/{monitor}/cmdline").read_bytes():  # not a stranger's pid
                 group_of_monitor(cgroup, self._cgroups).take_out_of_its_service(monitor)
         except (FileNotFoundError, ProcessLookupError):
@@ -328,15 +356,26 @@ class OciService:
                 raise
         check_stdio(stdio)
         runtime, bundle, cgroup = await self._prepare(id, spec, place, kept=False)
-        system = OciSystem(id, place, runtime, cgroup, root=self._cgroups, config=bundle.config, terminal=spec.terminal)
+        system = OciSystem(
+            id,
+            place,
+            runtime,
+            cgroup,
+            root=self._cgroups,
+            config=bundle.config,
+            terminal=spec.terminal,
+            own_cgroup=bundle.own_cgroup,
+        )
         pass_fds = [] if place.lease is None else [place.lease.lock_fd]
         if place.lock_fd is not None:
             pass_fds.append(place.lock_fd)
         try:
+            if bundle.own_cgroup:
+                await making.make_limited(id, system.cgroup, bundle.config)
             if spec.resources.memory is not None:
                 system.watch_oom()
             process = await run_direct(
-                runtime,
+                system.runtime,
                 "run",
                 self._run_arguments(id, place),
                 container_id=id,
@@ -351,6 +390,7 @@ class OciService:
                 steps=bundle.steps,
                 wrapped=spec.init,
                 first=bundle.first,
+                enters=bundle.own_cgroup,
                 last_step=last_step(bundle.config),
             )
         except BaseException:
@@ -408,6 +448,7 @@ class OciService:
             terminal=known.terminal,
             stdin=known.stdin,
             monitor=known.monitor,
+            own_cgroup=known.own_cgroup,
         )
 
     async def state(self, token: bytes) -> State:

@@ -21,7 +21,7 @@ from ..exit_record import Cause, Exit
 from ..spec import ProcessSpec, Resources
 from ..typed_json import decode_json
 from .bundle import last_step
-from .cgroups import counters, killing
+from .cgroups import counters, entering, killing, making
 from .cgroups.cgroup import Cgroup
 from .config import translate
 from .config.container_paths import ContainerPaths
@@ -56,6 +56,7 @@ class SystemToken(msgspec.Struct):
     monitor: ProcessToken | None = None
     terminal: bool = False
     stdin: bool = False
+    own_cgroup: bool = False  # made by longshore: the runtime does not know it
 
 
 def group_of_monitor(cgroup: str, root: Path) -> Cgroup:
@@ -82,10 +83,12 @@ class OciSystem:
         terminal: bool = False,
         stdin: bool = False,
         monitor: ProcessToken | None = None,
+        own_cgroup: bool = False,
     ) -> None:
         self.id = id
         self.place = place
-        self.runtime = runtime
+        self.own_cgroup = own_cgroup
+        self.runtime = runtime.leaving_cgroups() if own_cgroup else runtime
         self.parent = Cgroup(cgroup, root=root)
         self.cgroup = Cgroup(f"{cgroup}/{LEAF}", root=root)
         self.init = process
@@ -109,6 +112,7 @@ class OciSystem:
                 monitor=self.monitor,
                 terminal=self._terminal,
                 stdin=self._stdin,
+                own_cgroup=self.own_cgroup,
             )
         )
 
@@ -175,7 +179,8 @@ class OciSystem:
         document, first = await look(self.id, lambda: self._document(process), self.runtime.limits.verb)
         command = document["args"][0]
         if first:
-            document["args"] = [PATH, FLAGS, *document["args"]]
+            flags = FLAGS + entering.flags() if self.own_cgroup else FLAGS
+            document["args"] = [PATH, flags, *document["args"]]
         dropped = [] if process.oci is None else ignored_of_exec(process.oci, self.runtime.known)
         if dropped:
             log.warning("exec in container `%s`: %s ignores %s", self.id, self.runtime.known, ", ".join(dropped))
@@ -194,6 +199,7 @@ class OciSystem:
         own = self.cgroup.make_for_exec()
         within = [] if own is None else ["--cgroup", own.name]
         try:
+            anteroom = await making.anteroom(self.id, self.cgroup, self.config) if self.own_cgroup else None
             started = await run_direct(
                 self.runtime,
                 "exec",
@@ -209,6 +215,8 @@ class OciSystem:
                 pass_fds=pass_fds,
                 umask=document["user"].get("umask", UMASK),
                 first=first,
+                enters=self.own_cgroup,
+                anteroom=anteroom,
             )
         except BaseException:
             if entry is not None and not is_lost():  # else it is a forked child's parent's
@@ -334,7 +342,8 @@ class OciSystem:
         if isinstance(self.init, KeptProcess):
             # its own counters stay until `delete`; nothing can be left in a pid namespace, but a spec may have none
             await in_thread(self.cgroup.kill, or_here=True)
-        peak, cpu = self.parent.peak_memory(), self.parent.cpu_time()
+        counted = self.cgroup if self.own_cgroup else self.parent  # which is there when the runtime's is gone
+        peak, cpu = counted.peak_memory(), counted.cpu_time()
         oom = self._oom(init)
         cause = init.cause
         if oom and init.signal == signal.SIGKILL and cause is Cause.SIGNALLED and not self._meant_others(init):
@@ -370,7 +379,8 @@ class OciSystem:
 
     def watch_oom(self) -> None:
         """Count out-of-memory kills, also if the runtime removes the container's cgroup at once."""
-        self._oom_watch = self.cgroup.oom_watch()
+        if not self.own_cgroup:
+            self._oom_watch = self.cgroup.oom_watch()
 
     async def delete(self) -> None:
         if isinstance(self.init, DirectProcess):
@@ -453,6 +463,9 @@ class OciSystem:
         if change.memory is not None and change.memory_swap is None:
             total = self.cgroup.swap_beside(int(change.memory))
             change = msgspec.structs.replace(change, memory_swap=total)
+        if self.own_cgroup:
+            await making.update(self.id, self.cgroup, translate.resources(change))
+            return
         document = translate.resources_update(change)
         name = f"update.{os.urandom(4).hex()}"  # another program may change it at this moment
         path, log = self.place.run / f"{name}.json", self._log(name)

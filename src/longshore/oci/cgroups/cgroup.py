@@ -197,7 +197,8 @@ class Cgroup:
         """
         for name, path in cgroups(pid) or ():
             base = hierarchies(self.root).get(name.removeprefix("name="))
-            if name in ("", "name=systemd") and path != "/" and base is not None:
+            inside = path == self.path or path.startswith(f"{self.path}/")
+            if name in ("", "name=systemd") and path != "/" and not inside and base is not None:
                 directory = base / self._relative
                 directory.mkdir(parents=True, exist_ok=True)
                 (directory / "cgroup.procs").write_text(str(pid))

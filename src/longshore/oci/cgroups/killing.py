@@ -52,7 +52,8 @@ def _kill_frozen(root: int, start: int | None, cgroup: Cgroup, own: Cgroup | Non
             if not was_frozen:
                 cgroup.freeze()
             try:
-                for pid in {*tree(root, cgroup.pids()), *(own.pids() if own is not None else ())}:
+                # itself, too, where it has yet to enter the cgroup: then it stops there before it becomes the command
+                for pid in {root, *tree(root, cgroup.pids()), *(own.pids() if own is not None else ())}:
                     with suppress(ProcessLookupError):
                         killed.append(os.pidfd_open(pid))
                         os.kill(pid, signal.SIGKILL)

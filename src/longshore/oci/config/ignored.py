@@ -26,6 +26,7 @@ class Known(NamedTuple):
 
     name: str = ""
     version: str = ""
+    checkpoints: bool = False  # whether it was built to make them
 
     @property
     def numbers(self) -> Version:

@@ -40,7 +40,7 @@ PR_SET_TIMERSLACK = 29
 TIMER_SLACK = 50_000  # nanoseconds, as the first process has: 0 would be what this thread was given by the caller
 PER_LINUX = 0
 IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30}  # by machine: syscalls(2)
-FREE_NUMBER = 10  # the first descriptor that `spawn` never gives another meaning
+FREE_NUMBER = 40  # the first descriptor that `spawn` never gives another meaning
 
 UNIFIED = "/sys/fs/cgroup/unified"
 STAGE = "/sys"

@@ -235,6 +235,18 @@ def _boot_time() -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def descends(pid: int, ancestor: int) -> bool:
+    """Whether a process is another one's child, or a child of one of its children."""
+    for _ in range(3):
+        fields = read_stat(pid)
+        if fields is None:
+            return False
+        pid = int(fields[1])
+        if pid == ancestor:
+            return True
+    return False
+
+
 def tree(root: int, among: Iterable[int]) -> Iterator[int]:
     """`root`, what descends from it, and the members of its session, as far as they are `among` the given pids."""
     facts: dict[int, tuple[int, int]] = {}

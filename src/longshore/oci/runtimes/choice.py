@@ -269,6 +269,16 @@ def version_of(path: str) -> str:
     return version_in(_output_of(path, "--version"))
 
 
+def commands_of(path: str) -> str:
+    """Return what a runtime prints for `--help`; empty if it prints nothing. Blocks while the program runs."""
+    return _output_of(path, "--help")
+
+
+def can_checkpoint(commands: str) -> bool:
+    """Return whether a runtime that prints this for `--help` makes checkpoints."""
+    return re.search(r"^\s*checkpoint\b", commands, re.MULTILINE) is not None
+
+
 def version_in(text: str) -> str:
     """Return the version in the output of `--version`; empty if there is none."""
     match = re.search(r"version:? +(\S+)", text)

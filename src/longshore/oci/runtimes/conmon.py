@@ -21,7 +21,7 @@ from ...errors import LongshoreError, ServiceError
 from ...typed_json import decode_json
 from ..processes.launch import ENVIRONMENT, MountStep, pipe_to_child, spawn
 from .runtime import Runtime, explain, last_error
-from .status import PASSED
+from .status import PASSED, PATH
 
 STDIN_CHUNK = 8192  # a packet of more than 32 KiB is cut by conmon
 
@@ -44,18 +44,24 @@ def command(
     stdin: bool,
     log_size: int,
     first: bool,
+    enters: str = "",
     images: Path | None = None,
     options: Sequence[str] = (),
 ) -> list[str]:
-    """conmon's command line for `runtime create`; or for `runtime restore` from `images`, with `options` of that."""
+    """conmon's command line for `runtime create`; or for `runtime restore` from `images`, with `options` of that.
+
+    `enters`: by which descriptors the first program enters the container's cgroup; it executes the runtime then.
+    """
     run = place.run
     argv = [conmon, "--api-version", "1", "--cid", id, "--cuuid", f"{id}-{run.parent.parent.name}"]
-    argv += ["--runtime", runtime.path, "--bundle", str(bundle), "--full-attach"]
+    argv += ["--runtime", PATH if enters else runtime.path, "--bundle", str(bundle), "--full-attach"]
     argv += ["--container-pidfile", str(run / "pid"), "--conmon-pidfile", str(run / "monitor.pid")]
     argv += ["--exit-dir", str(run / "exits"), "--persist-dir", str(run / "persist")]
     argv += ["--log-path", f"k8s-file:{place.log}", "--log-size-max", str(log_size)]
     argv += ["--log-level", "error", "--no-sync-log"]
-    argv += [f"--runtime-arg={argument}" for argument in runtime.argv(run / "create.log")[1:]]
+    arguments = runtime.argv(run / "create.log")
+    arguments = [enters, *arguments] if enters else arguments[1:]
+    argv += [f"--runtime-arg={argument}" for argument in arguments]
     if terminal:
         argv += ["--terminal", "--leave-stdin-open"]
     if stdin or terminal:

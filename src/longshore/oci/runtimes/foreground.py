@@ -18,12 +18,13 @@ from ...fs.files import store_error
 from ...fs.watching import wait_for_file
 from ..cgroups import killing, membership
 from ..cgroups.cgroup import Cgroup
+from ..cgroups.entering import Entrance, flags, shell
 from ..processes import proc
 from ..processes.launch import UMASK, Child, MountStep, pipe_to_child
 from ..processes.stdio import Wiring
 from .direct_process import DirectProcess
 from .runtime import Runtime
-from .status import PASSED, Channel, refusal
+from .status import PATH, Channel, refusal
 from .watch import identify
 
 STREAMS_LIMIT = 1.0  # seconds that a runtime may take to end after the exec that it started was killed
@@ -122,12 +123,18 @@ class PidFile:
             self._ours = -1
 
 
+def _may_be_of(pid: int, cgroup: Cgroup, child: Child) -> bool:
+    """Whether a pid is of the container, or on the way: a process that the runtime started, which has yet to enter the
+    cgroup by itself. True also if it has ended."""
+    return membership.is_in(pid, cgroup.path) is not False or proc.descends(pid, child.pid)
+
+
 async def _undo_start(child: Child, pidfile: PidFile, verb: str, cgroup: Cgroup, limit: float) -> None:
     """End what a runtime in the foreground has started, or is about to start. A runtime that makes a container is not
     killed: it removes what it made. One that only waits for the streams of an exec would wait for what that left
     behind."""
     pid = await _bounded(pidfile.wait(child), limit)
-    if pid is not None and not child.ended and membership.is_in(pid, cgroup.path):
+    if pid is not None and not child.ended and proc.start_time(pid) is not None and _may_be_of(pid, cgroup, child):
         with suppress(ProcessLookupError):
             if verb == "exec":
                 start = proc.start_time(pid)
@@ -140,9 +147,13 @@ async def _undo_start(child: Child, pidfile: PidFile, verb: str, cgroup: Cgroup,
             await child.wait()
 
 
-def check_pid(operation: str, container_id: str, pid: int, cgroup: Cgroup) -> None:
-    """ServiceError if what we were told is the pid of a process that is not the container's: it would be killed."""
-    if membership.is_in(pid, cgroup.path) is False:
+def check_pid(operation: str, container_id: str, pid: int, cgroup: Cgroup, starter: Child | None = None) -> None:
+    """ServiceError if what we were told is the pid of a process that is not the container's: it would be killed.
+
+    `starter`: the runtime of a process that enters the container's cgroup by itself, in a moment.
+    """
+    known = membership.is_in(pid, cgroup.path) is not False if starter is None else _may_be_of(pid, cgroup, starter)
+    if not known:
         raise ServiceError(
             operation,
             container_id,
@@ -212,12 +223,16 @@ async def run_direct(
     wrapped: bool = False,
     umask: int = UMASK,
     first: bool = False,
+    enters: bool = False,
+    anteroom: Cgroup | None = None,
     last_step: str = "",
 ) -> DirectProcess:
     """Start `run` or `exec` of a runtime with streams of the caller's; returns when the command was executed.
 
     `first`: the document has the first program execute the command, and report. Without it the process has its pid
-    when this returns, and no more is known. `last_step` is what the runtime does after it has reported that it runs.
+    when this returns, and no more is known. `enters`: the process enters the cgroup by itself, and its runtime the
+    `anteroom`, if there is one (cgroups/entering.py). `last_step` is what the runtime does after it has reported that
+    it runs.
 
     Failed or cancelled: what was started is killed, and its runtime waited for. Raises CommandNotFound or
     CommandNotExecutable, what the runtime's log says, ServiceError after `Limits.start` seconds.
@@ -228,7 +243,17 @@ async def run_direct(
         wiring = opened.enter_context(Wiring(stdio, terminal=terminal, size=size))
         pidfile = opened.enter_context(PidFile(runtime, directory / "pid"))
         channel = opened.enter_context(Channel(directory)) if first else None
-        preserve = ["--preserve-fds", str(PASSED)] if channel is not None else []
+        places = list(channel.places) if channel is not None else []
+        begun_by: Sequence[str] = shell(cgroup) if enters and not first else ()
+        entrances = []
+        if enters and first:
+            entrances.append(opened.enter_context(Entrance(cgroup)))
+            places += entrances[0].places
+        preserve = ["--preserve-fds", str(len(places))] if channel is not None else []
+        if enters and first and anteroom is not None:  # its descriptors end with the program that begins the runtime
+            entrances.append(opened.enter_context(Entrance(anteroom)))
+            places += entrances[1].places
+            begun_by = [PATH, flags(1)]
         child = await runtime.start(
             log,
             verb,
@@ -240,14 +265,17 @@ async def run_direct(
             steps=steps,
             private=verb == "run",
             pass_fds=[*pass_fds, *pidfile.pass_fds],
-            places=channel.places if channel is not None else (),
+            places=places,
             cwd=directory,
             umask=umask,
+            begun_by=begun_by,
         )
         wiring.close_theirs()
         pidfile.started()
         if channel is not None:
             channel.started()
+        for entrance in entrances:
+            entrance.close()
         process: DirectProcess | None = None
         try:
             async with within(limit, verb, container_id):
@@ -258,7 +286,7 @@ async def run_direct(
                 reason = await runtime.unread(log, directory / "bundle", container_id) if verb == "run" else ""
                 named = None if first else command  # the runtime knows the first program alone
                 raise runtime.failure(verb, log, container_id, command=named, status=child.status, reason=reason)
-            check_pid(verb, container_id, pid, cgroup)
+            check_pid(verb, container_id, pid, cgroup, child if enters else None)
             process = DirectProcess(
                 container_id,
                 name,

@@ -7,6 +7,7 @@ something was started is known by the pid file, and why not by the JSON log.
 from __future__ import annotations
 
 import asyncio
+import copy
 import errno
 import math
 import os
@@ -22,6 +23,7 @@ from ...compute.limits import USUAL, Limits
 from ...errors import CommandNotExecutable, CommandNotFound, InvalidSpec, InvalidState, LongshoreError, ServiceError
 from ...fs.files import next_step
 from ...typed_json import decode_json
+from ..cgroups.entering import OPTION
 from ..config.ignored import Known
 from ..processes.launch import UMASK, Child, MountStep, spawn
 
@@ -74,17 +76,34 @@ class LogLine(msgspec.Struct):
 class Runtime:
     """Where the runtime is, where it keeps its state, and how it must be started on this host."""
 
-    def __init__(self, path: str, root: Path, *, hide_unified: bool, limits: Limits = USUAL, version: str = "") -> None:
+    def __init__(
+        self,
+        path: str,
+        root: Path,
+        *,
+        hide_unified: bool,
+        limits: Limits = USUAL,
+        version: str = "",
+        checkpoints: bool = False,
+    ) -> None:
         self.path = path
         self.name = os.path.basename(path)
-        self.known = Known(self.name, version)
+        self.known = Known(self.name, version, checkpoints)
         self.root = root
         self.limits = limits
         self.hide_unified = hide_unified  # DESIGN: crun on a hybrid host
+        self.options: list[str] = []  # of every verb
+
+    def leaving_cgroups(self) -> Runtime:
+        """Return the same runtime, for a container whose cgroup longshore has made."""
+        found = copy.copy(self)
+        found.options = [OPTION]
+        return found
 
     def argv(self, log: Path, *arguments: str) -> list[str]:
         """The command line of a verb, with our state directory and a log that a program can read."""
-        return [self.path, "--root", str(self.root), "--log", str(log), "--log-format", "json", *arguments]
+        options = ["--root", str(self.root), "--log", str(log), "--log-format", "json", *self.options]
+        return [self.path, *options, *arguments]
 
     async def start(
         self,
@@ -97,11 +116,12 @@ class Runtime:
         places: Sequence[int] = (),
         cwd: Path | None = None,
         umask: int = UMASK,
+        begun_by: Sequence[str] = (),
     ) -> Child:
-        """Start a verb and return while it runs."""
+        """Start a verb and return while it runs; `begun_by` is what executes it, in place of us."""
         stdin, stdout, stderr = stdio if stdio is not None else (None, None, None)
         return await spawn(
-            self.argv(log, *arguments),
+            [*begun_by, *self.argv(log, *arguments)],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import msgspec
 
-from ...errors import CommandNotExecutable, CommandNotFound, LongshoreError
+from ...errors import CommandNotExecutable, CommandNotFound, LongshoreError, ServiceError
 from ..config import seccomp
 from ..processes.launch import out_of_the_way
 
@@ -39,7 +39,7 @@ MESSAGES = (
 )
 BEGIN_LIMIT = 1.0  # seconds that a first program without a FIFO is given
 
-_RECORD = re.compile(rb"r\n(?:x(\d{1,4}) ([01])\n|f(\d{1,4})\n)?")
+_RECORD = re.compile(rb"r\n(?:x(\d{1,4}) ([01])\n|([fc])(\d{1,4})\n)?")
 _CREDENTIALS = struct.Struct("iII")
 _SO_PASSCRED, _SCM_CREDENTIALS = 16, 2  # socket has them on Linux only
 _ADD_SEALS, _ALL_SEALS = 1033, 0x1F & ~0x10  # fcntl(2): F_ADD_SEALS; seal, shrink, grow, write
@@ -63,6 +63,7 @@ class Outcome(msgspec.Struct, frozen=True):
     error: int | None = None
     found: bool = False
     forking: bool = False
+    entering: bool = False
 
     @property
     def ran(self) -> bool:
@@ -77,15 +78,18 @@ def parse(record: bytes) -> Outcome:
     match = _RECORD.fullmatch(record)
     if match is None or match.end() == len(b"r\n"):
         return Outcome(begun=True)
-    forking = match[3] is not None
-    return Outcome(begun=True, error=int(match[3] or match[1]), found=match[2] == b"1", forking=forking)
+    kind = match[3]
+    number = int(match[4] or match[1])
+    return Outcome(begun=True, error=number, found=match[2] == b"1", forking=kind == b"f", entering=kind == b"c")
 
 
 def refusal(container_id: str, command: str, outcome: Outcome) -> LongshoreError:
-    """The error of a command that the kernel refused."""
+    """The error of a command that the kernel refused, or that was not tried outside of its cgroup."""
     code = outcome.error
     assert code is not None
     reason = os.strerror(code).lower()
+    if outcome.entering:
+        return ServiceError("enter the cgroup", container_id, reason, hint="run `longshore doctor`")
     if outcome.forking:
         hint = "raise the limit of processes (`pids`), or run the command without an init (`init=False`)"
         problem = f"the init could not make a process for it ({reason})"

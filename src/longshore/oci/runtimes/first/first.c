@@ -2,12 +2,15 @@
  *
  *   first FLAGS COMMAND [ARGUMENT...]
  *
- * FLAGS are letters, three of them with the digit of a descriptor:
+ * FLAGS are letters, four of them with the number of a descriptor (of one digit, but for `c`):
  *   x3  the descriptor that this program was executed by: closed
  *   w4  an O_PATH descriptor of a FIFO: opened for writing. Its reader sees the end when the command has been executed,
  *       or cannot be: the runtime and the monitor also hold w4, and would keep a pipe open.
  *   r5  where the record is written: "r\n" before execve; then, if the kernel refuses, "xERRNO FOUND\n" (FOUND is 1 if
- *       there is something at the command's path), or "fERRNO\n" if no process could be made for the command
+ *       there is something at the command's path), "fERRNO\n" if no process could be made for the command, or
+ *       "cERRNO\n" if a cgroup could not be entered
+ *   c6  (any number of them) the `tasks` file of a cgroup of version 1, open for writing: this process enters it, and
+ *       does not execute the command if it cannot. After `r`, if there is one
  *   i   stay as an init: run the command as a child, in the foreground of the terminal; pass on signals; reap
  *
  * None of these descriptors reaches the command. The engine makes the file of this program unreadable, so the kernel
@@ -205,6 +208,19 @@ static void fail_to_fork(long result)
 	quit(NOT_EXECUTABLE);
 }
 
+/* A process that moves itself, while it has one thread, does not wait for the kernel's lock on all of them. */
+static void enter(int tasks)
+{
+	long result = call(__NR_write, tasks, (long)"0", 1, 0, 0);
+
+	call(__NR_close, tasks, 0, 0, 0, 0);
+	if (result != 1) {
+		say('r', 0, 0);
+		say('c', -result, 0);
+		quit(NOT_EXECUTABLE);
+	}
+}
+
 /* In the child of an init: a process group of its own, in the foreground if there is a terminal; nothing blocked. */
 static void become(char **argv, char **envp, int report_to) __attribute__((noreturn));
 static void become(char **argv, char **envp, int report_to)
@@ -325,6 +341,11 @@ void begin(long *stack)
 			record = number;
 			call(__NR_fcntl, record, F_SETFD, FD_CLOEXEC, 0, 0);
 			flag++;
+			break;
+		case 'c':
+			for (number = 0; *flag >= '0' && *flag <= '9'; flag++)
+				number = number * 10 + *flag - '0';
+			enter(number);
 			break;
 		case 'i':
 			init = 1;
