@@ -14,7 +14,7 @@ from typing import Any
 
 from ..aio.tasks import in_thread
 from ..compute.values import Feature, Features
-from .cgroups.hierarchies import hierarchies, mode
+from .cgroups.hierarchies import hierarchies, mode, read_text
 from .config import seccomp
 from .processes.launch import UPPER_HINT, enter_private_mounts, mount
 from .processes.proc import status_known
@@ -105,7 +105,7 @@ async def probe(wanted: str | None, *, cache: Path) -> Features:
     else:
         add("conmon", True, f"version {(await versions([monitor]))['conmon']} at {monitor}")
     _add_first(add)
-    _add_kernel(add, runs, why)
+    _add_kernel(add, runs, why, os.path.basename(chosen.path) if chosen else "")
     await _add_checkpoint(add, chosen)
     add(
         "rootless",
@@ -163,11 +163,29 @@ def _problem_of_state(data: Path) -> str:
     return f"a container cannot write to its root where the state directory is, {data}: {problem[0]}"
 
 
-def _add_kernel(add: Any, runs: bool, why: str) -> None:
+def _add_entry(add: Any, kind: str, runtime: str) -> None:
+    """Tell how the processes of containers come into their cgroups: with a wait in the kernel, or without."""
+    hint = None
+    if kind == "v2" and runtime.startswith("crun"):
+        how = "processes are born in their cgroups"
+    elif runtime.startswith("crun"):
+        how = "processes enter their cgroups by themselves"
+    elif "favordynmods" in (read_text("/proc/self/mounts") or ""):
+        how = "the kernel moves processes without a wait (favordynmods)"
+    else:
+        how = (
+            f"{runtime or 'the runtime'} moves processes into cgroups, and may sleep 7 to 15 ms for each in the kernel"
+        )
+        hint = "use crun; or mount the cgroups with the option favordynmods (Linux 6.0)"
+    add("cgroup-entry", True, how, hint)
+
+
+def _add_kernel(add: Any, runs: bool, why: str, name: str) -> None:
     kind = mode()
     where = hierarchies()
     unified = kind == "v2"
     add("cgroups", bool(where), {"v1": "version 1", "hybrid": "version 1 and 2 (hybrid)", "v2": "version 2"}[kind])
+    _add_entry(add, kind, name)
     add("signals", runs, why)
     add("attach-stdin", runs, why)
     freezer = unified or "freezer" in where

@@ -19,7 +19,7 @@ crun is told to leave cgroups alone. What becomes the container then enters by i
   executes crun's `create` through the first program: that is in the group while it works, and its init stays there.
   The limits are written when it is done.
 
-`docs/decisions/0012-longshore-makes-cgroups-of-version-1.md` has the reasons.
+`docs/decisions/0013-longshore-makes-cgroups-of-version-1.md` has the reasons.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ async def _done(what: str, id: str, work: Callable[[], T]) -> T:
 
 async def make(id: str, group: Cgroup) -> None:
     """Make the group that a container's process is to enter by itself. Raises ServiceError."""
-    await _done("make the cgroup", id, lambda: limits.make(group))
+    await _done("make the cgroup of", id, lambda: limits.make(group))
 
 
 async def make_limited(id: str, group: Cgroup, config: Mapping[str, Any]) -> None:
@@ -42,7 +42,7 @@ async def make_limited(id: str, group: Cgroup, config: Mapping[str, Any]) -> Non
         limits.make(group)
         limits.limit(group, _wanted(config))
 
-    await _done("make the cgroup", id, work)
+    await _done("make the cgroup of", id, work)
 
 
 async def limit_made(id: str, group: Cgroup, config: Mapping[str, Any]) -> None:
@@ -53,12 +53,12 @@ async def limit_made(id: str, group: Cgroup, config: Mapping[str, Any]) -> None:
         limits.forget_used(group)
         limits.limit(group, _wanted(config))
 
-    await _done("limit the cgroup", id, work)
+    await _done("limit the cgroup of", id, work)
 
 
 async def update(id: str, group: Cgroup, wanted: Resources) -> None:
     """Change limits; what is not named stays as it is. Raises ServiceError, InvalidSpec."""
-    await _done("limit the cgroup", id, lambda: limits.limit(group, wanted))
+    await _done("limit the cgroup of", id, lambda: limits.limit(group, wanted))
 
 
 async def anteroom(id: str, group: Cgroup, config: Mapping[str, Any]) -> Cgroup | None:
@@ -66,7 +66,7 @@ async def anteroom(id: str, group: Cgroup, config: Mapping[str, Any]) -> Cgroup 
     ServiceError."""
     if not entering.may_interfere(config):
         return None
-    return await _done("make the cgroup", id, lambda: entering.make_anteroom(group))
+    return await _done("make the cgroup of", id, lambda: entering.make_anteroom(group))
 
 
 def _wanted(config: Mapping[str, Any]) -> Resources:

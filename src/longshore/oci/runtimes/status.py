@@ -89,7 +89,7 @@ def refusal(container_id: str, command: str, outcome: Outcome) -> LongshoreError
     assert code is not None
     reason = os.strerror(code).lower()
     if outcome.entering:
-        return ServiceError("enter the cgroup", container_id, reason, hint="run `longshore doctor`")
+        return ServiceError("enter the cgroup of", container_id, reason, hint="run `longshore doctor`")
     if outcome.forking:
         hint = "raise the limit of processes (`pids`), or run the command without an init (`init=False`)"
         problem = f"the init could not make a process for it ({reason})"
