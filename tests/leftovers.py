@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import signal
 import stat
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,9 +26,9 @@ def store_id(state: Path) -> str | None:
         return None
 
 
-def processes(state: Path) -> Iterator[str]:
+def processes(state: Path | str) -> Iterator[str]:
     """Processes that have the state directory in their command line, or are in one of its cgroups."""
-    name = store_id(state)
+    name = store_id(Path(state))
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
@@ -32,9 +36,8 @@ def processes(state: Path) -> Iterator[str]:
             line = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ")
             groups = Path(f"/proc/{entry}/cgroup").read_text()
             of_ours = name is not None and f"/longshore/{name}." in groups
-            if _is_zombie(entry):
-                continue  # for its parent to wait for, which may be the machine's first process
-            if of_ours or (str(state).encode() in line and b"pytest" not in line):
+            ours = of_ours or (str(state).encode() in line and b"pytest" not in line)
+            if ours and not _is_zombie(entry):  # that is for its parent to wait for, the machine's first process or so
                 yield f"process {entry}: {line[:200].decode(errors='replace')}"
 
 
@@ -51,7 +54,7 @@ def cgroups(state: Path) -> Iterator[str]:
                 yield from (f"cgroup {path}" for path, _, _ in os.walk(top))
 
 
-def mounts(state: Path) -> Iterator[str]:
+def mounts(state: Path | str) -> Iterator[str]:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         if str(state) in line:
             yield f"mount {line}"
@@ -105,3 +108,26 @@ def leftovers(state: Path, *, engine_open: bool = False) -> list[str]:
         found = [line for line in found if "keeper.sh" not in line and "/run/leases/" not in line]
         found = [line for line in found if not (line.startswith("cgroup ") and line.endswith(own))]
     return found
+
+
+def remove_leftovers(state: Path) -> None:
+    """Remove what a failed test has left, so that no other test meets it."""
+    for line in processes(state):
+        with suppress(ProcessLookupError):
+            os.kill(int(line.split()[1].rstrip(":")), signal.SIGKILL)
+    for line in reversed([*mounts(state)]):
+        subprocess.run(["umount", "--lazy", line.split()[5]], check=False)
+    for line in reversed([*cgroups(state)]):
+        with suppress(OSError):  # it is gone, or its processes are not yet
+            os.rmdir(line.removeprefix("cgroup "))
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def leftovers_of_run(prefix: str, stores: set[str]) -> list[str]:
+    """All that a whole run has left: the names of its state directories begin with `prefix`."""
+    if os.name == "nt":
+        return []
+    directories = [f"directory {path}" for path in Path(tempfile.gettempdir()).glob(f"{prefix}*")]
+    groups = [path for base in CGROUPS.iterdir() for path in (base / "longshore").glob("*")]
+    ours = [f"cgroup {path}" for path in groups if path.name.partition(".")[0] in stores]
+    return [*directories, *processes(prefix), *mounts(prefix), *ours]

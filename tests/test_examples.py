@@ -19,7 +19,7 @@ def run(state: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[
         env=os.environ | {"LONGSHORE_ROOT": str(state)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 

@@ -28,7 +28,7 @@ def test_the_python_of_the_readme_works_when_pasted(state: Path) -> None:
         env=os.environ | {"LONGSHORE_ROOT": str(state)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "0 42" in done.stdout

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ARGV = [sys.executable, "-m", "longshore.cli"]
-LIMIT = 60.0
+LIMIT = 300.0
 
 
 class Longshore:
@@ -118,7 +118,7 @@ class Terminal:
         self.screen += data
         return bool(data)
 
-    def expect(self, text: bytes, limit: float = 20.0) -> bytes:
+    def expect(self, text: bytes, limit: float = 300.0) -> bytes:
         """Wait until `text` is on the screen, after what was expected before; what came before it."""
         deadline = time.monotonic() + limit
         while (found := self.screen.find(text, self._seen)) < 0:
@@ -127,7 +127,7 @@ class Terminal:
         self._seen = found + len(text)
         return before
 
-    def wait(self, limit: float = 20.0) -> int:
+    def wait(self, limit: float = 300.0) -> int:
         """Wait for the end of the program, showing what it writes; its exit code."""
         deadline = time.monotonic() + limit
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -146,7 +146,7 @@ class Terminal:
         return termios.tcgetattr(self.master) == self.before
 
 
-def wait_until(condition: Any, limit: float = 10.0) -> None:
+def wait_until(condition: Any, limit: float = 300.0) -> None:
     """Wait for what tells nobody; fails after `limit` seconds."""
     deadline = time.monotonic() + limit
     while not condition():

@@ -237,7 +237,7 @@ def test_an_ordinary_user_is_told_what_is_missing(longshore: Longshore, tmp_path
     state.mkdir()
     os.chown(state, 65534, 65534)
     argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *ARGV, "--root", str(state), "run", *HOST]
-    done = subprocess.run(argv, env=longshore.environment, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(argv, env=longshore.environment, capture_output=True, timeout=300, check=False)
     assert done.returncode == 125
     assert b"root" in done.stderr
     assert b"Traceback" not in done.stderr
@@ -281,7 +281,7 @@ def test_debug_shows_where_an_error_comes_from_and_nothing_else_does(longshore: 
     from .command import ARGV
 
     done = subprocess.run(
-        [*ARGV, "--debug", "start", "missing"], env=longshore.environment, capture_output=True, timeout=60, check=False
+        [*ARGV, "--debug", "start", "missing"], env=longshore.environment, capture_output=True, timeout=300, check=False
     )
     assert b"Traceback" in done.stderr
     assert b"ContainerNotFound" in done.stderr
@@ -330,7 +330,7 @@ def test_a_hint_is_told_once_also_where_the_traceback_shows_it(longshore: Longsh
     from .command import ARGV
 
     for words in (["--debug", "start", "missing"], ["start", "missing"]):
-        done = subprocess.run([*ARGV, *words], env=longshore.environment, capture_output=True, timeout=60, check=False)
+        done = subprocess.run([*ARGV, *words], env=longshore.environment, capture_output=True, timeout=300, check=False)
         assert done.stderr.count(b"hint: ") == 1
 
 
@@ -353,6 +353,6 @@ def test_a_message_about_a_hostile_name_is_printable(longshore: Longshore, debug
     from .command import ARGV
 
     command = [*ARGV, *debug, "run", "host", "--", "\x1b]0;title\x07\x1b[2J\u202e"]
-    done = subprocess.run(command, env=longshore.environment, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, env=longshore.environment, capture_output=True, timeout=300, check=False)
     assert done.returncode == 127
     assert all(line.isprintable() for line in done.stderr.decode().splitlines())

@@ -65,7 +65,7 @@ def test_every_verb_takes_closed_streams_for_the_null_device(
     assert call("exec", "-i", "web", "--", "sh", "-c", SCRIPT) == both
     assert call("ps", "-q") == (0, *call.shown("web\n", ""))
     attached = call.start("attach", "web")
-    wait_until(lambda: follows(attached.pid), limit=30)
+    wait_until(lambda: follows(attached.pid), limit=300)
     assert call("exec", "-d", "web", "--", "touch", "/tmp/go")[0] == 0
     assert attached.wait(60) == 4
     assert call("logs", "-f", "web") == (0, *call.shown("kept\n", ""))

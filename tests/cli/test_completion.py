@@ -90,7 +90,7 @@ def program(directory: Path) -> str:
 
 def lines(longshore: Longshore, directory: Path, *argv: str) -> list[str]:
     env = longshore.environment | {"PATH": f"{program(directory)}:{longshore.environment['PATH']}"}
-    done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=30, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=300, check=False)
     assert done.stderr == ""
     return done.stdout.splitlines()
 
@@ -117,4 +117,4 @@ def test_scripts_are_legal_in_their_shell(tmp_path: Path, shell: str, check: lis
         pytest.skip(f"{shell} is not installed")
     script = tmp_path / f"script.{shell}"
     script.write_text(Longshore(tmp_path).ok("completion", shell))
-    subprocess.run([*check, str(script)], check=True, timeout=30)
+    subprocess.run([*check, str(script)], check=True, timeout=300)

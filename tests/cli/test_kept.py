@@ -81,7 +81,7 @@ def test_following_a_log_ends_with_the_container(longshore: Longshore) -> None:
     assert process.stdout.readline() == b"ready\n"
     longshore.ok("exec", "web", "sh", "-c", "echo from exec > /proc/1/fd/1 || true")
     longshore.ok("stop", "web")
-    process.communicate(timeout=20)
+    process.communicate(timeout=300)
     assert process.returncode == 0
 
 
@@ -99,11 +99,11 @@ def test_interrupting_what_follows_is_quiet(longshore: Longshore) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() != b""
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=300)
         assert (process.returncode, err) == (130, b"" if words[0] != "logs" else b"problem\n"), words
     process = longshore.start("wait", "web")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=300)
     assert process.returncode in (143, -signal.SIGTERM)
 
 
@@ -146,8 +146,8 @@ def test_exec_has_streams_code_and_settings_of_its_own(each_runtime: Longshore) 
 def test_what_an_exec_leaves_running_does_not_hold_our_streams(longshore: Longshore) -> None:
     kept(longshore)
     begin = time.monotonic()
-    assert longshore.ok("exec", "web", "sh", "-c", "sleep 30 & echo done") == "done\n"
-    assert time.monotonic() - begin < 20
+    assert longshore.ok("exec", "web", "sh", "-c", "sleep 1000 & echo done") == "done\n"
+    assert time.monotonic() - begin < 500
 
 
 def test_signals_are_passed_on_to_an_exec(longshore: Longshore) -> None:
@@ -157,7 +157,7 @@ def test_signals_are_passed_on_to_an_exec(longshore: Longshore) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=300)
     assert (out, err, process.returncode) == (b"got it\n", b"", 9)
 
 
@@ -241,7 +241,7 @@ def test_a_stream_of_stats_ends_with_the_container(longshore: Longshore) -> None
     assert json.loads(process.stdout.readline())["container"] == "web"
     assert json.loads(process.stdout.readline())["cpu_percent"] is not None
     longshore.ok("stop", "web")
-    process.communicate(timeout=20)
+    process.communicate(timeout=300)
     assert process.returncode == 0
 
 
@@ -296,7 +296,7 @@ def test_events_are_followed_and_resumed_from_a_number(longshore: Longshore) -> 
     while not (seen[-1]["type"] == "exit" and seen[-1]["container"] == "web"):
         seen.append(json.loads(process.stdout.readline()))
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=300)
     assert seen[-1]["exit"]["code"] == 4
     numbers = [event["seq"] for event in seen]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
@@ -344,7 +344,7 @@ def test_attach_shows_output_and_passes_the_exit_code(longshore: Longshore) -> N
     process = longshore.start("attach", "web")
     _until_attached(process)
     longshore.ok("exec", "web", "touch", "/tmp/go")
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=300)
     assert (out, err, process.returncode) == (b"late\n", b"err\n", 4)
     done = longshore("attach", "web")
     assert done.returncode == 125

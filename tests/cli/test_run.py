@@ -99,7 +99,7 @@ def test_closed_streams_are_no_obstacle(longshore: Longshore) -> None:
     from .command import ARGV
 
     line = f"exec {' '.join(ARGV)} run -i host -- sh -c 'cat; echo x; exit 3' <&- >&- 2>&-"
-    assert subprocess.run(["sh", "-c", line], env=longshore.environment, timeout=60, check=False).returncode == 3
+    assert subprocess.run(["sh", "-c", line], env=longshore.environment, timeout=300, check=False).returncode == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
@@ -109,7 +109,7 @@ def test_signals_are_passed_on_to_the_command(longshore: Longshore, number: sign
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=300)
     assert (out, err, process.returncode) == (b"got it\n", b"", 9)
 
 
@@ -145,7 +145,7 @@ def test_without_sig_proxy_a_signal_ends_the_run_and_the_container(longshore: Lo
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=300)
     assert (out, process.returncode) == (b"", 143)
     assert longshore.ok("ps", "-aq") == ""
 

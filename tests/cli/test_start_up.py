@@ -16,7 +16,7 @@ HEAVY |= {"secrets", "shutil", "ssl", "tempfile", "unittest", "longshore.hcs", "
 
 def loaded(state: Path, *words: str) -> set[str]:
     argv = [sys.executable, "-c", SHOW, "--root", str(state), *words]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
     return set(done.stderr.splitlines()[-1].split())
 
 

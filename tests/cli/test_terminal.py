@@ -166,11 +166,11 @@ def test_a_closed_window_leaves_what_it_was_only_attached_to(longshore: Longshor
 
 
 def test_a_time_limit_ends_it_at_a_terminal_too(longshore: Longshore) -> None:
-    with longshore.at_terminal("run", "-it", "--timeout", "0.5", "host", "--", "sleep", "60") as terminal:
+    with longshore.at_terminal("run", "-it", "--timeout", "0.5", "host", "--", "sleep", "1000") as terminal:
         assert terminal.wait() == 124
         assert terminal.restored
     longshore.ok("run", "-d", "--name", "web", "host", "--", "sleep", "infinity")
-    with longshore.at_terminal("exec", "-it", "--timeout", "0.5", "web", "--", "sleep", "60") as terminal:
+    with longshore.at_terminal("exec", "-it", "--timeout", "0.5", "web", "--", "sleep", "1000") as terminal:
         assert terminal.wait() == 124
         assert terminal.restored
 

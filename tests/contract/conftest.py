@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from .services import STATIONS, Station
 
-LIMIT = 60.0
+LIMIT = 300.0
 HERE = Path(__file__).parent
 
 

@@ -21,7 +21,7 @@ from .programs import PAD
 from .victims import Kill
 
 EPIPE_CODE = 2  # dash, when it cannot write
-LIMIT = 60.0
+LIMIT = 300.0
 
 
 class Wrong(AssertionError):
@@ -156,7 +156,7 @@ class Books:
             if info.state in ("running", "paused") and info.labels["ends"] != "1":
                 ours = True
                 if info.labels["handles_term"] == "1":
-                    exit = await box.stop(grace=30)
+                    exit = await box.stop(grace=300)
                 else:
                     await box.kill()
             if info.state != "created":

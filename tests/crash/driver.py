@@ -186,7 +186,7 @@ class Driver:
     async def stop(self) -> None:
         box, program = self._box()
         self.notes.write("try", "kill", id=box.id)
-        exit = await box.stop(grace=5 if program.handles_term else 0.02)
+        exit = await box.stop(grace=300 if program.handles_term else 0.02)
         self.notes.write("saw", "exit", id=box.id, code=exit.code)
 
     async def kill(self) -> None:
@@ -263,7 +263,7 @@ def fork_a_child_that_lives_on(notes: Notes, choose: random.Random) -> None:
     if pid == 0:
         os.close(0)
         if execs:
-            os.execvp("sleep", ["sleep", "60"])
+            os.execvp("sleep", ["sleep", "1000"])
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

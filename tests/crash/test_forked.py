@@ -84,7 +84,7 @@ def test_who_comes_next_can_go_on_though_a_child_of_the_dead_owner_lives_on(
     store = Store.at(state)
 
     async def look() -> list[str]:
-        async with asyncio.timeout(90), Engine(state=state, runtime=runtime, limits=Limits(end=10)) as engine:
+        async with asyncio.timeout(300), Engine(state=state, runtime=runtime, limits=Limits(end=10)) as engine:
             while store.names(store.leases):
                 await asyncio.sleep(0.02)  # the keeper tells nobody that it is done
             await engine.restore()
@@ -134,7 +134,7 @@ UNWINDS = """
 def test_a_child_that_unwinds_leaves_what_its_parent_is_at(state: Path, runtime: str, verb: str) -> None:
     with program(state, runtime, UNWINDS, verb) as owner:
         try:
-            out, _ = owner.communicate(timeout=60)
+            out, _ = owner.communicate(timeout=300)
         finally:
             owner.kill()
     found = {"create": "created None\nkilled\n0\n", "start": "running None\nkilled\n0\n", "delete": "0\n"}

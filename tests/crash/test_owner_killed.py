@@ -54,7 +54,7 @@ def test_who_comes_next_ends_a_lease_whose_owner_and_keeper_were_killed_at_once(
     kill(keeper)
 
     async def look() -> None:
-        async with asyncio.timeout(60), Engine(state=state, runtime=runtime) as engine:
+        async with asyncio.timeout(300), Engine(state=state, runtime=runtime) as engine:
             states = {info.id: info.state for info in await engine.list()}
             assert states == {"kept": "running", "stopped": "stopped"}
             kept = await engine.get("kept")
@@ -73,7 +73,7 @@ def test_who_comes_next_ends_a_lease_whose_keeper_is_stopped(state: Path, runtim
     owner, keeper = begin(state, runtime)
 
     async def look() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             if when == "at its opening":
                 os.kill(keeper, signal.SIGSTOP)
                 kill(owner.pid)
@@ -104,7 +104,7 @@ def test_a_stopped_owner_is_not_taken_for_a_dead_one(state: Path) -> None:
     owner, keeper = begin(state, "crun", idle=True)
 
     async def look() -> None:
-        async with asyncio.timeout(60), Engine(state=state, runtime="crun") as engine:
+        async with asyncio.timeout(300), Engine(state=state, runtime="crun") as engine:
             os.kill(keeper, signal.SIGSTOP)
             os.kill(owner.pid, signal.SIGSTOP)
             await engine.restore()
@@ -151,7 +151,7 @@ def test_a_keeper_at_work_has_the_lock_under_whatever_number_it_came(tmp_path: P
     python.chmod(0o700)
     script = Path(longshore.oci.__file__).with_name("keeper.sh")
     arguments = [str(script), str(lease), str(number), str(python)]
-    subprocess.run([sys.executable, "-c", HAS_A_KEEPER, *arguments], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", HAS_A_KEEPER, *arguments], check=True, timeout=300)
     deadline = time.monotonic() + 60
     while not (found.exists() and found.read_text()) and time.monotonic() < deadline:
         time.sleep(0.01)  # it is no child of anything here: its end is told to nobody

@@ -51,7 +51,7 @@ async def crowd(state: str, runtime: str, limit: int, wanted: int) -> dict[str, 
         found["views"] = len(views)
         for view in views:
             await view.close()
-        exits = await asyncio.gather(*(box.stop(grace=20) for box in boxes))
+        exits = await asyncio.gather(*(box.stop(grace=300) for box in boxes))
         found["right"] = sum(exit.code == int(box.id[4:]) % 100 for box, exit in zip(boxes, exits, strict=True))
         await asyncio.gather(*(box.delete() for box in boxes))
         found["left"] = len(await engine.list())

@@ -20,7 +20,7 @@ def crowd(state: Path, runtime: str, limit: int, wanted: int) -> Any:
         [sys.executable, "-m", "tests.crowds.limited", str(state), runtime, str(limit), str(wanted)],
         cwd=ROOT,
         capture_output=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()

@@ -125,7 +125,7 @@ async def test_a_bounded_log_loses_nothing_that_it_says_it_keeps(state: Path, ru
 
 
 async def test_an_exec_whose_output_nobody_reads_costs_its_caller_nothing(state: Path) -> None:
-    async with asyncio.timeout(120), Engine(state=state, runtime="crun") as engine:
+    async with asyncio.timeout(300), Engine(state=state, runtime="crun") as engine:
         box = await engine.launch("box", root="host", args=["sleep", "1000"], owner="remove")
         before = memory()
         processes = [await box.exec(["yes"], stdout=PIPE) for _ in range(8)]

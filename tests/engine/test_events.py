@@ -22,7 +22,7 @@ async def test_they_come_live_and_in_order(engine: Engine, world: World) -> None
         await box.pause()
         await box.resume()
         await (await box.exec(["true"], name="work")).wait()
-        await box.stop(grace=5)
+        await box.stop(grace=300)
         await box.delete()
         await heard.until("delete")
     told = [event for event in heard.events if isinstance(event, Event)]

@@ -105,7 +105,7 @@ async def test_ends_that_come_all_at_once_come_to_their_own_waiters(engine: Engi
     boxes = [await engine.launch(f"box-{number}", args=["trap-exit", str(number)]) for number in range(20)]
     for box in boxes:
         await said(box, b"ready")
-    exits = await asyncio.gather(*(box.stop(grace=20) for box in boxes))
+    exits = await asyncio.gather(*(box.stop(grace=300) for box in boxes))
     assert [exit.code for exit in exits] == list(range(20))
 
 

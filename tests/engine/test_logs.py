@@ -89,7 +89,7 @@ class Follower:
             self._more.set()
 
     async def until(self, condition: Callable[[list[LogRecord | LogGap]], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(300):
             while not condition(self.found):
                 self._more.clear()
                 await self._more.wait()
@@ -97,7 +97,7 @@ class Follower:
     async def finish(self) -> list[LogRecord | LogGap]:
         if not self.end.done():
             self.end.set_result(None)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(300):
             await self.task
         return self.found
 
@@ -656,7 +656,7 @@ async def test_the_log_of_a_real_monitor_is_followed_across_its_bound(log: Path)
     monitor += ["--log-size-max", str(1 << 16), "--no-sync-log", f"--runtime-arg={runc[1]}", f"--runtime-arg={runc[2]}"]
     (log.parent / "exits").mkdir()
     subprocess.run(
-        monitor, check=True, pass_fds=[write], env={**os.environ, "_OCI_SYNCPIPE": str(write)}, cwd=bundle, timeout=60
+        monitor, check=True, pass_fds=[write], env={**os.environ, "_OCI_SYNCPIPE": str(write)}, cwd=bundle, timeout=300
     )
     os.close(write)
     with open(read, "rb") as answer:
@@ -664,13 +664,13 @@ async def test_the_log_of_a_real_monitor_is_followed_across_its_bound(log: Path)
     try:
         expected = mark_first(log)
         follower = Follower(log, expected)
-        subprocess.run([*runc, "start", id], check=True, timeout=60)
+        subprocess.run([*runc, "start", id], check=True, timeout=300)
         deadline = time.monotonic() + 60
         while not (log.parent / "exits" / id).exists() and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         found = await follower.finish()
     finally:
-        subprocess.run([*runc, "delete", "--force", id], check=True, timeout=60)
+        subprocess.run([*runc, "delete", "--force", id], check=True, timeout=300)
     for stream, first in (("stdout", 0), ("stderr", 1)):
         exact = b"".join(b"%d %s\n" % (i, b"o" * (i % 90)) * 4 for i in range(first, 600, 2))
         assert data_of(found, stream) == exact + (b"end" if first == 0 else b"")

@@ -57,7 +57,7 @@ async def test_followed_from_before_the_start_it_comes_live_and_ends_with_the_co
     await box.start()
     await said(box, b"ready")
     assert not following.done()
-    await box.stop(grace=5)
+    await box.stop(grace=300)
     assert await following == b"ready\n"
 
 
@@ -121,7 +121,7 @@ async def test_attached_it_gives_what_comes_and_with_logs_what_was(engine: Engin
     await said(box, b"ready")
     there = await other.get("box")
     async with await there.attach() as now, await there.attach(logs=True) as whole:
-        await box.stop(grace=5)
+        await box.stop(grace=300)
         assert await now.stdout.read() == b""
         assert await whole.stdout.read() == b"ready\n"
         assert (await whole.wait()).code == 1
@@ -183,7 +183,7 @@ async def test_a_monitor_goes_on_writing_when_every_program_has_died(world: Worl
     async with world.engine() as other:
         found = await other.get("box")
         await said(found, b"ready")
-        await found.stop(grace=5)
+        await found.stop(grace=300)
         assert await text(found) == b"ready\n"
 
 

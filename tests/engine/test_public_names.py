@@ -70,7 +70,7 @@ def test_the_version_is_that_of_the_distribution() -> None:
 
 
 def in_a_fresh_interpreter(source: str) -> str:
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=300, check=False)
     assert done.stderr == ""
     return done.stdout
 

@@ -28,7 +28,7 @@ from longshore.simulator import Machine, Temperament
 
 from .world import FOREVER, HYPERV, PROGRAMS, World, history, leftovers
 
-LIMIT = 5.0
+LIMIT = 300.0
 IDS = st.sampled_from(["a", "b", "c"])
 WHO = st.sampled_from([0, 1])
 OWNERS = st.sampled_from(["keep", "stop", "remove"])

@@ -72,7 +72,7 @@ OPERATIONS: dict[str, Callable[[Engine], Awaitable[None]]] = {"run": run, "launc
 async def attempt(engine: Engine, what: str) -> str:
     """One operation: `done`, or the error and its hint."""
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             await OPERATIONS[what](engine)
     except LongshoreError as error:
         return f"{type(error).__name__}: {error} | {error.hint}"
@@ -125,7 +125,7 @@ async def main() -> None:
     else:
         mount("tmpfs", state, 0, "size=24m")
     try:
-        async with asyncio.timeout(200), Engine(state=state) as engine:
+        async with asyncio.timeout(300), Engine(state=state) as engine:
             neighbour = await engine.launch("neighbour", root="host", args=["sleep", "infinity"], owner="remove")
             await run(engine)
             await exec_(engine)

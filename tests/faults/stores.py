@@ -19,7 +19,7 @@ from longshore.simulator import Machine
 from ..engine.world import FOREVER, PROGRAMS, World, leftovers
 from .noise import spoil
 
-LIMIT = 20.0
+LIMIT = 300.0
 IDS = ["ended", "running", "created", "half"]
 
 QUICK = Limits(other_end=0.1, other_start=0.1, lock=5, end=10)

@@ -111,7 +111,7 @@ async def test_descriptors_run_out_at_any_step(
     monkeypatch.setattr(descriptor_budget, "descriptors", lambda: None)
     succeeded = failed = 0
     without_hint: list[str] = []
-    async with asyncio.timeout(100), Engine(state=state, runtime=runtime) as engine:
+    async with asyncio.timeout(300), Engine(state=state, runtime=runtime) as engine:
         neighbour = await engine.launch("neighbour", root="host", args=["sleep", "infinity"], owner="remove")
         await _run(engine)  # what is opened once, and stays
         await _exec(engine)

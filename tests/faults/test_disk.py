@@ -114,7 +114,7 @@ async def every_step(state: Path, operation: str, fail: Callable[[Disk, int], No
     world = World(Machine("oci", programs=PROGRAMS), state)
     disk = Disk(state)
     wrong: list[str] = []
-    async with asyncio.timeout(100), world.engine() as engine:
+    async with asyncio.timeout(300), world.engine() as engine:
         neighbour = await engine.launch("neighbour", args=FOREVER)
         with installed(disk):
             for step in range(MOST):
@@ -122,7 +122,7 @@ async def every_step(state: Path, operation: str, fail: Callable[[Disk, int], No
                     await _box(engine, started=before)
                 fail(disk, step)
                 try:
-                    async with asyncio.timeout(10):
+                    async with asyncio.timeout(300):
                         await operate(engine)
                 except LongshoreError as error:
                     if disk.only is not None and not error.hint:
@@ -183,7 +183,7 @@ async def _ended_while_full(state: Path) -> AsyncIterator[tuple[World, Engine, D
     """A container and an exec in it were seen to end while the disk was full: both codes are the engine's alone."""
     world = World(Machine("oci", programs=PROGRAMS), state)
     disk = Disk(state)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(300):
         engine = world.engine()
         box = await engine.launch("box", args=["trap-exit", "7"])
         process = await box.exec(["trap-exit", "9"], name="work", stdout=PIPE)

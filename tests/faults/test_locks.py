@@ -61,7 +61,7 @@ async def test_a_stopped_program_that_has_a_lock_holds_nobody_for_ever(
     monkeypatch.setattr(files.briefly.__wrapped__, "__defaults__", (0.2,))  # type: ignore[attr-defined]
     limits = Limits(lock=0.2, end=0.5)
     machine = Machine("oci")
-    async with asyncio.timeout(30), Engine(Simulator(machine=machine), state=tmp_path, limits=limits) as engine:
+    async with asyncio.timeout(300), Engine(Simulator(machine=machine), state=tmp_path, limits=limits) as engine:
         box = await engine.launch("box", args=FOREVER)
         neighbour = await engine.launch("neighbour", args=FOREVER)
         with holder(tmp_path / LOCKS[which], stopped=True) as program:
@@ -85,7 +85,7 @@ async def test_a_stopped_program_that_has_a_lock_holds_nobody_for_ever(
 
 @pytest.mark.parametrize("which", LOCKS)
 async def test_a_program_that_was_killed_with_a_lock_holds_nobody(tmp_path: Path, which: str) -> None:
-    async with asyncio.timeout(10), Engine(Simulator(), state=tmp_path) as engine:
+    async with asyncio.timeout(300), Engine(Simulator(), state=tmp_path) as engine:
         box = await engine.launch("box", args=FOREVER)
         with holder(tmp_path / LOCKS[which], stopped=False) as program:
             program.kill()

@@ -164,7 +164,7 @@ async def test_a_runtime_that_misbehaves_is_told_and_all_else_goes_on(
 ) -> None:
     fake = in_place_of(runtime, FAKE_RUNTIME, tmp_path)
     wrong: list[str] = []
-    async with asyncio.timeout(200), Engine(state=state, runtime=str(fake), limits=LIMITS) as engine:
+    async with asyncio.timeout(300), Engine(state=state, runtime=str(fake), limits=LIMITS) as engine:
         neighbour = await engine.launch("neighbour", root="host", args=["sleep", "infinity"], owner="remove")
         for case in CASES[runtime]:
             await _case(engine, tmp_path / "mode", *case, wrong)
@@ -179,7 +179,7 @@ async def _case(engine: Engine, mode: Path, verb: str, how: str, wrong: list[str
         await engine.create("waiting", root="host", args=["sleep", "infinity"], owner="remove")
     mode.write_text(f"{verb} {how}\n")
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(300):
             await VERBS[verb](engine)
         if (verb, how) not in FINE:
             wrong.append(f"{verb} {how}: nobody noticed")
@@ -207,7 +207,7 @@ async def test_an_exec_into_a_container_that_is_just_ending_is_told_that_it_is_s
     has many children to take along, when the runtime gives up."""
     fake = in_place_of(runtime, FAKE_RUNTIME, tmp_path)
     crowd = "i=0; while [ $i -lt 300 ]; do sleep 1000 & i=$((i+1)); done; wait"
-    async with asyncio.timeout(60), Engine(state=state, runtime=str(fake)) as engine:
+    async with asyncio.timeout(300), Engine(state=state, runtime=str(fake)) as engine:
         box = await engine.launch("box", root="host", args=["sh", "-c", crowd], owner="remove")
         (tmp_path / "stranger").write_text(f"{(await box.info()).pid}\n")
         (tmp_path / "mode").write_text(f"exec {how}\n")
@@ -231,7 +231,7 @@ async def test_a_start_of_what_is_killed_meanwhile_ends_though_the_runtime_hangs
             while (await there.info()).state != "running":
                 await asyncio.sleep(0.01)
             await there.kill()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(300):
                 with pytest.raises(InvalidState, match="it is stopped"):
                     await starting
         (tmp_path / "mode").unlink()
@@ -245,11 +245,11 @@ async def test_a_monitor_that_never_answers_or_lies_is_told(
     monkeypatch.setattr(OciService, "_monitor", lambda self: str(fake))
     mode = tmp_path / "mode"
     wrong = []
-    async with asyncio.timeout(100), Engine(state=state, limits=LIMITS) as engine:
+    async with asyncio.timeout(300), Engine(state=state, limits=LIMITS) as engine:
         for how in ("hang", "silent", "killed", "rubbish", "everybody", "zero", "stranger", "long"):
             mode.write_text(f"{how}\n")
             try:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(300):
                     await _create(engine)
                 wrong.append(f"{how}: nobody noticed")
             except LongshoreError as error:

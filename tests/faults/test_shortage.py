@@ -22,7 +22,7 @@ HINTS = {"disk": "the disk is full", "read-only": "read-only", "processes": "lim
 def test_what_runs_out_is_told_and_all_else_goes_on(state: Path, what: str) -> None:
     command = ["unshare", "-m", "--propagation", "private", sys.executable, "-m", "tests.faults.shortage"]
     done = subprocess.run(
-        [*command, str(state), what], capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2]
+        [*command, str(state), what], capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2]
     )
     lines = [line.partition(": ") for line in done.stdout.splitlines()]
     assert done.returncode == 0, done.stderr[-2000:]

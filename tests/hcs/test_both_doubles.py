@@ -49,7 +49,7 @@ class Double:
         self.vmcompute: Vmcompute = machine.client().binding
 
     def next(self) -> tuple[int, int]:
-        return self.told.get(timeout=10)
+        return self.told.get(timeout=300)
 
     def close(self) -> None:
         self._machine.close()

@@ -42,7 +42,7 @@ async def exec_(it: World, system: Any, process: ProcessSpec = WORK, stdio: Stdi
 
 async def ends(process: HcsProcess) -> Exit:
     """Its end, which must come."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(300):
         return await process.wait()
 
 

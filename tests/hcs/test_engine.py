@@ -126,7 +126,7 @@ async def test_the_engine_may_be_called_from_an_event(tmp_path: Path) -> None:
         listener = asyncio.create_task(listen())
         box = await longshore.create("box", it.spec())
         await box.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(300):
             await listener
         assert seen == ["start-container", "exit"]
 

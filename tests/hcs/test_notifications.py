@@ -230,7 +230,7 @@ def run(tmp_path: Path, source: str, *, look: bool = True) -> str:
         [sys.executable, "-c", PROGRAM + textwrap.dedent(source), str(tmp_path), "look" if look else ""],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         cwd=Path(__file__).parents[2],
         check=False,
     )

@@ -138,7 +138,7 @@ class World:
 
     async def until(self, true: Callable[[], object]) -> None:
         """Wait until something is so."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(300):
             while not true():
                 await asyncio.sleep(0.001)
 

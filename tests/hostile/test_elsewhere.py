@@ -99,7 +99,7 @@ def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Elsewhere:
             env={**os.environ, "T": str(tmp_path), "NAME": HOST_NAME, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
 
@@ -149,7 +149,7 @@ def test_command_line_says_that_it_cannot_see(state: Path) -> None:
             env=longshore.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert done.returncode == expected[0], done

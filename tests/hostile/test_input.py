@@ -114,7 +114,7 @@ def test_any_id_name_and_label(
 
 
 async def _live(state: Path, id: str, name: str, labels: dict[str, str], args: list[str]) -> None:
-    async with asyncio.timeout(20), Engine(Simulator(), state=state) as engine:
+    async with asyncio.timeout(300), Engine(Simulator(), state=state) as engine:
         for call in (
             lambda: engine.launch(id, args=["sleep", "forever"], labels=labels),
             lambda: engine.create(id, args=args),

@@ -57,7 +57,7 @@ async def test_three_hundred_steps_of_any_verb(state: Path, runtime: str) -> Non
     print(f"seed {seed}: LONGSHORE_SEED={seed} plays it again")
     rng = random.Random(seed)
     model: dict[str, str] = {}
-    async with asyncio.timeout(200), Engine(state=state, runtime=runtime) as one, Engine(state=state) as other:
+    async with asyncio.timeout(300), Engine(state=state, runtime=runtime) as one, Engine(state=state) as other:
         for _ in range(STEPS[runtime]):
             id, engine = rng.choice(IDS), rng.choice([one, one, other])
             if rng.random() < 0.35:

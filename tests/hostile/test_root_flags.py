@@ -176,5 +176,5 @@ async def test_a_device_that_root_makes_in_root_or_volume_does_not_open(engine: 
         " mknod $at.k c 1 11 && cat $at.k; done; exit 7"
     )
     mounts = [*MACHINE, Mount(source=str(tmp_path), target="/volume")]
-    done = await engine.run(f"rootfs:{make_root(tmp_path)}", ["/bin/sh", "-c", script], mounts=mounts, timeout=10)
+    done = await engine.run(f"rootfs:{make_root(tmp_path)}", ["/bin/sh", "-c", script], mounts=mounts, timeout=300)
     assert (done.exit_code, done.stdout) == (7, b""), done.error_text

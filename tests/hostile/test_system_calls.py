@@ -44,7 +44,7 @@ def check_no_other_entry(found: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("user", ["nobody", "root"])
 async def test_no_width_of_an_argument_opens_what_is_refused(engine: Engine, user: str) -> None:
-    done = await engine.run("host", CALLS, user=user, timeout=30)
+    done = await engine.run("host", CALLS, user=user, timeout=300)
     assert done.exit_code == 0, done.error_text
     found = json.loads(done.text)
     check(found, audit=user == "root")
@@ -53,7 +53,7 @@ async def test_no_width_of_an_argument_opens_what_is_refused(engine: Engine, use
 
 async def test_an_exec_in_a_kept_container_has_the_same_filter(engine: Engine) -> None:
     box: Container = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
-    done = await box.run(CALLS, user="root", timeout=30)
+    done = await box.run(CALLS, user="root", timeout=300)
     found = json.loads(done.text)
     check(found, audit=False)
     check_no_other_entry(found)
@@ -61,7 +61,7 @@ async def test_an_exec_in_a_kept_container_has_the_same_filter(engine: Engine) -
 
 async def test_a_capability_brings_no_keyring_and_no_family_back(engine: Engine) -> None:
     security = Security(cap_add=["CAP_SYS_ADMIN", "CAP_SYS_PTRACE"])
-    done = await engine.run("host", CALLS, user="root", security=security, timeout=30)
+    done = await engine.run("host", CALLS, user="root", security=security, timeout=300)
     found = json.loads(done.text)
     assert found["keys"] == ["EPERM"] * 3
     for name in ("socket", "socketpair"):
@@ -77,7 +77,7 @@ async def test_the_entries_of_32_bits_refuse_the_same_calls(engine: Engine, tmp_
     (root / "libx32/ld-linux-x32.so.2").touch()
     shown = [name for name in ("usr", "bin", "lib/x86_64-linux-gnu", "lib64") if os.path.isdir(f"/{name}")]
     mounts = [Mount(source=f"/{name}", target=f"/{name}", read_only=True) for name in shown]
-    done = await engine.run(f"rootfs:{root}", CALLS, mounts=mounts, timeout=30)
+    done = await engine.run(f"rootfs:{root}", CALLS, mounts=mounts, timeout=300)
     assert done.exit_code == 0, done.error_text
     found = json.loads(done.text)
     check(found, audit=True)

@@ -175,7 +175,7 @@ async def test_a_runtime_that_hangs_is_ended_at_its_limit(
     runtime = script(tmp_path / "sleeper", "#!/bin/sh\nexec sleep 1000\n")
     monkeypatch.setattr(choice, "VERSION_LIMIT", 0.5)
     with pytest.raises(NotSupported, match="sleeper"):
-        async with asyncio.timeout(30), Engine(state=state, runtime=runtime) as engine:
+        async with asyncio.timeout(300), Engine(state=state, runtime=runtime) as engine:
             await engine.run("host", TRUE)
     assert leftovers(state) == []
 

@@ -28,11 +28,11 @@ CALLER = textwrap.dedent("""
 
     async def main():
         async with Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:
-            done = await engine.run("host", ["sh", "-c", "umask; exit 3"], timeout=30)
+            done = await engine.run("host", ["sh", "-c", "umask; exit 3"], timeout=300)
             print(done.exit_code, done.text.strip())
             box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
             process = await box.exec(["sh", "-c", "umask; exit 4"])
-            out, _ = await process.communicate(timeout=30)
+            out, _ = await process.communicate(timeout=300)
             print((await process.wait()).code, out.decode().strip())
 
     os.umask(int(sys.argv[3], 8))
@@ -46,7 +46,7 @@ CALLER = textwrap.dedent("""
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
 def test_caller_with_a_strict_umask_and_no_sigchld_runs_containers(state: Path, runtime: str, umask: str) -> None:
     program = [sys.executable, "-c", CALLER, str(state), runtime, umask]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=300, check=False)
     assert (done.stdout.splitlines(), done.stderr) == (["3 0022", "4 0022"], "")
 
 
@@ -54,7 +54,7 @@ def test_caller_with_a_strict_umask_and_no_sigchld_runs_containers(state: Path, 
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
 async def test_the_state_directory_may_have_letters_and_signs_of_any_kind(tmp_path: Path, runtime: str) -> None:
     state = tmp_path / "größe, 'a b' %s = 日本"
-    async with asyncio.timeout(60), Engine(state=state, runtime=runtime) as engine:
+    async with asyncio.timeout(300), Engine(state=state, runtime=runtime) as engine:
         assert (await engine.run("host", ["sh", "-c", "exit 3"])).exit_code == 3
         box = await engine.launch("box", root="host", args=["sh", "-c", "echo here; exit 4"])
         assert (await box.wait()).code == 4
@@ -66,7 +66,7 @@ async def test_the_state_directory_may_have_letters_and_signs_of_any_kind(tmp_pa
 @real
 async def test_a_program_that_ends_before_it_could_be_looked_at_has_ended() -> None:
     children = [await spawn(["/bin/true"]) for _ in range(20)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(300):
         assert [await child.wait() for child in children] == [0] * 20
 
 
@@ -76,6 +76,6 @@ async def test_a_pid_that_could_not_be_written_down_is_still_known_to_who_undoes
         child = await spawn(["/bin/true"])
         with pytest.raises(StoreError):
             await pidfile.wait(child)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(300):
             assert await pidfile.wait(child) == 1234
         await child.wait()

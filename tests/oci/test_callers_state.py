@@ -171,10 +171,10 @@ def test_streams_closed_under_an_open_engine_are_the_null_device(state: Path, ru
             inherited = {"stdin": INHERIT, "stdout": INHERIT, "stderr": INHERIT}
             script = "cat; echo out; echo err >&2; exit "
             async with Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:
-                box = await engine.launch("box", root="host", args=["sleep", "60"], owner="remove")
+                box = await engine.launch("box", root="host", args=["sleep", "1000"], owner="remove")
                 for fd in map(int, sys.argv[3]):
                     os.close(fd)
-                done = await engine.run("host", ["sh", "-c", script + "3"], timeout=60, **inherited)
+                done = await engine.run("host", ["sh", "-c", script + "3"], timeout=300, **inherited)
                 process = await box.exec(["sh", "-c", script + "4"], **inherited)
                 return done.exit_code, (await process.wait()).code
 
@@ -208,7 +208,7 @@ def test_signals_that_are_blocked_by_the_caller_are_heard_by_init(state: Path) -
                 script = "trap 'exit 7' TERM; echo up; while :; do sleep 0.02; done"
                 box = engine.launch("box", root="host", args=["sh", "-c", script])
                 next(iter(box.logs(follow=True)))
-                os.write(9, b"%d " % box.stop(grace=20).code)
+                os.write(9, b"%d " % box.stop(grace=300).code)
                 box.delete()
     """
     assert call(program, state) == "7 7 "

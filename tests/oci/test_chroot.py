@@ -61,7 +61,7 @@ def test_an_exec_in_a_container_that_was_made_in_a_chroot_stays_inside(tmp_path:
         env=os.environ | {"PROGRAM": PROGRAM},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

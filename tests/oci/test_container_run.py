@@ -30,7 +30,7 @@ async def test_a_further_command_is_run_to_its_end_and_killed_when_it_may_not_go
         if said:
             break
     assert said == b"begun\n"
-    task = asyncio.create_task(box.run(["sleep", "60"]))
+    task = asyncio.create_task(box.run(["sleep", "1000"]))
     while len(await box.pids()) < 2:
         await asyncio.sleep(0.01)
     task.cancel()

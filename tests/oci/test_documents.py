@@ -216,7 +216,7 @@ async def test_both_runtimes_refuse_a_wrong_document_before_anything_is_made(
     engine: Engine, state: Path, field: str, change: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidSpec) as refused:
-        await engine.run("host", [], oci=document(**change), timeout=30)
+        await engine.run("host", [], oci=document(**change), timeout=300)
     assert refused.value.field == field
     assert await engine.list() == []
 
@@ -224,7 +224,9 @@ async def test_both_runtimes_refuse_a_wrong_document_before_anything_is_made(
 @pytest.mark.parametrize("version", ["1.0.0", "1.0.2-dev", "1.1.0", "1.2.0", "1.2.0+dev", "1.3.0", "1.10.0"])
 @real
 async def test_a_document_of_a_later_version_runs(engine: Engine, version: str) -> None:
-    done = await engine.run("host", [], oci=document(ociVersion=version, process={"args": ["echo", "ran"]}), timeout=60)
+    done = await engine.run(
+        "host", [], oci=document(ociVersion=version, process={"args": ["echo", "ran"]}), timeout=300
+    )
     assert done.stdout == b"ran\n"
 
 
@@ -312,7 +314,7 @@ async def test_an_ignored_field_is_in_the_log_and_in_the_plan(engine: Engine, ca
     assert plan.documents["config.json"]["linux"]["mine"] == {"a": 1}
     assert caplog.records == []
     with caplog.at_level(logging.WARNING, "longshore.oci"):
-        await engine.run("host", [], oci=given, timeout=60)
+        await engine.run("host", [], oci=given, timeout=300)
     assert [record.getMessage().partition(" ignores ")[2] for record in caplog.records] == [
         "oci.linux.mine of its OCI document"
     ]
@@ -320,7 +322,7 @@ async def test_an_ignored_field_is_in_the_log_and_in_the_plan(engine: Engine, ca
 
 @real
 async def test_a_field_that_an_exec_ignores_is_in_the_log(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
-    box = await engine.launch("box", root="host", args=["sleep", "60"], owner="remove")
+    box = await engine.launch("box", root="host", args=["sleep", "1000"], owner="remove")
     own = {"args": ["true"], "cwd": "/", "env": ["PATH=/usr/bin"], "mine": 5}
     with caplog.at_level(logging.WARNING, "longshore.oci"):
         await (await box.exec(oci=own)).wait()
@@ -331,11 +333,11 @@ async def test_a_field_that_an_exec_ignores_is_in_the_log(engine: Engine, caplog
 async def test_exec_reports_an_oom_score_that_its_runtime_drops(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    box = await engine.launch("box", root="host", args=["sleep", "60"], owner="remove")
+    box = await engine.launch("box", root="host", args=["sleep", "1000"], owner="remove")
     own = {"args": ["cat", "/proc/self/oom_score_adj"], "oomScoreAdj": 500}
     with caplog.at_level(logging.WARNING, "longshore.oci"):
         process = await box.exec(oci=own, stdout=PIPE)
-        out, _ = await process.communicate(timeout=30)
+        out, _ = await process.communicate(timeout=300)
     assert out == b"0\n"
     assert [record.getMessage().partition(" ignores ")[2] for record in caplog.records] == ["oci.oomScoreAdj"]
 
@@ -343,14 +345,14 @@ async def test_exec_reports_an_oom_score_that_its_runtime_drops(
 @real
 async def test_command_line_for_windows_is_not_run_beside_args(engine: Engine) -> None:
     given = document(process={"args": ["sh", "-c", "exit 6"], "commandLine": "cmd /c exit 7"})
-    done = await engine.run("host", [], oci=given, timeout=60)
+    done = await engine.run("host", [], oci=given, timeout=300)
     assert (done.exit_code, done.args) == (6, ["sh", "-c", "exit 6"])
 
 
 @real
 async def test_no_limit_in_a_document_is_none_for_both_runtimes(engine: Engine) -> None:
     given = document(linux={"resources": {"pids": {"limit": -1}, "memory": {"limit": 0, "swap": 0}}})
-    assert (await engine.run("host", [], oci=given, timeout=60)).exit_code == 0
+    assert (await engine.run("host", [], oci=given, timeout=300)).exit_code == 0
 
 
 # umask
@@ -360,12 +362,12 @@ async def test_no_limit_in_a_document_is_none_for_both_runtimes(engine: Engine) 
 async def test_a_umask_of_a_document_stays_whatever_user_is_chosen(engine: Engine) -> None:
     given = document(process={"args": ["sh", "-c", "umask"], "user": {"uid": 0, "gid": 0, "umask": 0o077}})
     for user in (None, "1000", "root"):
-        done = await engine.run("host", [], oci=given, user=user, timeout=60)
+        done = await engine.run("host", [], oci=given, user=user, timeout=300)
         assert done.stdout == b"0077\n", user
-    slow = document(process={"args": ["sleep", "60"], "user": {"uid": 0, "gid": 0, "umask": 0o027}})
+    slow = document(process={"args": ["sleep", "1000"], "user": {"uid": 0, "gid": 0, "umask": 0o027}})
     box = await engine.launch("box", root="host", oci=slow, owner="remove")
     for user in (None, "1000"):
-        assert (await box.run(["sh", "-c", "umask"], user=user, timeout=60)).stdout == b"0027\n", user
+        assert (await box.run(["sh", "-c", "umask"], user=user, timeout=300)).stdout == b"0027\n", user
     own = {
         "args": ["sh", "-c", "umask"],
         "cwd": "/",
@@ -374,7 +376,7 @@ async def test_a_umask_of_a_document_stays_whatever_user_is_chosen(engine: Engin
     }
     for user in (None, "1000"):
         process = await box.exec(oci=own, user=user)
-        assert (await process.communicate(timeout=60))[0] == b"0007\n", user
+        assert (await process.communicate(timeout=300))[0] == b"0007\n", user
 
 
 # execs
@@ -382,12 +384,12 @@ async def test_a_umask_of_a_document_stays_whatever_user_is_chosen(engine: Engin
 
 @real
 async def test_an_exec_may_have_its_command_from_a_document_alone(engine: Engine) -> None:
-    box = await engine.launch("box", root="host", args=["sleep", "60"], owner="remove")
+    box = await engine.launch("box", root="host", args=["sleep", "1000"], owner="remove")
     own = {"args": ["id", "-u"], "cwd": "/", "env": ["PATH=/usr/bin"], "user": {"uid": 1234, "gid": 5}}
     process = await box.exec(oci=own)
-    assert (process.args, (await process.communicate(timeout=60))[0]) == (["id", "-u"], b"1234\n")
+    assert (process.args, (await process.communicate(timeout=300))[0]) == (["id", "-u"], b"1234\n")
     process = await box.exec(["id", "-g"], oci=own)  # words count more
-    assert (process.args, (await process.communicate(timeout=60))[0]) == (["id", "-g"], b"5\n")
+    assert (process.args, (await process.communicate(timeout=300))[0]) == (["id", "-g"], b"5\n")
     for bad, field in (
         ({"cwd": "/"}, "args"),
         ({"args": [], "cwd": "/"}, "args"),
@@ -402,11 +404,11 @@ async def test_an_exec_may_have_its_command_from_a_document_alone(engine: Engine
 
 @real
 async def test_an_exec_keeps_what_its_document_says(engine: Engine) -> None:
-    box = await engine.launch("box", root="host", args=["sleep", "60"], owner="remove")
+    box = await engine.launch("box", root="host", args=["sleep", "1000"], owner="remove")
     limit = [{"type": "RLIMIT_CORE", "hard": 7 << 10, "soft": 7 << 10}]
     own = {"args": ["sh", "-c", "ulimit -c"], "cwd": "/", "env": ["PATH=/usr/bin:/bin"], "rlimits": limit}
     process = await box.exec(oci=own, stdout=PIPE)
-    assert (await process.communicate(timeout=60))[0] == b"14\n"  # of 512 bytes
+    assert (await process.communicate(timeout=300))[0] == b"14\n"  # of 512 bytes
 
 
 @pytest.mark.parametrize("bad", [{"rlimits": "x"}, {"cwd": 5}, {"env": ["A\0=1"]}, {"user": {"uid": -1}}])
@@ -425,7 +427,7 @@ def test_a_wrong_document_of_an_exec_is_refused_by_its_field(bad: dict[str, Any]
 async def test_what_a_runtime_cannot_do_is_said_in_its_own_words(engine: Engine) -> None:
     given = document(linux={"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "no-such-kind"}]})
     with pytest.raises(ServiceError) as failed:
-        await engine.run("host", [], oci=given, timeout=60)
+        await engine.run("host", [], oci=given, timeout=300)
     assert "no-such-kind" in str(failed.value)
     assert str(failed.value).isprintable()
 
@@ -434,6 +436,6 @@ async def test_what_a_runtime_cannot_do_is_said_in_its_own_words(engine: Engine)
 async def test_a_relative_destination_is_meant_from_the_containers_root(engine: Engine) -> None:
     mounts = [*document()["mounts"], {"destination": "data/x", "type": "tmpfs", "source": "tmpfs"}]
     given = document(mounts=mounts, process={"args": ["grep", " /data/x tmpfs", "/proc/mounts"]})
-    assert (await engine.run("host", [], oci=given, timeout=60)).exit_code == 0
+    assert (await engine.run("host", [], oci=given, timeout=300)).exit_code == 0
     plan = await engine.plan(Spec.from_oci(given, root="host"))
     assert "data/x" in plan.reasons["oci.mounts[2].destination"]

@@ -43,7 +43,7 @@ async def test_a_runtime_that_is_killed_loses_no_exit_and_leaves_nothing(engine:
     os.kill(runtime_of(init.pid), signal.SIGKILL)
     await asyncio.sleep(0.1)
     init.stdin.close()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(300):
         await init.wait()
     await box.delete(force=True)
     assert [path for path in (state / "run" / "runtime").glob("*/*") if path.name != ".cache"] == []  # crun 1.9's
@@ -59,7 +59,7 @@ async def test_what_is_said_after_the_runtime_was_killed_is_heard(engine: Engine
     assert box.init.stdout is not None
     assert await box.init.stdout.readline() == b"before\n"
     os.kill(runtime_of(box.init.pid), signal.SIGKILL)
-    assert await box.init.communicate(timeout=30) == (b"after\n", b"")
+    assert await box.init.communicate(timeout=300) == (b"after\n", b"")
     await box.delete(force=True)
 
 
@@ -101,7 +101,7 @@ async def test_a_monitor_that_is_stopped_hides_no_code(
             os.kill(box.init.pid, signal.SIGKILL)
         else:
             await box.run(["touch", "/tmp/end"])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(300):
             exit = await box.wait()
     finally:
         os.kill(monitor, signal.SIGCONT)
@@ -120,7 +120,7 @@ async def test_the_code_of_an_orphan_of_a_killed_monitor_is_known_before_anybody
         box = await engine.launch("box", root="host", args=["sh", "-c", f"{UNTIL_TOLD} exit 7"])
         os.kill(monitor_of(state, "box"), signal.SIGKILL)
         await box.run(["touch", "/tmp/end"])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(300):
             exit = await box.wait()
         assert (exit.code, exit.cause) == (7, Cause.EXITED)
         await box.delete()
@@ -150,7 +150,7 @@ async def test_what_outlives_an_init_without_a_pid_namespace_ends_with_it(engine
     for _ in range(10):  # it may be gone before anybody could look at it
         box = await engine.launch("box", spec, stdout=PIPE, stderr=PIPE)
         assert box.init is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(300):
             assert (await box.init.wait()).code == 3
             await box.delete(force=True)
 
@@ -185,7 +185,7 @@ async def test_a_grandchild_that_writes_on_and_on_does_not_keep_wait(engine: Eng
     box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
     for _ in range(3):
         process = await box.exec(["sh", "-c", "yes & sleep 0.3; exit 3"])  # nobody reads it
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(300):
             assert (await process.wait()).code == 3
 
 
@@ -199,7 +199,7 @@ async def test_a_container_whose_output_nobody_reads_can_be_killed_and_what_it_s
     assert await box.init.stdout.readuntil(b"y\n")  # from here on its buffer is filled, too
     await asyncio.sleep(0.5)  # until every pipe is full
     await box.kill()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(300):
         assert (await box.init.wait()).code == 137
         rest = await box.init.stdout.read()
     assert len(rest) > 1 << 20
@@ -214,7 +214,7 @@ async def test_a_runtime_that_cannot_clear_up_does_not_hide_the_code(state: Path
         """echo '{"level":"error","msg":"unlinkat /run/x: operation not permitted"}' >>"$4"\nexit $code\n"""
     )
     wrapper.chmod(0o755)
-    async with asyncio.timeout(60), Engine(state=state, runtime=str(wrapper)) as engine:
+    async with asyncio.timeout(300), Engine(state=state, runtime=str(wrapper)) as engine:
         assert (await engine.run("host", ["sh", "-c", "exit 3"])).exit_code == 3
         box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
         assert (await box.run(["sh", "-c", "exit 4"])).exit_code == 4

@@ -170,8 +170,8 @@ async def test_nothing_brings_the_store_back_in_host_full(engine: Engine, state:
 
 
 async def test_two_containers_do_not_see_each_others_files(engine: Engine) -> None:
-    first = await engine.launch("first", root="host", args=["sleep", "60"])
-    second = await engine.launch("second", root="host", args=["sleep", "60"])
+    first = await engine.launch("first", root="host", args=["sleep", "1000"])
+    second = await engine.launch("second", root="host", args=["sleep", "1000"])
     await (await first.exec(["sh", "-c", "echo x > /tmp/mark"])).wait()
     seen = await second.exec(["ls", "-A", "/tmp"])
     out, _ = await seen.communicate()
@@ -227,7 +227,7 @@ def test_what_is_mounted_below_a_shown_folder_is_seen_in_it(state: Path, runtime
         env=os.environ | {"LONGSHORE_ROOT": str(state), "LONGSHORE_RUNTIME": runtime},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split()[0] == "seen"

@@ -65,13 +65,13 @@ async def said(box: Container, line: bytes) -> None:
 
 
 async def test_a_command_traced_by_the_init_ends_with_its_own_code(engine: Engine) -> None:
-    done = await engine.run("host", ["python3", "-c", TRACED], init=True, timeout=60, check=False)
+    done = await engine.run("host", ["python3", "-c", TRACED], init=True, timeout=300, check=False)
     assert (done.exit_code, done.stdout) == (7, b"received\n")
 
 
 async def test_a_kept_command_traced_by_the_init_keeps_its_monitor(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["python3", "-c", TRACED], init=True)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         assert (await box.wait()).code == 7
     assert [record.data async for record in box.logs() if isinstance(record, LogRecord)] == [b"received\n"]
     await box.delete()
@@ -95,7 +95,7 @@ async def test_stop_that_a_runtime_takes_for_the_end_is_not_recorded_as_that(eng
 @pytest.mark.parametrize("init", [False, True])
 async def test_a_container_whose_first_thread_ended_is_running(engine: Engine, init: bool) -> None:
     box = await engine.launch("box", root="host", args=["python3", "-c", FIRST_THREAD_ENDS], init=init, owner="remove")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         await said(box, b"alone")
     [found] = await engine.list()
     assert found.state == "running"
@@ -109,7 +109,7 @@ async def test_a_container_whose_first_thread_ended_is_running(engine: Engine, i
 
 async def test_top_reads_a_bounded_part_of_each_command_line(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["python3", "-c", ENDLESS_ARGUMENTS], owner="remove")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         await said(box, b"made")
         while len([each for each in await box.top() if each.command == "sleep"]) < 40:
             await asyncio.sleep(0.01)
@@ -121,19 +121,21 @@ async def test_top_reads_a_bounded_part_of_each_command_line(engine: Engine) -> 
 async def test_a_program_named_as_a_runtime_delays_no_second_signal(engine: Engine) -> None:
     args = ["python3", "-c", CALLS_ITSELF_A_RUNTIME]
     box = await engine.launch("box", root="host", args=args, init=False, owner="remove")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         await said(box, b"named")
     await box.signal("TERM")
-    begin = time.monotonic()
+    seconds = []
     for _ in range(10):
+        begin = time.monotonic()
         await box.signal("TERM")
-    assert time.monotonic() - begin < 5  # it was a second for each
+        seconds.append(time.monotonic() - begin)
+    assert min(seconds) < 1  # it was a second for each
 
 
 async def test_an_exec_that_leaves_an_endless_writer_ends_its_streams(engine: Engine) -> None:
     box = await engine.launch("box", root="host", args=["sleep", "infinity"], owner="remove")
     process = await box.exec(["sh", "-c", "echo first; yes & exit 3"], stdout=PIPE, stderr=PIPE)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         assert (await process.wait()).code == 3
         output, _ = await process.communicate()
     assert output is not None

@@ -46,7 +46,7 @@ async def test_a_user_of_the_root_has_its_groups_and_home(engine: Engine, root: 
 
 
 async def test_an_exec_looks_users_up_in_the_container(engine: Engine, root: Path) -> None:
-    box = await engine.launch("users", root=f"rootfs:{root}", args=["sleep", "60"], mounts=[USR])
+    box = await engine.launch("users", root=f"rootfs:{root}", args=["sleep", "1000"], mounts=[USR])
     process = await box.exec(["sh", "-c", "id -u; id -G; echo $HOME"], user="web")
     out, _ = await process.communicate()
     assert out.split() == [b"1000", b"1001", b"2000", b"/home/web"]

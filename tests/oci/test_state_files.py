@@ -169,7 +169,7 @@ asyncio.run(main())
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert done.stdout == "box the kernel does not permit it\n" * 3, done.stderr

@@ -32,7 +32,7 @@ def test_state_on_an_overlay_is_named_with_the_next_step(tmp_path: Path, runtime
         env={**os.environ, "T": str(tmp_path), "LONGSHORE_RUNTIME": runtime, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert "code 125" in done.stdout

@@ -232,7 +232,7 @@ async def test_after_the_death_of_the_starter_the_truth_is_known(
     script(tools / "other", "#!/bin/sh\nexit 1\n")
     box = await engine.create("box", args=[command], **fields(tools, init=init))
     runtime = "runc" if "runc" in await engine.version() else "crun"
-    starter = subprocess.run([sys.executable, "-c", STARTER, str(state), runtime], timeout=60, check=False)
+    starter = subprocess.run([sys.executable, "-c", STARTER, str(state), runtime], timeout=300, check=False)
     assert starter.returncode == -signal.SIGKILL
     exit = await box.wait()
     assert (exit.code, exit.cause) == (code, cause)
@@ -389,7 +389,7 @@ def test_only_a_record_in_a_file_needs_a_limit_of_file_size() -> None:
 @real
 async def test_command_that_may_write_no_file_is_refused_by_type(engine: Engine, tools: Path) -> None:
     script(tools / "command", "#!/bin/sh\r\ntrue\r\n")
-    box = await engine.launch("box", root="host", args=["sleep", "60"], owner="remove", mounts=[f"{tools}:/tools"])
+    box = await engine.launch("box", root="host", args=["sleep", "1000"], owner="remove", mounts=[f"{tools}:/tools"])
     limits = [{"type": "RLIMIT_FSIZE", "soft": 0, "hard": 0}]
     with pytest.raises(CommandNotExecutable):
         await box.exec(oci={"args": ["/tools/command"], "rlimits": limits})

@@ -42,7 +42,7 @@ import longshore
 from longshore import Engine
 
 async def main():
-    async with asyncio.timeout(100), Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:
+    async with asyncio.timeout(300), Engine(state=sys.argv[1], runtime=sys.argv[2]) as engine:
         seen = []
         async def follow():
             async for event in engine.events(since=0):
@@ -72,7 +72,7 @@ asyncio.run(main())
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
 def test_the_engine_works_for_a_user_without_inotify_instances(state: Path, runtime: str) -> None:
     command = [sys.executable, "-c", NO_INOTIFY + ALL_VERBS, str(state), runtime]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout == "all done\n", done.stderr
     assert done.stderr.count("directories cannot be watched") <= 1
     assert wait_for_nothing_left(state) == []
@@ -100,7 +100,7 @@ time.sleep(1000)
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
 async def test_what_one_container_uses_up_keeps_no_other_from_its_life(state: Path, runtime: str) -> None:
     """Timers (pending signals), message queues and inotify instances of the user that both run as."""
-    async with asyncio.timeout(100), Engine(state=state, runtime=runtime) as engine:
+    async with asyncio.timeout(300), Engine(state=state, runtime=runtime) as engine:
         hungry = await engine.launch(
             "hungry", root="host", args=["python3", "-c", USES_UP], stdout=longshore.PIPE, stderr=longshore.DEVNULL
         )

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2] / ".wine-env"
-LIMIT = 60.0
+LIMIT = 300.0
 
 
 def main(file: str) -> None:

@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from longshore.spec import Spec, WindowsOptions
 
-LIMIT = 120.0
+LIMIT = 300.0
 HERE = Path(__file__).parent
 
 collect_ignore_glob = [] if os.name == "nt" else ["test_*.py"]

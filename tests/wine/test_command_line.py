@@ -20,7 +20,7 @@ def longshore(tmp_path: Path) -> object:
 
     def run(*words: str, input: bytes = b"") -> tuple[int, bytes, bytes]:
         command = [sys.executable, "-m", "longshore.cli", *words]
-        done = subprocess.run(command, input=input, capture_output=True, env=environment, timeout=60, check=False)
+        done = subprocess.run(command, input=input, capture_output=True, env=environment, timeout=300, check=False)
         return done.returncode, done.stdout, done.stderr
 
     return run

@@ -29,7 +29,7 @@ def longshore(tmp_path: Path) -> object:
     def run(*words: str) -> tuple[int, str, str]:
         command = [sys.executable, "-m", "longshore.cli", *words]
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=60, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=300, check=False
         )
         return done.returncode, done.stdout.decode(), done.stderr.decode()
 

@@ -109,7 +109,7 @@ async def test_losing_the_service_in_the_middle_of_everything_ends_every_call(
         fresh = [await engine.create(f"new-{number}", spec("x")) for number in range(10)]
         calls = [
             *[box.wait() for box in running],
-            *[box.stop(grace=30) for box in running[:5]],
+            *[box.stop(grace=300) for box in running[:5]],
             *[box.exec(["y"]) for box in running[5:]],
             *[box.start() for box in fresh],
             engine.launch("slow", spec("x")),
@@ -160,7 +160,7 @@ def test_a_program_may_end_with_systems_open_and_notifications_on_their_way(tmp_
     """
     for _ in range(3):
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(source)], capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", textwrap.dedent(source)], capture_output=True, text=True, timeout=300, check=False
         )
         assert (done.stdout, done.returncode) == ("open\n", 0), done.stderr
         (tmp_path / "run").rename(tmp_path / f"run-{time.monotonic_ns()}")
@@ -213,7 +213,7 @@ def _run(tmp_path: Path, source: str, *rules: str) -> str:
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -279,7 +279,7 @@ def test_an_engine_that_a_program_leaves_open_ends_its_containers_before_their_h
         [sys.executable, "-c", textwrap.dedent(source), str(Path(__file__).parents[2]), str(tmp_path / "state")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env=os.environ | {"VMCOMPUTE_DOUBLE": str(tmp_path / "script")},
     )
