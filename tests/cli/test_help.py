@@ -75,11 +75,11 @@ def test_help_tells_what_is_written_to_whose_and_where() -> None:
     assert "LONGSHORE_ROOT, else /run/longshore and /var/lib/longshore" in " ".join(overview().split())
     run = " ".join(verb_help(load("run")).split())
     for words in (
-        "it is written to in place, as root unless -u is given",
+        "used in place, as root unless -u is given",
         "`host`, `host:full` and --layer are copy-on-write",
         "On `host` the command is nobody unless -u is given, also for what -v shows",
-        "it also stays if this program is killed by SIGKILL",
-        "there it begins anew: what was before is dropped, and `logs` tells it as a gap",
+        "and stays if SIGKILL ends this program",
+        "at the limit the log starts again, and `logs` reports the lost output as a gap",
     ):
         assert words in run
     assert "No container is made." in verb_help(load("explain"))

@@ -61,39 +61,39 @@ def variable(text: str) -> str:
 
 PROCESS = (
     Option("-e", "--env", kind="list", metavar="NAME[=VALUE]", convert=variable,
-           help="set a variable; without a value, it is taken from here"),
+           help="set a variable; without a value, use the one set here"),
     Option("--env-file", kind="list", metavar="FILE", complete="file",
-           help="read variables from a file: NAME=value on each line, as it is; a NAME alone is taken from here"),
+           help="read variables from a file: NAME=value on each line, unquoted; a NAME alone: the value here"),
     Option("-w", "--workdir", kind="value", metavar="DIR", help="working directory in the container"),
     Option("-u", "--user", kind="value", metavar="USER[:GROUP]", help="name or uid to run as"),
-    Option("-i", "--interactive", help="give the command this program's standard input"),
+    Option("-i", "--interactive", help="pass this program's standard input to the command"),
 )  # fmt: skip
 
 TTY = Option("-t", "--tty", help="give the command a terminal")
 
 LIMITS = (
     Option("-m", "--memory", kind="value", metavar="SIZE", help="memory limit: 512m, 2g"),
-    Option("--memory-swap", kind="value", metavar="SIZE", help="memory and swap together; -1 is no limit"),
-    Option("--memory-reservation", kind="value", metavar="SIZE", help="memory kept when the machine is short of it"),
-    Option("--cpus", kind="value", metavar="N", convert=amount, help="processors' worth of time: 1.5"),
-    Option("--cpu-weight", kind="value", metavar="N", convert=number, help="share of time: 1 to 10000, 100 is usual"),
+    Option("--memory-swap", kind="value", metavar="SIZE", help="memory plus swap; -1 means no limit"),
+    Option("--memory-reservation", kind="value", metavar="SIZE", help="memory to keep when the machine is short of it"),
+    Option("--cpus", kind="value", metavar="N", convert=amount, help="processor time, in processors: 1.5"),
+    Option("--cpu-weight", kind="value", metavar="N", convert=number, help="share of time: 1 to 10000, usually 100"),
     Option("--cpuset-cpus", kind="value", metavar="LIST", help="which processors: 0-1,3"),
-    Option("--pids-limit", kind="value", metavar="N", convert=number, help="processes and threads; -1 is no limit"),
+    Option("--pids-limit", kind="value", metavar="N", convert=number, help="processes and threads; -1 means no limit"),
 )  # fmt: skip
 
 CONTAINER = (
-    Option("--name", kind="value", metavar="NAME", help="id of the container (default: one is made up)"),
+    Option("--name", kind="value", metavar="NAME", help="id of the container (default: a generated one)"),
     *PROCESS,
     Option("-t", "--tty",
-           help="give the command a terminal; one of `run -it` can be left (--detach-keys), and so it also stays if"
-                " this program is killed by SIGKILL"),
+           help="give the command a terminal; a container of `run -it` can be detached (--detach-keys), and stays"
+                " if SIGKILL ends this program"),
     Option("-v", "--volume", kind="list", metavar="SOURCE:TARGET[:ro]", complete="file",
-           help="show a file or folder of this machine in the container"),
+           help="mount a file or folder of this machine in the container"),
     Option("--mount", kind="list", metavar="type=..,source=..,target=..",
-           help="the same, in words, also type=tmpfs; a word that has a comma is quoted: '\"source=/a,b\",target=/x'"),
+           help="the same by fields, also type=tmpfs; quote a field with a comma: '\"source=/a,b\",target=/x'"),
     Option("--tmpfs", kind="list", metavar="TARGET[:OPTIONS]", help="an empty file system in memory"),
     Option("--show", kind="list", metavar="DIR", complete="file",
-           help="on a `host` root: show this folder of the machine too, read-only"),
+           help="on a `host` root: also show this folder of the machine, read-only"),
     *LIMITS,
     Option("--hostname", kind="value", metavar="NAME", help="host name in the container"),
     Option("--network", "--net", kind="value", dest="network", choices=("none", "host"),
@@ -107,15 +107,15 @@ CONTAINER = (
     Option("--ulimit", kind="list", metavar="NAME=SOFT[:HARD]",
            help="a limit of each process: nofile=1024:2048, core=unlimited"),
     Option("--init", "--no-init", dest="init", kind="flag", default="auto",
-           help="run a small init as pid 1 (default: yes, where there is one)"),
+           help="run a small init as pid 1 (default: yes, if there is one)"),
     Option("--stop-signal", kind="value", metavar="SIGNAL", complete="signal",
-               help="what `stop` sends, by name or number: INT, RTMIN+3, RTMAX-1 (default: TERM)"),
+               help="signal of `stop`, by name or number: INT, RTMIN+3, RTMAX-1 (default: TERM)"),
     Option("-l", "--label", kind="list", metavar="NAME[=TEXT]", convert=pair, help="a label"),
     Option("--log-size", kind="value", metavar="SIZE",
-           help="bound of the log of a kept container (default: 64m); there it begins anew: what was before is"
-                " dropped, and `logs` tells it as a gap"),
+           help="limit of the log of a kept container (default: 64m); at the limit the log starts again, and"
+                " `logs` reports the lost output as a gap"),
     Option("--layer", kind="list", metavar="DIR", complete="directory",
-           help="instead of a root: a read-only folder; give the nearest one first"),
+           help="instead of a root: a read-only folder; give the topmost first"),
     Option("--scratch", kind="value", metavar="DIR", complete="directory",
            help="where what is written over the layers stays (default: it goes with the container)"),
     Option("--spec", kind="value", metavar="FILE", complete="file",
@@ -124,14 +124,14 @@ CONTAINER = (
 )  # fmt: skip
 
 ROOTS = """\
-ROOT is what the command sees as its file system:
+ROOT is the file system that the command sees:
   host           a safe view of this machine: its programs and libraries, none of its
-                 secrets; what is written stays in the container and goes with it
-  host:full      all of this machine but longshore's own state: for trusted code only
-  rootfs:DIR     a folder that holds a root file system; it is written to in place, as
-                 root unless -u is given
+                 secrets; changes stay in the container and are removed with it
+  host:full      all of this machine except longshore's state: for trusted code only
+  rootfs:DIR     a folder with a root file system; used in place, as root unless -u is
+                 given
   ./DIR          an OCI bundle: a folder with a config.json
-In place of ROOT, --layer or --spec may be given. `host`, `host:full` and --layer are
+--layer or --spec can replace ROOT. `host`, `host:full` and --layer are
 copy-on-write: this machine's files stay as they are. On `host` the command is nobody
 unless -u is given, also for what -v shows of this machine."""
 

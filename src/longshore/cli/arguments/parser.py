@@ -143,8 +143,8 @@ GLOBAL = (
     Option("--runtime", kind="value", metavar="NAME", complete="runtime",
            help="crun, runc or a path (default: $LONGSHORE_RUNTIME, else the first that works)"),
     Option("--log-level", kind="value", choices=("debug", "info", "warning", "error"),
-           help="which messages of the engine to show (default: $LONGSHORE_LOG, else warning)"),
-    Option("--debug", help="show where an error comes from"),
+           help="log level of the engine (default: $LONGSHORE_LOG, else warning)"),
+    Option("--debug", help="show the traceback of an error"),
     Option("-h", "--help", help="show this help"),
 )  # fmt: skip
 

@@ -33,24 +33,24 @@ OPTIONS = (
     _option("--utility-vm", metavar="DIR", complete="directory",
             help="with hyperv: the UtilityVM folder (default: that of the nearest layer which has one)"),
     _option("--endpoint", kind="list", metavar="ID", help="a network endpoint that HNS has made"),
-    _option("--dns-search", kind="list", metavar="DOMAIN", help="a domain to complete short names with"),
-    _option("--unqualified-dns", kind="flag", help="let names without a dot be asked of DNS"),
+    _option("--dns-search", kind="list", metavar="DOMAIN", help="a search domain of DNS"),
+    _option("--unqualified-dns", kind="flag", help="send names without a dot to DNS"),
     _option("--network-of", metavar="CONTAINER", help="share this container's network (process isolation)"),
     _option("--credential-spec", metavar="FILE", complete="file", help="a credential spec, for a gMSA identity"),
     _option("--servicing", kind="flag", help="install what updates the image has, and end: no command, no streams"),
-    _option("--ignore-flushes", kind="flag", help="do not wait for the disk while the container boots: faster"),
-    _option("--cpu-count", metavar="N", convert=_number, help="so many processors"),
-    _option("--cpu-percent", metavar="N", convert=_number, help="so many percent of all processors: 1 to 100"),
+    _option("--ignore-flushes", kind="flag", help="do not wait for the disk while the container boots (faster)"),
+    _option("--cpu-count", metavar="N", convert=_number, help="number of processors"),
+    _option("--cpu-percent", metavar="N", convert=_number, help="percent of all processors: 1 to 100"),
     _option("--io-maxbandwidth", metavar="BYTES", convert=_number, help="bytes a second to and from its disk"),
     _option("--io-maxiops", metavar="N", convert=_number, help="operations a second of its disk"),
-    _option("--storage-size", metavar="SIZE", help="size of the scratch layer that is made for it: 40g"),
+    _option("--storage-size", metavar="SIZE", help="size of the new scratch layer: 40g"),
     _option("--device-class", kind="list", metavar="GUID", help="devices of an interface class (process isolation)"),
-    _option("--command-line", metavar="TEXT", help="the command as one string, passed as it is: no quoting is done"),
+    _option("--command-line", metavar="TEXT", help="the command as one string, passed without quoting"),
 )  # fmt: skip
 
 ENDPOINTS = (
-    _option("--add-endpoint", kind="list", metavar="ID", help="give it a network endpoint"),
-    _option("--remove-endpoint", kind="list", metavar="ID", help="take a network endpoint away from it"),
+    _option("--add-endpoint", kind="list", metavar="ID", help="add a network endpoint"),
+    _option("--remove-endpoint", kind="list", metavar="ID", help="remove a network endpoint"),
 )
 
 

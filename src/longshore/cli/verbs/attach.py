@@ -63,9 +63,9 @@ VERB = Verb(
     arguments=["CONTAINER"],
     options=[
         Option("--stdin", "--no-stdin", dest="stdin", default=True,
-               help="connect standard input (default: if it has any)"),
+               help="connect standard input (default: if the container has one)"),
         Option("--detach-keys", kind="value", metavar="KEYS", default="ctrl-p,ctrl-q",
-               help="keys that leave it running (default: ctrl-p,ctrl-q)"),
+               help="keys that detach (default: ctrl-p,ctrl-q)"),
         Option("--sig-proxy", default=True, help="pass signals on to it (default: yes; --sig-proxy=false)"),
     ],
     run=run,

@@ -22,19 +22,19 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 VERB = Verb(
     "checkpoint",
-    "Write a running container to a checkpoint, and end it; `start --checkpoint` has it go on.",
+    "Save a running container to a checkpoint, and end it. `start --checkpoint` continues it.",
     arguments=["CONTAINER", "NAME"],
     options=[
-        Option("-R", "--leave-running", help="it runs on"),
-        Option("--connections", help="write its open TCP connections, too"),
+        Option("-R", "--leave-running", help="leave it running"),
+        Option("--connections", help="also save open TCP connections"),
         Option(
-            "--export", kind="value", metavar="FILE", complete="file", help="then write the checkpoint to an archive"
+            "--export", kind="value", metavar="FILE", complete="file", help="also write the checkpoint to an archive"
         ),
     ],
     run=run,
     examples=[
-        ("longshore checkpoint web monday", "it stops here, and can go on from here"),
-        ("longshore checkpoint -R web monday", "it runs on; this is what it can be set back to"),
-        ("longshore checkpoint web monday --export web.tar", "to be carried elsewhere: see `longshore import`"),
+        ("longshore checkpoint web monday", "save and end it; it can continue later"),
+        ("longshore checkpoint -R web monday", "save it and leave it running"),
+        ("longshore checkpoint web monday --export web.tar", "for another machine: see `longshore import`"),
     ],
 )

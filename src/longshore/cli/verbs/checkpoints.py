@@ -40,7 +40,7 @@ VERB = Verb(
     ],
     run=run,
     examples=[
-        ("longshore checkpoints web", "what `web` can go on from"),
-        ("longshore checkpoints web --remove monday", "that one goes"),
+        ("longshore checkpoints web", "the checkpoints of `web`"),
+        ("longshore checkpoints web --remove monday", "remove one"),
     ],
 )

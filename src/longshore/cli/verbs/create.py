@@ -24,7 +24,7 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 VERB = Verb(
     "create",
-    "Make a container without starting it, and print its id.",
+    "Create a container without starting it, and print its id.",
     arguments=["ROOT"],
     command=True,
     options=options.CONTAINER,

@@ -30,7 +30,7 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 VERB = Verb(
     "doctor",
-    "Show what works on this machine, why the rest does not, and what to do about it.",
+    "Show what works on this machine; for the rest, the reason and the next step.",
     options=[Option("--format", kind="value", choices=("text", "json"), default="text", help="text (default) or json")],
     run=run,
     text="The exit code is 0 if containers can be run. The first time it tries every runtime there is.",

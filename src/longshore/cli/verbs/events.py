@@ -63,19 +63,19 @@ def _line(event: Event) -> str:
 
 VERB = Verb(
     "events",
-    "Follow what happens to containers, from now on or since an event or a time.",
+    "Follow the events of containers, from now on, or since an event or a time.",
     options=[
         Option("--since", kind="value", metavar="NUMBER|TIME", convert=cursor_or_moment,
-               help="begin after the event of this number (0: all there is), or at a time: 10m, 2026-01-31T12:00:00Z"),
-        Option("--no-follow", help="end with the last event there is; alone: all of them"),
-        Option("--container", kind="value", metavar="NAME", complete="container", help="only of this container"),
+               help="begin after this event number (0: all events), or at a time: 10m, 2026-01-31T12:00:00Z"),
+        Option("--no-follow", help="end after the last event; without --since, show all"),
+        Option("--container", kind="value", metavar="NAME", complete="container", help="only events of this container"),
         Option("--format", kind="value", choices=("text", "json"), default="text",
                help="text (default), or a line of json each"),
     ],
     run=run,
     text="""\
 Types: start-container, pause, resume, exit, exit-process, restore, oom, checkpoint, delete.
-The first column is the number of the event: give it to --since to go on from there; none
+The first column is the number of the event: pass it to --since to continue there; no event
 is lost.""",
     examples=[
         ("longshore events", "from now on; ctrl-c ends it"),

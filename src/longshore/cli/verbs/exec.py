@@ -91,17 +91,17 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 VERB = Verb(
     "exec",
-    "Run a further command in a running container.",
+    "Run another command in a running container.",
     arguments=["CONTAINER"],
     command=True,
     options=[
         *options.PROCESS,
         options.TTY,
-        Option("-d", "--detach", help="let it run on by itself; prints its name"),
+        Option("-d", "--detach", help="run it in the background, and print its name"),
         Option("--name", kind="value", metavar="NAME",
-               help="name of the process, by which `signal` and others find it"),
+               help="name of the process, for `signal` and other verbs"),
         Option("--timeout", kind="value", metavar="TIME", convert=options.seconds,
-               help="kill it, and what it started, after this time; the exit code is then 124"),
+               help="kill it and its descendants after this time; the exit code is then 124"),
         background.OPTION,
     ],
     before=before,
@@ -111,7 +111,7 @@ The exit code is the command's own; 128+n if signal n ended it, 127 if there is 
 command, 126 if it cannot be executed, 124 after --timeout, 125 if longshore failed.
 The command ends with this program, however that ends.""",
     examples=[
-        ("longshore exec web -- ls -l /", "`--` may be left away"),
+        ("longshore exec web -- ls -l /", "`--` is optional"),
         ("longshore exec -it web -- bash", "a shell in the container"),
         ("longshore exec -i web -- sh -c 'cat > /tmp/copy' < file", "copy a file into it"),
         ("longshore exec -u 0 -e LEVEL=3 -w /tmp web -- ./check", "as another user, with a variable"),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ...engine.engine import Engine
 
 FORMAT = (
-    Option("--json", dest="json", help="as JSON, in an order that can be compared"),
+    Option("--json", dest="json", help="as JSON, in a stable order for comparison"),
     Option("--format", kind="value", choices=("text", "json"), default="text", help="text (default) or json"),
 )
 
@@ -95,7 +95,7 @@ VERB = Verb(
     verbatim=True,
     text="No container is made.",
     examples=[
-        ("longshore explain run host -- echo hi", "in words"),
+        ("longshore explain run host -- echo hi", "as text"),
         ("diff <(longshore explain --json run host -- sh) <(longshore explain --json run -m 1g host -- sh)",
          "what one option changes"),
     ],

@@ -83,14 +83,14 @@ def overview() -> str:
         "Examples:\n"
         + _examples(
             [
-                ("longshore run host -- echo hi", "run a program of this machine in a container of its own"),
-                ("longshore run -it host -- bash", "a shell in one"),
-                ("longshore run -d --name web -m 256m host -- sleep infinity", "one that stays"),
+                ("longshore run host -- echo hi", "run a program of this machine in a container"),
+                ("longshore run -it host -- bash", "a shell in a container"),
+                ("longshore run -d --name web -m 256m host -- sleep infinity", "a container in the background"),
                 (
                     "longshore exec web -- ls /; longshore rm -f web",
-                    "and what to do with it",
+                    "work in it, then remove it",
                 ),
-                ("longshore doctor", "what works here, and why the rest does not"),
+                ("longshore doctor", "what works here, and the reason for the rest"),
             ]
         )
     )

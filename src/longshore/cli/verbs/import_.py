@@ -22,15 +22,15 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 VERB = Verb(
     "import",
-    "Make a container of an exported checkpoint: stopped, to be started from it. Import what you trust.",
+    "Create a stopped container from an exported checkpoint. Import only what you trust.",
     arguments=["FILE"],
     options=[
-        Option("--name", kind="value", metavar="NAME", help="its id (default: that of the one that was exported)"),
-        Option("--start", help="have it go on at once"),
+        Option("--name", kind="value", metavar="NAME", help="id of the container (default: the exported id)"),
+        Option("--start", help="start it immediately"),
     ],
     run=run,
     examples=[
         ("longshore import web.tar", "then `longshore start --checkpoint monday web`"),
-        ("longshore import --start --name web-2 web.tar", "under another name, and it runs"),
+        ("longshore import --start --name web-2 web.tar", "under another name, and start it"),
     ],
 )

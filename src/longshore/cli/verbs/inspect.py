@@ -26,7 +26,7 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 VERB = Verb(
     "inspect",
-    "Show all that is known of containers, as a JSON list. Values of environment variables are not shown.",
+    "Show everything about containers, as a JSON list. Values of environment variables are not shown.",
     arguments=["CONTAINER..."],
     options=[Option("--format", kind="value", choices=("json",), default="json", help="json, the only one")],
     run=run,

@@ -41,10 +41,10 @@ VERB = Verb(
     run=run,
     text="""\
 As with docker, it is an error (exit code 125) if the container does not run: it is
-stopped already, or was never started. `stop` takes that for done; so does Python's
+stopped, or was never started. `stop` succeeds in that case; so does Python's
 `Container.kill()`.""",
     examples=[
-        ("longshore kill web", "at once"),
-        ("longshore kill -s HUP web", "have it read its configuration again"),
+        ("longshore kill web", "kill it"),
+        ("longshore kill -s HUP web", "make it reload its configuration"),
     ],
 )  # fmt: skip

@@ -90,21 +90,21 @@ class _Text:
 
 VERB = Verb(
     "logs",
-    "Show what a kept container wrote: its standard output on ours, its standard error on ours.",
+    "Show the output of a kept container: its standard output here, its standard error on standard error.",
     arguments=["CONTAINER"],
     options=[
-        Option("-f", "--follow", help="go on until it has ended"),
+        Option("-f", "--follow", help="follow the output until the container ends"),
         Option("-n", "--tail", kind="value", metavar="N", convert=_count, help="only the last lines"),
         Option(
             "--since",
             kind="value",
             metavar="TIME",
             convert=moment,
-            help="only what is newer: 10m, 2026-01-31T12:00:00Z",
+            help="only newer lines: 10m, 2026-01-31T12:00:00Z",
         ),
         Option("-t", "--timestamps", help="begin each line with its time"),
-        Option("--tags", help="begin each line with its stream; all goes to standard output"),
-        Option("--stream", kind="value", choices=("stdout", "stderr"), help="only this one"),
+        Option("--tags", help="begin each line with its stream; write both to standard output"),
+        Option("--stream", kind="value", choices=("stdout", "stderr"), help="only this stream"),
         Option(
             "--format",
             kind="value",
@@ -115,9 +115,9 @@ VERB = Verb(
     ],
     run=run,
     examples=[
-        ("longshore logs web", "all there is"),
-        ("longshore logs -f -n 20 web", "the last 20 lines, and what comes"),
+        ("longshore logs web", "all output"),
+        ("longshore logs -f -n 20 web", "the last 20 lines, then new ones"),
         ("longshore logs --since 10m --tags -t web", "with times and streams"),
-        ("longshore logs --stream stderr web 2> errors", "only what went to standard error"),
+        ("longshore logs --stream stderr web 2> errors", "only standard error"),
     ],
 )

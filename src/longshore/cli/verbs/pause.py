@@ -23,7 +23,7 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 VERB = Verb(
     "pause",
-    "Freeze containers: their processes get no time until they are resumed.",
+    "Freeze containers: their processes do not run until `resume`.",
     arguments=["CONTAINER..."],
     run=run,
     examples=[("longshore pause web", "freeze it; memory and connections stay as they are")],

@@ -91,20 +91,24 @@ def state_text(info: ContainerInfo) -> str:
 
 VERB = Verb(
     "ps",
-    "List containers: those that run, oldest first.",
+    "List running containers, oldest first.",
     options=[
-        Option("-a", "--all", help="also those that do not run"),
+        Option("-a", "--all", help="also containers that do not run"),
         Option("-q", "--quiet", help="ids only"),
         Option(
-            "-f", "--filter", kind="list", metavar="WHAT", help="only some: label=NAME[=TEXT], state=STATE, name=PART"
+            "-f",
+            "--filter",
+            kind="list",
+            metavar="WHAT",
+            help="only matching ones: label=NAME[=TEXT], state=STATE, name=PART",
         ),
         Option("--format", kind="value", choices=("table", "json"), default="table", help="table (default) or json"),
-        Option("--no-trunc", help="show commands to their end"),
+        Option("--no-trunc", help="do not shorten commands"),
     ],
     run=run,
     examples=[
-        ("longshore ps", "what runs"),
-        ("longshore ps -a", "all there is"),
+        ("longshore ps", "running containers"),
+        ("longshore ps -a", "all containers"),
         ("longshore ps -q --filter label=ci", "ids of what has the label `ci`"),
         ("longshore ps -a --format json | python3 -m json.tool", "for programs"),
     ],

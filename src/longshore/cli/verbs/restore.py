@@ -28,11 +28,11 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 VERB = Verb(
     "restore",
-    "Take up all containers again: record how those ended that nobody watched, undo half-made ones.",
+    "Record the exits that no program has recorded, and undo containers that were half made.",
     options=[Option("--format", kind="value", choices=("text", "json"), default="text", help="text (default) or json")],
     run=run,
     text="""\
-Every verb does this by itself for the container that it is about; this does it for all, as
-after a crash or a boot. Prints what runs, what had ended, and what was undone.""",
-    examples=[("longshore restore", "put the records in order")],
+Every verb does this for its own container; `restore` does it for all, for example
+after a crash or a boot. It prints what runs, what has ended, and what was undone.""",
+    examples=[("longshore restore", "complete all records")],
 )

@@ -23,8 +23,8 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 VERB = Verb(
     "resume",
-    "Let paused containers go on.",
+    "Resume paused containers.",
     arguments=["CONTAINER..."],
     run=run,
-    examples=[("longshore resume web", "let it go on")],
+    examples=[("longshore resume web", "resume it")],
 )

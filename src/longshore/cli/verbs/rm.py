@@ -29,11 +29,11 @@ VERB = Verb(
     "rm",
     "Remove containers: their files, logs and records.",
     arguments=["CONTAINER..."],
-    options=[Option("-f", "--force", help="also if it runs: kill it first")],
+    options=[Option("-f", "--force", help="if it runs, kill it first")],
     run=run,
     examples=[
         ("longshore rm web", "one that has ended, or was never started"),
-        ("longshore rm -f web db", "whatever they do"),
+        ("longshore rm -f web db", "also if they run"),
         ("longshore ps -aq --filter state=stopped | xargs -r longshore rm", "all that have ended"),
     ],
 )

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from ...spec import Spec
 
 RUNNING = (
-    Option("-d", "--detach", help="let it run on by itself, print its id; its output goes to its log"),
-    Option("--rm", help="remove it when it ends: what `run` does in any case, unless -d is given"),
+    Option("-d", "--detach", help="run it in the background, and print its id; its output goes to its log"),
+    Option("--rm", help="remove it when it ends (always so without -d)"),
     Option("--timeout", kind="value", metavar="TIME", convert=options.seconds,
            help="kill it after this time (30, 90s, 5m); the exit code is then 124"),
     Option("--detach-keys", kind="value", metavar="KEYS", default="ctrl-p,ctrl-q",
-           help="with -it: leave, and let it run on (default: ctrl-p,ctrl-q)"),
+           help="with -it: keys that detach (default: ctrl-p,ctrl-q)"),
     Option("--sig-proxy", default=True, help="pass signals on to the command (default: yes; --sig-proxy=false)"),
     background.OPTION,
 )  # fmt: skip
@@ -144,7 +144,7 @@ async def _at_terminal(engine: Engine, id: str, spec: Spec, args: Arguments) -> 
 
 VERB = Verb(
     "run",
-    "Run a command in a container of its own, and remove the container when it ends.",
+    "Run a command in a new container, and remove the container when it ends.",
     arguments=["ROOT"],
     command=True,
     options=(*RUNNING, *options.CONTAINER),
@@ -158,15 +158,15 @@ The exit code is the command's own; 128+n if signal n ended it, 127 if there is 
 command, 126 if it cannot be executed, 124 after --timeout, 125 if longshore failed.
 Options may stand before or after ROOT; what follows the command is the command's.""",
     examples=[
-        ("longshore run host -- echo hi", "a program of this machine, walled in"),
-        ("longshore run host python3 -c 'print(6 * 7)'", "`--` may be left away"),
+        ("longshore run host -- echo hi", "a program of this machine, in a container"),
+        ("longshore run host python3 -c 'print(6 * 7)'", "`--` is optional"),
         ("echo hi | longshore run -i host -- tr a-z A-Z", "with input"),
         ("longshore run -it host -- bash", "a shell; ctrl-p ctrl-q leaves it running"),
         ("longshore run -m 256m --pids-limit 64 --timeout 10 host -- ./untrusted", "with limits"),
         ("longshore run -d --name web -v /srv/www:/www:ro --network host host -- python3 -m http.server -d /www",
-         "one that stays; then: longshore logs web"),
+         "in the background; then: longshore logs web"),
         ("longshore run rootfs:/srv/alpine -- cat /etc/os-release", "with a root file system of its own"),
-        ("longshore run --layer /srv/app --layer /srv/base -- /app/start", "folders laid over each other"),
-        ("longshore run --spec config.json", "an OCI runtime specification as it is"),
+        ("longshore run --layer /srv/app --layer /srv/base -- /app/start", "folders as layers"),
+        ("longshore run --spec config.json", "an OCI runtime specification"),
     ],
 )  # fmt: skip

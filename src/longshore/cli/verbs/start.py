@@ -84,18 +84,18 @@ VERB = Verb(
     "Start created containers, and print their ids. A container is started once: its command runs once.",
     arguments=["CONTAINER..."],
     options=[
-        Option("-a", "--attach", help="show what it writes until it ends; the exit code is then the command's"),
-        Option("-i", "--interactive", help="the same, and give it this program's standard input"),
+        Option("-a", "--attach", help="show its output until it ends; the exit code is the command's"),
+        Option("-i", "--interactive", help="the same, and pass this program's standard input"),
         Option("--detach-keys", kind="value", metavar="KEYS", default="ctrl-p,ctrl-q",
-               help="keys that leave it running (default: ctrl-p,ctrl-q)"),
+               help="keys that detach (default: ctrl-p,ctrl-q)"),
         Option("--sig-proxy", default=True, help="pass signals on to the command (default: yes; --sig-proxy=false)"),
-        Option("--checkpoint", kind="value", metavar="NAME", help="have a stopped one go on from this checkpoint"),
+        Option("--checkpoint", kind="value", metavar="NAME", help="continue a stopped container from this checkpoint"),
         background.OPTION,
     ],
     before=before,
     run=run,
     examples=[
         ("longshore start web", "start the container `web`"),
-        ("longshore start -a job", "start `job`, and see it through"),
+        ("longshore start -a job", "start `job`, and show its output until it ends"),
     ],
 )  # fmt: skip

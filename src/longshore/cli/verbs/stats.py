@@ -146,17 +146,17 @@ async def _live(watch: _Watch, args: Arguments) -> int:
 
 VERB = Verb(
     "stats",
-    "Show what containers use: those that are named, else all that run.",
+    "Show the resource usage of the named containers, or of all that run.",
     arguments=["[CONTAINER...]"],
     options=[
-        Option("--no-stream", help="once, not again and again"),
+        Option("--no-stream", help="show one sample only"),
         Option("--interval", kind="value", metavar="TIME", default=1.0, convert=seconds,
-               help="time between (default: 1 s)"),
+               help="time between samples (default: 1 s)"),
         Option("--format", kind="value", choices=("table", "json"), default="table",
                help="table (default), or a line of json each; numbers are then bytes and seconds"),
     ],
     run=run,
-    text="CPU % is of one processor. A dash stands for what this machine cannot tell.",
+    text="CPU % is of one processor. A dash means that this machine does not know the value.",
     examples=[
         ("longshore stats", "a live table; ctrl-c ends it"),
         ("longshore stats --no-stream web", "once"),

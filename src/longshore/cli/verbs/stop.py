@@ -28,18 +28,18 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 VERB = Verb(
     "stop",
-    "Ask containers to end, and kill them after a grace. Prints the id of each once it has ended.",
+    "Ask containers to end; kill them after a grace period. Prints the id of each when it has ended.",
     arguments=["CONTAINER..."],
     options=[
         Option("-t", "--time", "--timeout", kind="value", dest="time", metavar="TIME", default=10.0, convert=seconds,
-               help="grace before it is killed (default: 10 s)"),
+               help="grace period before the kill (default: 10 s)"),
         Option("-s", "--signal", kind="value", metavar="SIGNAL", complete="signal",
-               help="what to ask with (default: its stop signal, TERM unless set)"),
+               help="signal to send (default: its stop signal, TERM unless set)"),
     ],
     run=run,
-    text="A command that cannot receive the signal (an init without a handler for it) is killed at once.",
+    text="A command that cannot receive the signal (an init without a handler for it) is killed immediately.",
     examples=[
         ("longshore stop web", "TERM, and KILL after 10 seconds"),
-        ("longshore stop -t 60 -s INT db cache", "two at once, gently"),
+        ("longshore stop -t 60 -s INT db cache", "two containers, with more time"),
     ],
 )  # fmt: skip

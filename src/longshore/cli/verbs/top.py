@@ -41,8 +41,8 @@ VERB = Verb(
     arguments=["CONTAINER"],
     options=[
         Option("--format", kind="value", choices=("table", "json"), default="table", help="table (default) or json"),
-        Option("--no-trunc", help="show commands to their end"),
+        Option("--no-trunc", help="do not shorten commands"),
     ],
     run=run,
-    examples=[("longshore top web", "its processes, with time and memory of each")],
+    examples=[("longshore top web", "its processes, with their time and memory")],
 )

@@ -31,12 +31,12 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 VERB = Verb(
     "update",
-    "Change the limits of living containers, at once.",
+    "Change the limits of running containers immediately.",
     arguments=["CONTAINER..."],
     options=[*LIMITS, *windows_options.ENDPOINTS],
     run=run,
     examples=[
         ("longshore update -m 512m web", "more memory"),
-        ("longshore update --cpus 0.5 --pids-limit 200 web db", "for two"),
+        ("longshore update --cpus 0.5 --pids-limit 200 web db", "two containers"),
     ],
 )

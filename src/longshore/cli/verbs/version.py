@@ -23,7 +23,7 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 VERB = Verb(
     "version",
-    "Show the versions of longshore and of the parts that do the work.",
+    "Show the versions of longshore and of the programs that it uses.",
     options=[Option("--format", kind="value", choices=("text", "json"), default="text", help="text (default) or json")],
     run=run,
     examples=[("longshore version", "a line for each part")],

@@ -34,7 +34,7 @@ async def run(engine: Engine, args: Arguments) -> int:
 
 VERB = Verb(
     "wait",
-    "Wait until containers have ended, and print their exit codes, a line each.",
+    "Wait until containers have ended, and print their exit codes, one on each line.",
     arguments=["CONTAINER..."],
     run=run,
     examples=[
