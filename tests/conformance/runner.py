@@ -326,9 +326,7 @@ class _Player:
         spec = asked.process_spec(step.process or {})
         async with self.engine._state.operation():
             process = await exec.exec_(
-                self.engine._state,
-                container._entry,
-                container._uid,
+                container._ref,
                 spec,
                 ALL_PIPES,
                 name=step.name,

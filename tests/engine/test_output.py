@@ -96,7 +96,7 @@ async def test_a_log_has_a_bound_and_what_that_costs_is_told(engine: Engine) -> 
     records = [record async for record in box.logs()]
     assert isinstance(records[0], LogGap)
     assert all(isinstance(record, LogRecord) for record in records[1:])
-    assert box._entry.place().log.stat().st_size <= 64 << 10
+    assert box._ref.directory.place().log.stat().st_size <= 64 << 10
 
 
 async def test_a_reader_that_stops_reading_stalls_nobody(engine: Engine) -> None:

@@ -230,7 +230,7 @@ async def test_what_a_run_is_to_remove_may_be_removed_by_others_who_use_the_id_a
     async with world.engine() as other:
         await (await other.get("box")).delete(force=True)
         again = await engine.launch("box", args=FOREVER, owner="remove")
-        await engine._remove(engine._state.store.container_dir("box"), uid)  # as at the end of `run`
+        await engine._remove(engine._state.owned[uid][0])  # as at the end of `run`
         assert caplog.messages == []
         assert (await again.info()).state == "running"
     await world.die(engine)

@@ -14,7 +14,6 @@ import pytest
 
 from longshore.compute.events import Event, Gap
 from longshore.engine.container import Container
-from longshore.engine.create import _Making
 from longshore.engine.engine import Engine
 from longshore.fs.files import LockFile
 from longshore.simulator import Machine, Process, Simulator, System
@@ -117,8 +116,6 @@ class World:
         for found in gc.get_objects():
             if type(found) is LockFile and not any(found is held for held in alive):
                 found.close()
-            elif type(found) is _Making:
-                found._release_lock()
         self.deaths += 1
         self.simulators.pop(self.engines.index(engine))
         self.engines.remove(engine)

@@ -58,7 +58,7 @@ async def populate(world: World) -> None:
     await mine.create("created", args=FOREVER)
     await other.launch("theirs", args=FOREVER, owner="remove")
     done = await other.create("done", args=FOREVER)
-    trash = world.state / "lib" / "trash" / done._uid
+    trash = world.state / "lib" / "trash" / done._ref.uid
     system = other._state.open_containers["done"].system
     await system.terminate()
     await system.delete()

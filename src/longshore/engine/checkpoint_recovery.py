@@ -1,4 +1,4 @@
-"""What somebody who died has left of a checkpoint or a restore: the container goes on, or is stopped as it was."""
+"""Clean up after a program that died in a checkpoint or a restore: the container runs again, or stays stopped."""
 
 from __future__ import annotations
 
@@ -12,61 +12,61 @@ from ..fs.trees import remove_tree
 from ..store.container_dir import ContainerDir
 from ..store.records import Damaged, Record
 from .lookup import named_lease, open_container, state_of
-from .state import EngineState, log
+from .state import ContainerRef, EngineState, log
 
 FOLDER = "checkpoints"  # in the home
 MARK = "restoring"  # in the home: the uid of the life that is being made
 
 
-async def undo_checkpoint(engine: EngineState, entry: ContainerDir, uid: str) -> None:
-    """Let a container go on that is frozen for a checkpoint, and remove what is not whole. The caller has the claim."""
-    record = entry.read_own(uid)
-    for path in (entry.home / FOLDER).glob(".*"):
+async def undo_checkpoint(container: ContainerRef) -> None:
+    """Resume a container that a checkpoint froze, and remove incomplete checkpoints. The caller has the claim."""
+    record = container.read_current()
+    for path in (container.directory.home / FOLDER).glob(".*"):
         with suppress(StoreError):
             remove_tree(path)
-    if not record.paused and await state_of(engine, record) is State.PAUSED:
+    if not record.paused and await state_of(container.engine, record) is State.PAUSED:
         with suppress(InvalidState):
-            opened = await open_container(engine, entry, record)
+            opened = await open_container(container, record)
             await opened.system.resume()
 
     def done(record: Record) -> None:
         record.checkpointing = False
 
-    await entry.change(uid, done)
+    await container.change(done)
 
 
-async def undo_half_restored(engine: EngineState, entry: ContainerDir) -> None:
-    """Undo a restore whose maker died before it was on record; tidy up after one that was. The caller has the claim."""
+async def undo_half_restored(engine: EngineState, directory: ContainerDir) -> None:
+    """Undo a restore whose program died before it was recorded; complete one that was. The caller has the claim."""
     try:
-        uid = read_whole(entry.home / MARK).decode()
+        uid = read_whole(directory.home / MARK).decode()
     except (OSError, UnicodeDecodeError):
         return
     service = engine.service
     if isinstance(service, Checkpointable):
-        record = entry.read()
-        place = entry.place(named_lease(record))
+        record = directory.read()
+        place = directory.place(named_lease(record))
         if record.uid == uid:
             await service.keep_restored(place)
         else:
-            await service.undo_restore(entry.id, place)
-            log.info("undid the restore of container `%s`: the program that restored it died", entry.id)
-    (entry.home / MARK).unlink(missing_ok=True)
+            await service.undo_restore(directory.id, place)
+            log.info("undid the restore of container `%s`: the program that restored it died", directory.id)
+    (directory.home / MARK).unlink(missing_ok=True)
 
 
-async def take_back(engine: EngineState, entry: ContainerDir) -> None:
-    """Both, for a container that nobody is at any more."""
+async def take_back(engine: EngineState, directory: ContainerDir) -> None:
+    """Undo both a checkpoint and a restore that were begun, for a container that no program is changing now."""
     try:
-        record = entry.read()
-        if not record.checkpointing and not (entry.home / MARK).exists():
+        record = directory.read()
+        if not record.checkpointing and not (directory.home / MARK).exists():
             return
-        claim = entry.claim("resume")
+        claim = directory.claim("resume")
     except (InvalidState, ContainerNotFound, Damaged):
         return
     try:
-        await undo_half_restored(engine, entry)
-        if entry.read().checkpointing:
-            await undo_checkpoint(engine, entry, entry.read().uid)
+        await undo_half_restored(engine, directory)
+        if (record := directory.read()).checkpointing:
+            await undo_checkpoint(ContainerRef(engine, directory, record.uid))
     except (LongshoreError, OSError) as error:
-        log.warning("container `%s`: what was begun with it could not be undone: %s", entry.id, error)
+        log.warning("container `%s`: what was begun with it could not be undone: %s", directory.id, error)
     finally:
         claim.release()

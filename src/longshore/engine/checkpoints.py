@@ -24,7 +24,6 @@ from ..compute.values import DEVNULL, LOG, PIPE, Owner, Stdio, now
 from ..errors import (
     CheckpointExists,
     CheckpointNotFound,
-    ContainerNotFound,
     InvalidSpec,
     InvalidState,
     LongshoreError,
@@ -37,19 +36,22 @@ from ..logs.rotation import mark_first
 from ..spec import check_id
 from ..store.container_dir import ContainerDir
 from ..store.journal import NewEvent
-from ..store.records import VERSION, Damaged, ExitRecord, Record
+from ..store.records import VERSION, ExitRecord, Record
 from . import archive
 from .archive import MANIFEST, Manifest
 from .checkpoint_recovery import FOLDER, MARK, undo_checkpoint, undo_half_restored
-from .create import clear_half_made
 from .delete import release
 from .exits import publish_recorded
 from .image_root import find_again
 from .images import Images
-from .lifecycle import begin, kill, wait_for_end
-from .lookup import derive, is_past, named_lease, open_container, read_current
+from .kill import kill
+from .lookup import derive, is_past, named_lease, open_container
 from .process import Process
-from .state import EngineState, OpenContainer, log
+from .reserve import check_owner, reserve
+from .start import take_charge
+from .state import ContainerRef, EngineState, OpenContainer, log
+from .states import PAUSED, Verb, check_state, wrong_state
+from .wait import wait_for_end
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 
@@ -79,24 +81,24 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _directory(entry: ContainerDir, name: str) -> Path:
-    return entry.home / FOLDER / name
+def _directory(directory: ContainerDir, name: str) -> Path:
+    return directory.home / FOLDER / name
 
 
-def _read(entry: ContainerDir, name: str) -> Manifest:
-    path = _directory(entry, _check_name(name)) / MANIFEST
+def _read(directory: ContainerDir, name: str) -> Manifest:
+    path = _directory(directory, _check_name(name)) / MANIFEST
     try:
         data = read_whole(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointNotFound(entry.id, name) from None
+        raise CheckpointNotFound(directory.id, name) from None
     return archive.read_manifest(data, str(path))
 
 
-def _info(entry: ContainerDir, name: str, manifest: Manifest) -> CheckpointInfo:
-    size = sum(path.stat().st_size for path in _directory(entry, name).rglob("*") if path.is_file())
+def _info(directory: ContainerDir, name: str, manifest: Manifest) -> CheckpointInfo:
+    size = sum(path.stat().st_size for path in _directory(directory, name).rglob("*") if path.is_file())
     return CheckpointInfo(
         name=name,
-        container=entry.id,
+        container=directory.id,
         created_at=manifest.created_at,
         size=size,
         connections=manifest.connections,
@@ -106,41 +108,45 @@ def _info(entry: ContainerDir, name: str, manifest: Manifest) -> CheckpointInfo:
 # making one
 
 
-async def checkpoint(
-    engine: EngineState, entry: ContainerDir, uid: str, name: str, *, leave_running: bool, connections: bool
-) -> CheckpointInfo:
+async def checkpoint(container: ContainerRef, name: str, *, leave_running: bool, connections: bool) -> CheckpointInfo:
     """Write a container to a checkpoint; then end it, unless it is left running."""
     _check_name(name)
-    service = await _able(engine)
-    record = await read_current(engine, entry, uid)
+    service = await _able(container.engine)
+    record = container.read_current()
     if not record.kept:
         raise InvalidState(
-            "checkpoint", entry.id, "without a log", reason="`run` made it for its caller", hint="make it with `create`"
+            "checkpoint",
+            container.id,
+            "without a log",
+            reason="`run` made it for its caller",
+            hint="make it with `create`",
         )
-    lease = await engine.hold_lease()
-    claim = entry.claim("checkpoint")
-    lease.own(entry.id)  # if we die, the keeper lets it go on
+    directory = container.directory
+    lease = await container.engine.hold_lease()
+    claim = directory.claim("checkpoint")
+    lease.own(container.id)  # if we die, the keeper has it resumed
     try:
-        info = await derive(engine, entry, entry.read_own(uid))
-        if info.state not in ("running", "paused"):
-            raise InvalidState("checkpoint", entry.id, info.state, hint="start it first")
-        busy = [each for each in entry.processes() if entry.read_process_exit(each) is None]
+        info = await derive(container, container.read_current())
+        check_state(Verb.CHECKPOINT, container.id, info.state)
+        busy = [each for each in directory.processes() if directory.read_process_exit(each) is None]
         if busy:
-            raise InvalidState("checkpoint", entry.id, f"busy with `{busy[0]}`", hint="wait for the exec, or kill it")
-        if _directory(entry, name).exists():
-            raise CheckpointExists(entry.id, name)
-        opened = await open_container(engine, entry, record)
-        await entry.change(uid, _mark(checkpointing=True))
+            raise InvalidState(
+                "checkpoint", container.id, f"busy with `{busy[0]}`", hint="wait for the exec, or kill it"
+            )
+        if _directory(directory, name).exists():
+            raise CheckpointExists(container.id, name)
+        opened = await open_container(container, record)
+        await container.change(_mark(checkpointing=True))
         try:
-            frozen = info.state == "paused"
-            await _write(engine, service, opened, name, lease.lock_fd, frozen=frozen, connections=connections)
+            frozen = info.state == PAUSED
+            await _write(service, opened, name, lease.lock_fd, frozen=frozen, connections=connections)
         except BaseException:
-            await shielded(undo_checkpoint(engine, entry, uid))
+            await shielded(undo_checkpoint(container))
             raise
-        await shielded(_finish(engine, entry, uid, leave_running=leave_running))
-        return _info(entry, name, _read(entry, name))
+        await shielded(_finish(container, leave_running=leave_running))
+        return _info(directory, name, _read(directory, name))
     finally:
-        lease.disown(entry.id)
+        lease.disown(container.id)
         claim.release()
 
 
@@ -152,83 +158,76 @@ def _mark(*, checkpointing: bool) -> Callable[[Record], None]:
 
 
 async def _write(
-    engine: EngineState,
-    service: Checkpointable,
-    opened: OpenContainer,
-    name: str,
-    lock_fd: int,
-    *,
-    frozen: bool,
-    connections: bool,
+    service: Checkpointable, opened: OpenContainer, name: str, lock_fd: int, *, frozen: bool, connections: bool
 ) -> None:
-    entry = opened.entry
-    final = _directory(entry, name)
+    container, directory = opened.container, opened.container.directory
+    final = _directory(directory, name)
     making = final.with_name(f".{name}.{os.urandom(4).hex()}")
     try:
         make_private(making)
     except OSError as error:
         raise store_error(f"make {making}", error) from error
-    record = entry.read_own(opened.uid)
+    record = container.read_current()
     if not frozen:
         await opened.system.pause()
     await service.checkpoint(opened.system, making, lock_fd, connections=connections)
     manifest = Manifest(
         version=archive.VERSION,
         longshore=machine.longshore_version(),
-        service=engine.service.name,
-        container=entry.id,
+        service=container.engine.service.name,
+        container=container.id,
         name=name,
         created_at=now(),
         connections=connections,
         stdin=record.stdin,
         kernel=machine.kernel()[0],
         machine=machine.kernel()[1],
-        spec=entry.read_spec(),
+        spec=directory.read_spec(),
     )
     try:
         write_new(making / MANIFEST, msgspec.json.encode(manifest))
-        await shielded(in_thread(lambda: sync_tree(making)))  # a loss of power leaves it whole, or not there
+        await shielded(in_thread(lambda: sync_tree(making)))  # a loss of power leaves it complete, or not there
         os.rename(making, final)
-        engine.store.journal.append(entry.id, opened.uid, NewEvent("checkpoint"))
-        await shielded(in_thread(lambda: sync(final.parent, entry.home)))
+        container.publish(NewEvent("checkpoint"))
+        await shielded(in_thread(lambda: sync(final.parent, directory.home)))
     except OSError as error:
         raise store_error(f"write {final}", error) from error
 
 
-async def _finish(engine: EngineState, entry: ContainerDir, uid: str, *, leave_running: bool) -> None:
-    """The checkpoint is whole: the container goes on, or ends."""
+async def _finish(container: ContainerRef, *, leave_running: bool) -> None:
+    """Resume or end the container, now that the checkpoint is complete."""
     if leave_running:
-        await undo_checkpoint(engine, entry, uid)
+        await undo_checkpoint(container)
         return
-    await kill(engine, entry, uid, Cause.CHECKPOINTED)
-    await wait_for_end(engine, entry, uid)
-    await entry.change(uid, _mark(checkpointing=False))
+    await kill(container, Cause.CHECKPOINTED)
+    await wait_for_end(container)
+    await container.change(_mark(checkpointing=False))
 
 
-async def checkpoints(engine: EngineState, entry: ContainerDir, uid: str) -> list[CheckpointInfo]:
-    """Those there are, oldest first."""
-    await read_current(engine, entry, uid)
+async def checkpoints(container: ContainerRef) -> list[CheckpointInfo]:
+    """Return the checkpoints of a container, oldest first."""
+    container.read_current()
     found = []
-    for name in engine.store.names(entry.home / FOLDER):
+    for name in container.engine.store.names(container.directory.home / FOLDER):
         if re.fullmatch(_NAME, name):
             try:
-                found.append(_info(entry, name, _read(entry, name)))
+                found.append(_info(container.directory, name, _read(container.directory, name)))
             except (CheckpointNotFound, InvalidSpec, OSError) as error:
-                log.warning("container `%s`: checkpoint `%s`: %s", entry.id, name, error)
+                log.warning("container `%s`: checkpoint `%s`: %s", container.id, name, error)
     return sorted(found, key=lambda info: (info.created_at, info.name))
 
 
-async def delete_checkpoint(engine: EngineState, entry: ContainerDir, uid: str, name: str) -> None:
-    """Remove one. CheckpointNotFound; InvalidState while the container is being changed."""
-    is_past(engine, await read_current(engine, entry, uid), "delete a checkpoint of")
-    path = _directory(entry, _check_name(name))
-    claim = entry.claim("delete a checkpoint of")
+async def delete_checkpoint(container: ContainerRef, name: str) -> None:
+    """Remove a checkpoint. Raises CheckpointNotFound, and InvalidState while the container is being changed."""
+    is_past(container.engine, container.read_current(), "delete a checkpoint of")
+    path = _directory(container.directory, _check_name(name))
+    claim = container.directory.claim("delete a checkpoint of")
     try:
         gone = path.with_name(f".{name}.{os.urandom(4).hex()}")
         try:
             os.rename(path, gone)
         except FileNotFoundError:
-            raise CheckpointNotFound(entry.id, name) from None
+            raise CheckpointNotFound(container.id, name) from None
         except OSError as error:
             raise store_error(f"remove {path}", error) from error
         await shielded(in_thread(partial(remove_tree, gone)))
@@ -236,57 +235,62 @@ async def delete_checkpoint(engine: EngineState, entry: ContainerDir, uid: str, 
         claim.release()
 
 
-# going on from one
+# starting from one
 
 
-async def start_from(engine: EngineState, entry: ContainerDir, uid: str, name: str) -> tuple[str, Process]:
-    """Have a stopped container go on from a checkpoint: the uid of its next life, and its init."""
+async def start_from(container: ContainerRef, name: str) -> tuple[ContainerRef, Process]:
+    """Start a stopped container from a checkpoint. Returns its next life, and its init.
+
+    Raises InvalidState unless it is stopped, and CheckpointNotFound. If cancelled or failed, it is stopped, as before.
+    """
+    engine, directory = container.engine, container.directory
     service = await _able(engine)
-    _read(entry, name)
-    await read_current(engine, entry, uid)
+    _read(directory, name)
+    container.read_current()
     lease = await engine.hold_lease()
-    claim = entry.claim("start")
-    lease.own(entry.id)
+    claim = directory.claim("start")
+    lease.own(container.id)
     kept = False
     try:
-        await undo_half_restored(engine, entry)
-        record = entry.read_own(uid)
-        info = await derive(engine, entry, record)
-        if info.state != "stopped" or entry.read_exit() is None:
-            raise InvalidState("restore", entry.id, info.state, hint="stop it first, or import an exported checkpoint")
-        await publish_recorded(engine, entry, record)
-        await shielded(_end_earlier(engine, entry, record))
-        next_record = _next_life(engine, entry, record)
+        await undo_half_restored(engine, directory)
+        record = container.read_current()
+        info = await derive(container, record)
+        check_state(Verb.RESTORE, container.id, info.state)
+        if directory.read_exit() is None:  # its exit is still being found out
+            raise wrong_state(Verb.RESTORE, container.id, info.state)
+        await publish_recorded(container, record)
+        await shielded(_end_earlier(container, record))
+        next_record = _next_life(container, record)
         next_record.starter = lease.id
         ours = record.owner != "keep"
         next_record.lease = lease.id if ours else None
-        system, process = await _restore(engine, service, entry, record, next_record, name)
-        opened = OpenContainer(next_record.uid, entry, system, next_record.journal)
+        system, process = await _restore(container, service, next_record, name)
+        opened = OpenContainer(container.of(next_record), system, next_record.journal)
         opened.start_published = True
-        engine.open_containers[entry.id] = opened
-        engine.owned.pop(uid, None)
+        engine.open_containers[container.id] = opened
+        engine.owned.pop(container.uid, None)
         if ours:
-            engine.owned[next_record.uid] = entry, record.owner
+            engine.owned[next_record.uid] = opened.container, record.owner
             kept = True
-        return next_record.uid, begin(engine, opened, next_record, process)
+        return opened.container, take_charge(opened, next_record, process)
     finally:
         if not kept:
-            lease.disown(entry.id)
+            lease.disown(container.id)
         claim.release()
 
 
-async def _end_earlier(engine: EngineState, entry: ContainerDir, record: Record) -> None:
-    """Have the platform forget the life that has ended; its files stay."""
+async def _end_earlier(container: ContainerRef, record: Record) -> None:
+    """Have the platform forget the life that has ended. Its files stay."""
     with suppress(InvalidState):  # nothing is left of it
-        opened = await open_container(engine, entry, record)
+        opened = await open_container(container, record)
         await opened.system.delete()
-        await release(engine, opened)
+        await release(opened)
 
 
-def _next_life(engine: EngineState, entry: ContainerDir, record: Record) -> Record:
-    found = engine.store.new_record(
-        entry.id,
-        entry.read_spec(),
+def _next_life(container: ContainerRef, record: Record) -> Record:
+    found = container.engine.store.new_record(
+        container.id,
+        container.directory.read_spec(),
         record.owner,
         None,
         kept=True,
@@ -300,83 +304,89 @@ def _next_life(engine: EngineState, entry: ContainerDir, record: Record) -> Reco
 
 
 async def _restore(
-    engine: EngineState, service: Checkpointable, entry: ContainerDir, before: Record, record: Record, name: str
+    container: ContainerRef, service: Checkpointable, record: Record, name: str
 ) -> tuple[ComputeSystem, ComputeProcess]:
-    spec = entry.read_spec()
-    lock = entry.making_lock()
+    """Have the service restore the container for its next life, whose `record` is then completed and written."""
+    directory = container.directory
+    spec = directory.read_spec()
+    lock = directory.making_lock()
     system: ComputeSystem | None = None
-    place = entry.place(named_lease(record) and await engine.hold_lease(), lock.fd)
+    place = directory.place(named_lease(record) and await container.engine.hold_lease(), lock.fd)
     stdio = Stdio(stdin=PIPE if record.stdin else DEVNULL, stdout=LOG, stderr=LOG)
     try:
-        write_mark(entry.home / MARK, record.uid.encode())
+        write_mark(directory.home / MARK, record.uid.encode())
         record.starting_at = now()
-        system = await service.restore(entry.id, spec, stdio, place, _directory(entry, name))
+        system = await service.restore(container.id, spec, stdio, place, _directory(directory, name))
         process = system.init
         assert process is not None
         record.token, record.process, record.pid = system.token, process.token, process.pid
         record.started_at = now()
-        await shielded(_commit(engine, entry, before, record))
+        await shielded(_commit(container, record))
     except OSError as error:
-        await shielded(_undo(service, entry, system))
-        raise store_error(f"restore container `{entry.id}`", error) from error
+        await shielded(_undo(service, directory, system))
+        raise store_error(f"restore container `{container.id}`", error) from error
     except BaseException:
-        await shielded(_undo(service, entry, system))
+        await shielded(_undo(service, directory, system))
         raise
     finally:
         lock.close()
-    await shielded(_tidy(service, entry))
+    await shielded(_tidy(service, directory))
     return system, process
 
 
-async def _commit(engine: EngineState, entry: ContainerDir, before: Record, record: Record) -> None:
+async def _commit(container: ContainerRef, record: Record) -> None:
+    """Replace the record of the life that has ended by that of the next one, and publish its start."""
     if record.log_inode is None:
-        record.log_inode = mark_first(entry.place().log)
-    async with entry.locked():
-        entry.read_own(before.uid)
+        record.log_inode = mark_first(container.directory.place().log)
+    async with container.directory.locked():
+        container.read_current()
         record.start_published = True
-        entry.write(record)
-        engine.store.journal.append(entry.id, record.uid, NewEvent("start-container", record.started_at))
+        container.directory.write(record)
+        container.of(record).publish(NewEvent("start-container", record.started_at))
 
 
-async def _undo(service: Checkpointable, entry: ContainerDir, system: ComputeSystem | None) -> None:
+async def _undo(service: Checkpointable, directory: ContainerDir, system: ComputeSystem | None) -> None:
     try:
         if system is not None:
             with suppress(LongshoreError):
                 await system.terminate()
             await system.delete()
             await system.close()
-            await service.undo_restore(entry.id, entry.place())
-        (entry.home / MARK).unlink(missing_ok=True)
+            await service.undo_restore(directory.id, directory.place())
+        (directory.home / MARK).unlink(missing_ok=True)
     except (LongshoreError, OSError) as error:
         log.warning(
-            "the restore of container `%s` failed, and its earlier state could not be put back: %s", entry.id, error
+            "the restore of container `%s` failed, and its earlier state could not be put back: %s", directory.id, error
         )
 
 
-async def _tidy(service: Checkpointable, entry: ContainerDir) -> None:
+async def _tidy(service: Checkpointable, directory: ContainerDir) -> None:
     try:
-        await service.keep_restored(entry.place())
-        (entry.home / MARK).unlink(missing_ok=True)
+        await service.keep_restored(directory.place())
+        (directory.home / MARK).unlink(missing_ok=True)
     except (LongshoreError, OSError) as error:
-        log.warning("container `%s`, restored: what its earlier life wrote is still there: %s", entry.id, error)
+        log.warning("container `%s`, restored: what its earlier life wrote is still there: %s", directory.id, error)
 
 
 # archives
 
 
-async def export_checkpoint(
-    engine: EngineState, entry: ContainerDir, uid: str, name: str, path: str | os.PathLike[str]
-) -> None:
-    """Write a checkpoint to one file."""
-    await read_current(engine, entry, uid)
-    _read(entry, name)
-    await uninterrupted(in_thread(lambda: archive.export(_directory(entry, name), Path(os.path.abspath(path)))))
+async def export_checkpoint(container: ContainerRef, name: str, path: str | os.PathLike[str]) -> None:
+    """Write a checkpoint to one new file. Raises CheckpointNotFound. If cancelled, it completes first."""
+    container.read_current()
+    _read(container.directory, name)
+    await uninterrupted(
+        in_thread(lambda: archive.export(_directory(container.directory, name), Path(os.path.abspath(path))))
+    )
 
 
 async def import_checkpoint(
     engine: EngineState, images: Images, path: str | os.PathLike[str], id: str | None, owner: Owner, max_size: int
-) -> tuple[ContainerDir, str, str]:
-    """Make a stopped container of an archive: its entry and uid, and the name of the checkpoint to start it from."""
+) -> tuple[ContainerRef, str]:
+    """Make a stopped container of an archive. Returns it, and the name of the checkpoint to start it from.
+
+    If cancelled or failed, nothing of it is left, and the id is free.
+    """
     await _able(engine)
     source = Path(os.path.abspath(path))
     manifest = await in_thread(lambda: archive.look(source))
@@ -390,46 +400,24 @@ async def import_checkpoint(
         raise NotSupported(
             "this archive", f"it was made on {manifest.machine}, and this machine is {machine.kernel()[1]}"
         )
-    if owner not in ("keep", "stop", "remove"):
-        raise InvalidSpec("owner", f"{owner!r} is not known", hint="use keep, stop or remove")
+    check_owner(owner)
     spec, image = await find_again(images, manifest.spec)
-    lease = await engine.hold_lease()
-    await clear_half_made(engine, id)
-    lease.own(id)
-    durable = owner != "remove"
-    try:
-        entry, claim = engine.store.reserve(id, durable=durable)
-    except BaseException:
-        lease.disown(id)
-        raise
-    ours = lease.id if owner != "keep" else None
-    record = engine.store.new_record(id, spec, owner, ours, kept=True, durable=durable, stdin=manifest.stdin)
-    try:
+    async with reserve(engine, id, spec, owner, kept=True, stdin=manifest.stdin) as reserved:
+        record, directory = reserved.record, reserved.container.directory
         if image is not None:
-            await uninterrupted(in_thread(lambda: image.hold(entry.home)))
-        entry.write(record)
-        entry.write_spec(spec)
-        into = _directory(entry, name)
+            await uninterrupted(in_thread(lambda: image.hold(directory.home)))
+        directory.write(record)
+        directory.write_spec(spec)
+        into = _directory(directory, name)
         await uninterrupted(in_thread(lambda: archive.unpack(source, into, limit=max_size)))
         exit = Exit(code=None, cause=Cause.CHECKPOINTED, at=manifest.created_at)
-        entry.link_exit(ExitRecord(version=VERSION, exit=exit))
-        record.start_published = record.exit_published = True  # what it did was told elsewhere
+        directory.link_exit(ExitRecord(version=VERSION, exit=exit))
+        record.start_published = record.exit_published = True  # its events belong to another store
         record.starting_at = record.started_at = manifest.created_at
-        record.token = b"imported"  # no service knows it; from here on it exists
-        entry.write(record)
-        await shielded(in_thread(lambda: sync_tree(entry.home), or_here=True))
-    except BaseException:
-        with suppress(LongshoreError, Damaged, ContainerNotFound):
-            await shielded(entry.remove(record.uid, claim, lambda: None))
-        lease.disown(id)
-        claim.release()
-        raise
-    claim.release()
-    if ours is None:
-        lease.disown(id)
-    else:
-        engine.owned[record.uid] = entry, owner
-    return entry, record.uid, name
+        record.token = b"imported"  # no service knows it; from here on the container exists
+        directory.write(record)
+        await shielded(in_thread(lambda: sync_tree(directory.home), or_here=True))
+    return reserved.container, name
 
 
 __all__ = [

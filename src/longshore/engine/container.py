@@ -1,4 +1,4 @@
-"""What a user holds of a container. Thin: what each verb does stands in lifecycle.py, exec.py and output.py."""
+"""`Container`: what a user holds of a container. It checks arguments and calls the file of each verb."""
 
 from __future__ import annotations
 
@@ -25,22 +25,29 @@ from ..exit_record import Cause, Completed, Exit
 from ..logs.format import LogGap, LogRecord
 from ..spec import ProcessSpec, Resources, check_arguments, check_environment, parse_signal
 from ..spec.checks import check_endpoints
-from ..store.container_dir import ContainerDir
-from . import checkpoints, delete, exec, lifecycle, lookup
+from . import checkpoints, delete, exec, kill, listing, lookup, pause, resize, start, stop, update, wait
 from .arguments import check_bound, check_input, check_seconds, check_since, check_streams, check_tail
 from .checkpoints import CheckpointInfo
 from .output import Attachment, log_chunks, log_records
 from .process import MAX_OUTPUT, Process
-from .state import EngineState, log
+from .signal import signal as send_signal
+from .state import ContainerRef, log
+from .states import Verb
 
 
 class Container:
     """One container, known by its id. Many of these may stand for the same one, in many programs."""
 
-    def __init__(self, engine: EngineState, entry: ContainerDir, uid: str) -> None:
-        self._state = engine
-        self._entry = entry
-        self._uid = uid
+    def __init__(self, ref: ContainerRef) -> None:
+        self._known = ref
+
+    @property
+    def _ref(self) -> ContainerRef:
+        """Return which container this is. With a damaged record that is not known, until somebody repairs it."""
+        if not self._known.uid:
+            with suppress(LongshoreError):
+                self._known = self._known.of(self._known.directory.read())
+        return self._known
 
     def __repr__(self) -> str:
         return f"<Container {self.id}>"
@@ -48,12 +55,12 @@ class Container:
     @property
     def id(self) -> str:
         """Its id."""
-        return self._entry.id
+        return self._known.id
 
     @property
     def init(self) -> Process | None:
         """Its first process, where this engine has started it or asked for it; else None: see `process`."""
-        opened = self._state.find(self.id, self._uid)
+        opened = self._ref.opened
         return None if opened is None else opened.process
 
     async def start(self, *, checkpoint: str | None = None) -> Process:
@@ -65,11 +72,10 @@ class Container:
         stopped, CheckpointNotFound, NotSupported. This is a next life of it, with an exit of its own; who else holds
         the earlier one has to `get` it again. Failed or cancelled: it is stopped, as it was.
         """
-        async with self._state.operation():
+        async with self._ref.engine.operation():
             if checkpoint is None:
-                return await lifecycle.start(self._state, self._entry, self._uid)
-            uid, process = await checkpoints.start_from(self._state, self._entry, self._uid, checkpoint)
-            self._uid = uid
+                return await start.start(self._ref)
+            self._known, process = await checkpoints.start_from(self._ref, checkpoint)
             return process
 
     async def checkpoint(self, name: str, *, leave_running: bool = False, connections: bool = False) -> CheckpointInfo:
@@ -79,45 +85,43 @@ class Container:
         NotSupported, with the reason that `doctor` gives, before anything is touched; InvalidState unless it runs, made
         by `create`, with no exec in it; CheckpointExists. Failed or cancelled: it runs on, and there is no checkpoint.
         """
-        async with self._state.operation():
-            return await checkpoints.checkpoint(
-                self._state, self._entry, self._uid, name, leave_running=leave_running, connections=connections
-            )
+        async with self._ref.engine.operation():
+            return await checkpoints.checkpoint(self._ref, name, leave_running=leave_running, connections=connections)
 
     async def checkpoints(self) -> list[CheckpointInfo]:
         """Its checkpoints, oldest first."""
-        async with self._state.operation():
-            return await checkpoints.checkpoints(self._state, self._entry, self._uid)
+        async with self._ref.engine.operation():
+            return await checkpoints.checkpoints(self._ref)
 
     async def delete_checkpoint(self, name: str) -> None:
         """Remove one of its checkpoints. CheckpointNotFound."""
-        async with self._state.operation():
-            await checkpoints.delete_checkpoint(self._state, self._entry, self._uid, name)
+        async with self._ref.engine.operation():
+            await checkpoints.delete_checkpoint(self._ref, name)
 
     async def export_checkpoint(self, name: str, path: str | os.PathLike[str]) -> None:
         """Write one of its checkpoints to a new file, for `Engine.import_checkpoint`. CheckpointNotFound."""
-        async with self._state.operation():
-            await checkpoints.export_checkpoint(self._state, self._entry, self._uid, name, path)
+        async with self._ref.engine.operation():
+            await checkpoints.export_checkpoint(self._ref, name, path)
 
     async def info(self) -> ContainerInfo:
         """What a listing says of it, now."""
-        async with self._state.operation():
-            record = await lookup.read_current(self._state, self._entry, self._uid)
-            return await lookup.look(self._state, self._entry, record)
+        async with self._ref.engine.operation():
+            record = self._ref.read_current()
+            return await listing.look(self._ref, record)
 
     async def inspect(self) -> dict[str, Any]:
         """All that is known of it, as plain data; without the values of its environment."""
-        async with self._state.operation():
-            return await lookup.inspection(self._state, self._entry, self._uid)
+        async with self._ref.engine.operation():
+            return await listing.inspection(self._ref)
 
     async def wait(self) -> Exit:
         """Wait for the end of init; any number of waiters, in any program. Cancelling only stops waiting.
 
         InvalidState if it was not started. ContainerNotFound if it is deleted before it is started.
         """
-        async with self._state.operation():
+        async with self._ref.engine.operation():
             init = self.init
-            exit = await lifecycle.wait(self._state, self._entry, self._uid)
+            exit = await wait.wait(self._ref)
             if init is not None:
                 await init._passed_on()
             return exit
@@ -162,8 +166,8 @@ class Container:
         )
         stdio = check_streams(Stdio(stdin=stdin, stdout=stdout, stderr=stderr), log=False)
         check_seconds(timeout)
-        async with self._state.operation():
-            return await exec.exec_(self._state, self._entry, self._uid, process, stdio, name=name, timeout=timeout)
+        async with self._ref.engine.operation():
+            return await exec.exec_(self._ref, process, stdio, name=name, timeout=timeout)
 
     async def run(
         self,
@@ -216,14 +220,14 @@ class Container:
 
     async def process(self, name: str) -> Process:
         """A process by its name, also one that another program started (its streams are that program's)."""
-        async with self._state.operation():
-            return await exec.process(self._state, self._entry, self._uid, name)
+        async with self._ref.engine.operation():
+            return await exec.process(self._ref, name)
 
     async def processes(self) -> list[str]:
         """Names of the execs that run here, or ran with a name of their own."""
-        async with self._state.operation():
-            await lookup.read_current(self._state, self._entry, self._uid)
-            return self._entry.processes()
+        async with self._ref.engine.operation():
+            self._ref.read_current()
+            return self._ref.directory.processes()
 
     async def logs(
         self, *, follow: bool = False, tail: int | None = None, since: datetime | None = None, pieces: bool = False
@@ -238,17 +242,15 @@ class Container:
         InvalidState if it has no log, because it runs for its caller.
         """
         tail, since = check_tail(tail), check_since(since)
-        async with self._state.operation():
-            self._state.descriptors.check_view(f"read the log of container `{self.id}`")
+        async with self._ref.engine.operation():
+            self._ref.engine.descriptors.check_view(f"read the log of container `{self.id}`")
             inode = await self._log_inode("read the log of")
-        ending = partial(lifecycle.ended, self._state, self._entry, self._uid) if follow else None
-        async for record in log_records(
-            self._state, self._entry, inode, tail=tail, since=since, ending=ending, pieces=pieces
-        ):
+        ending = partial(wait.ended, self._ref) if follow else None
+        async for record in log_records(self._ref, inode, tail=tail, since=since, ending=ending, pieces=pieces):
             yield record
 
     async def _log_inode(self, operation: str) -> int | None:
-        record = await lookup.read_current(self._state, self._entry, self._uid)
+        record = self._ref.read_current()
         if not record.kept:
             raise InvalidState(
                 operation,
@@ -261,16 +263,16 @@ class Container:
 
     async def attach(self, *, stdin: bool = False, logs: bool = False) -> Attachment:
         """Its streams from now on (with `logs`: from the first byte on), and its standard input if asked for."""
-        async with self._state.operation():
-            self._state.descriptors.check_view(f"attach to container `{self.id}`")
+        async with self._ref.engine.operation():
+            self._ref.engine.descriptors.check_view(f"attach to container `{self.id}`")
             inode = await self._log_inode("attach to")
             writer = await self._input() if stdin else None
             attachment = Attachment(self, writer)
-            ending = partial(lifecycle.ended, self._state, self._entry, self._uid)
+            ending = partial(wait.ended, self._ref)
             tail = None if logs else 0
             attachment._begin(
-                self._state,
-                lambda stream: log_chunks(self._state, self._entry, inode, stream, tail=tail, ending=ending),
+                self._ref.engine,
+                lambda stream: log_chunks(self._ref, inode, stream, tail=tail, ending=ending),
             )
             try:
                 await asyncio.sleep(0)  # the views are at the log's end as it is now: what comes next is theirs
@@ -280,7 +282,7 @@ class Container:
             return attachment
 
     async def _input(self) -> asyncio.StreamWriter:
-        record = await lookup.read_current(self._state, self._entry, self._uid)
+        record = self._ref.read_current()
         if not record.stdin and not record.terminal:
             raise InvalidState(
                 "attach to the input of",
@@ -289,7 +291,7 @@ class Container:
                 reason="it has no input",
                 hint="create it with stdin=PIPE (`-i`)",
             )
-        opened = await lookup.open_container(self._state, self._entry, record)
+        opened = await lookup.open_container(self._ref, record)
         ours = None if opened.process is None else opened.process.stdin
         return ours or await opened.system.attach_stdin()
 
@@ -297,8 +299,8 @@ class Container:
         """Deliver a signal to init. InvalidState unless it runs. Where there are no signals, KILL kills and any
         other asks the container to shut down."""
         number = parse_signal(signal)
-        async with self._state.operation():
-            await lifecycle.signal(self._state, self._entry, self._uid, number)
+        async with self._ref.engine.operation():
+            await send_signal(self._ref, number)
 
     async def kill(self) -> None:
         """End it at once, also when paused or not started; asked, not waited for.
@@ -306,8 +308,8 @@ class Container:
         Already ended is fine: the caller has what it wanted. (The command `longshore kill` calls that an error, as
         people know it from docker.)
         """
-        async with self._state.operation():
-            await lifecycle.kill(self._state, self._entry, self._uid)
+        async with self._ref.engine.operation():
+            await kill.kill(self._ref)
 
     async def stop(self, grace: float = 10, signal: str | int | None = None) -> Exit:
         """Ask it to end (its stop signal, or `signal`), and kill it after `grace` seconds. Returns how it ended.
@@ -317,25 +319,23 @@ class Container:
         """
         number = None if signal is None else parse_signal(signal)
         seconds = check_seconds(grace, "grace") or 0.0
-        async with self._state.operation():
-            return await lifecycle.stop(self._state, self._entry, self._uid, seconds, number)
+        async with self._ref.engine.operation():
+            return await stop.stop(self._ref, seconds, number)
 
     async def pause(self) -> None:
         """Freeze it. InvalidState unless running. Cancelled: resumed."""
-        async with self._state.operation():
-            await lifecycle.pause(self._state, self._entry, self._uid)
+        async with self._ref.engine.operation():
+            await pause.pause(self._ref)
 
     async def resume(self) -> None:
         """Let it go on. InvalidState unless paused. Cancelled: it may go on, and is then told of."""
-        async with self._state.operation():
-            await lifecycle.resume(self._state, self._entry, self._uid)
+        async with self._ref.engine.operation():
+            await pause.resume(self._ref)
 
     async def stats(self) -> Stats:
         """What it uses now. InvalidState unless it runs."""
-        async with self._state.operation():
-            return await lookup.with_system(
-                self._state, self._entry, self._uid, "measure", lambda system: system.stats()
-            )
+        async with self._ref.engine.operation():
+            return await lookup.with_system(self._ref, Verb.STATS, lambda system: system.stats())
 
     async def watch_stats(self, interval: float = 1.0) -> AsyncGenerator[Stats, None]:
         """What it uses, every `interval` seconds, until it ends."""
@@ -353,10 +353,8 @@ class Container:
 
     async def top(self) -> list[ProcessInfo]:
         """The processes that run in it."""
-        async with self._state.operation():
-            return await lookup.with_system(
-                self._state, self._entry, self._uid, "list the processes of", lambda system: system.processes()
-            )
+        async with self._ref.engine.operation():
+            return await lookup.with_system(self._ref, Verb.TOP, lambda system: system.processes())
 
     async def pids(self) -> list[int]:
         """Their pids on this machine."""
@@ -392,26 +390,26 @@ class Container:
         )
         add = check_endpoints(add_endpoints, "add_endpoints")
         remove = check_endpoints(remove_endpoints, "remove_endpoints")
-        async with self._state.operation():
+        async with self._ref.engine.operation():
             if add or remove:
-                await lifecycle.need_endpoints(self._state, self._entry, self._uid)
+                await update.need_endpoints(self._ref)
             if change or not (add or remove):
-                await lifecycle.update(self._state, self._entry, self._uid, change)
+                await update.update(self._ref, change)
             if add or remove:
-                await lifecycle.change_endpoints(self._state, self._entry, self._uid, add, remove)
+                await update.change_endpoints(self._ref, add, remove)
 
     async def resize(self, rows: int, columns: int) -> None:
         """Set the size of init's terminal."""
-        async with self._state.operation():
-            await lifecycle.resize(self._state, self._entry, self._uid, rows, columns)
+        async with self._ref.engine.operation():
+            await resize.resize(self._ref, rows, columns)
 
     async def delete(self, *, force: bool = False) -> None:
         """Remove it and all that it has. InvalidState if it runs, unless `force`: then it is killed first.
 
         Once begun it completes, also when cancelled. Deleted already is fine.
         """
-        async with self._state.operation():
-            await delete.delete(self._state, self._entry, self._uid, force=force)
+        async with self._ref.engine.operation():
+            await delete.delete(self._ref, force=force)
 
 
 __all__ = ["MAX_OUTPUT", "Attachment", "Completed", "Container", "ContainerInfo", "Process"]

@@ -1,10 +1,12 @@
 """The engine: what a program holds. Here is its surface; what it does stands in the modules that it calls.
 
-    create.py       a container is made, or undone        exits.py      its end: recorded and told, once
-    lifecycle.py    start, stop, pause, update            exec.py        further processes
-    delete.py     the end of all of it                  checkpoints.py  written to files, going on from them
-    lookup.py      what there is, and what it is now     output.py       logs and attachments
-    subscription.py  events                                recovery.py    after somebody died
+    create.py, reserve.py       make a container, or undo it     lookup.py    what a container is now, and its system
+    start.py, stop.py, kill.py, wait.py, signal.py, pause.py,    listing.py   all containers, or all about one
+    update.py, resize.py        one file for each verb           exits.py     the end: recorded and published once
+    exec.py                     further processes                states.py    which verb is allowed in which state
+    checkpoints.py, archive.py  to files, and back from them     output.py    logs and attachments
+    images.py, image_root.py    images, and roots made of them   subscription.py  events
+    recovery.py, half_made.py   clean up after dead programs     state.py     what all of these share
 
 No platform code: what is done to a container goes through `compute/protocols.py`. What is known of it goes through
 the store, so that any number of programs can work on the same containers. docs/architecture.md draws the life of one
@@ -39,14 +41,14 @@ from ..store.container_dir import ContainerDir
 from ..store.journal import JournalReader
 from ..store.records import Damaged
 from ..store.state_directory import Store
-from . import checkpoints, create, delete, lifecycle, lookup, recovery
+from . import checkpoints, create, delete, half_made, listing, recovery, stop
 from .archive import MAX_ARCHIVE
 from .arguments import check_bound, check_input, check_input_and_stdin, check_seconds, check_streams
 from .container import MAX_OUTPUT, Completed, Container, ContainerInfo, Process
 from .image_root import ImageRoot, resolve
 from .images import Images
 from .recovery import Restored
-from .state import EngineState, log
+from .state import ContainerRef, EngineState, log
 from .subscription import subscription
 
 
@@ -134,8 +136,8 @@ class Engine:
         try:
             await engine.end_operations()
             await self._end_processes()
-            endings = [self._end_owned(entry, uid, owner, grace) for uid, (entry, owner) in engine.owned.items()]
-            undoing = [create.undo_half_made(engine, entry) for entry in engine.half_made]
+            endings = [self._end_owned(container, owner, grace) for container, owner in engine.owned.values()]
+            undoing = [half_made.undo_half_made(engine, directory) for directory in engine.half_made]
             for error in await asyncio.gather(*endings, *undoing, return_exceptions=True):
                 if isinstance(error, BaseException):
                     log.warning("closing the engine: %s", error)
@@ -175,12 +177,12 @@ class Engine:
         if processes:
             await asyncio.wait([process._ended for process in processes], timeout=self._state.limits.end)
 
-    async def _end_owned(self, entry: ContainerDir, uid: str, owner: Owner, grace: float) -> None:
+    async def _end_owned(self, container: ContainerRef, owner: Owner, grace: float) -> None:
         with suppress(ContainerNotFound):
             if owner == "stop":
-                await lifecycle.stop(self._state, entry, uid, grace, None)
+                await stop.stop(container, grace, None)
             else:
-                await delete.delete(self._state, entry, uid, force=True)
+                await delete.delete(container, force=True)
 
     # making containers
 
@@ -303,7 +305,7 @@ class Engine:
     ) -> Completed:
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        entry, uid, process = await create.make(self._state, id, spec, "remove", stdio, launch=True, image=image)
+        container, process = await create.create(self._state, id, spec, "remove", stdio, launch=True, image=image)
         assert process is not None
         try:
             rest = None if timeout is None else max(0.0, timeout - (loop.time() - begin))
@@ -315,28 +317,28 @@ class Engine:
             for stream, why in process.unwritten.items():
                 log.warning("the output of `%s` to its %s is incomplete: %s", spec.command[0], stream, why.strerror)
         finally:
-            await shielded(self._remove(entry, uid))
+            await shielded(self._remove(container))
         if exit.cause is Cause.NEVER_STARTED:
             # where the service knows no reason
             raise ServiceError("run", id, "the command never started", hint="run `longshore doctor`")
         return Completed(args=spec.command, exit=exit, stdout=out, stderr=err)
 
-    async def _remove(self, entry: ContainerDir, uid: str) -> None:
+    async def _remove(self, container: ContainerRef) -> None:
         """Remove what `run` made. If that fails it stays this engine's to remove: `close` tries again."""
         try:
-            await delete.delete(self._state, entry, uid, force=True)
+            await delete.delete(container, force=True)
         except ContainerNotFound:  # somebody else has removed it, and its id is another's by now
-            await delete.forget(self._state, entry, uid)
+            await delete.forget(container)
         except (LongshoreError, OSError) as error:  # how the command ended is what the caller is to hear of
             log.warning(
-                "the `run` of container `%s` has ended, but the container is not removed yet: %s", entry.id, error
+                "the `run` of container `%s` has ended, but the container is not removed yet: %s", container.id, error
             )
 
     async def _make(
         self, id: str, spec: Spec, owner: Owner, stdio: Stdio, image: ImageRoot | None = None, *, launch: bool
     ) -> tuple[Container, Process | None]:
-        entry, uid, process = await create.make(self._state, id, spec, owner, stdio, launch=launch, image=image)
-        return Container(self._state, entry, uid), process
+        container, process = await create.create(self._state, id, spec, owner, stdio, launch=launch, image=image)
+        return Container(container), process
 
     async def _resolve(
         self,
@@ -364,8 +366,8 @@ class Engine:
         """
         check_bound(max_size)
         async with self._state.operation():
-            entry, uid, _ = await checkpoints.import_checkpoint(self._state, self._images, path, id, owner, max_size)
-            return Container(self._state, entry, uid)
+            container, _ = await checkpoints.import_checkpoint(self._state, self._images, path, id, owner, max_size)
+            return Container(container)
 
     # finding containers
 
@@ -376,12 +378,12 @@ class Engine:
         """
         check_id(id)
         async with self._state.operation():
-            entry = self._state.store.container_dir(id)
+            directory = self._state.store.container_dir(id)
             try:
-                return Container(self._state, entry, entry.read().uid)
+                return Container(ContainerRef(self._state, directory, directory.read().uid))
             except Damaged as error:
                 log.warning("%s", error)
-                return Container(self._state, entry, "")
+                return Container(ContainerRef(self._state, directory, ""))
 
     async def list(
         self, *, labels: Mapping[str, str] | None = None, states: Collection[str] | None = None
@@ -391,7 +393,7 @@ class Engine:
         Reads the store; asks no runtime.
         """
         async with self._state.operation():
-            return await lookup.listing(self._state, labels, states)
+            return await listing.listing(self._state, labels, states)
 
     # events and the rest
 

@@ -1,18 +1,44 @@
-"""Finding containers: what each is now, from its files and its init; and taking up those that others made."""
+"""What a container is now, and the open system behind it: the two questions that nearly every verb begins with.
+
+No program owns the truth about a container. It is spread over three places, and each of them may be ahead of the others
+by a moment, because other programs work on the same container.
+
+*The files* say what programs did: `record.json` (made, starting, started, paused) and the exit record. They do not say
+what happened to the processes since. *The platform* says whether init is alive (`ComputeService.state`): on Linux
+from /proc and the cgroup, on Windows from HCS. It does not know what was published. *This engine* holds what it has
+opened: the system's handle, and a task that watches for the end (`OpenContainer`).
+
+`derive` combines the files and the platform, in an order that needs no lock.
+
+1. An exit record is there: the container is stopped. That never changes back within this life.
+2. There is no token: the container is being created, or its creator died.
+3. The platform says that init is gone. The container is stopped, but its exit record is missing. Some program is about
+   to write it, or none is left that will. `late_exit` finds that out. It stops waiting after a quarter of a second, and
+   the search continues in the background.
+4. Init is alive. If no start is recorded, the container is created. If a start was begun and its program died before it
+   recorded the result, the container is ended, because no program can know whether the start succeeded.
+
+So a read can write: it completes what a dead program left. Each such step is safe to do twice and in two programs at
+once, because exit records are linked once, and events are looked up in the journal before they are appended.
+
+`open_container` returns the handle of a container that this engine did not make. It opens the system, and watches for
+its end. If nothing is left to open, it begins to find out the end (`end_of_gone`) and raises InvalidState.
+
+`uid` guards every step. A container may be deleted and another one made with the same id between two awaits. All
+reads go through `ContainerRef.read_current`, which raises ContainerNotFound then.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from ..compute.protocols import ComputeSystem, SystemGone, SystemHidden
-from ..compute.values import ContainerInfo, Lease, State, now
+from ..compute.values import ContainerInfo, Lease, State
 from ..errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -21,37 +47,44 @@ from ..errors import (
     LongshoreError,
     NotVisible,
     ServiceError,
-    StoreError,
 )
 from ..exit_record import Cause, Exit
 from ..fs.files import next_step
 from ..store.container_dir import ContainerDir
 from ..store.journal import NewEvent
-from ..store.records import Damaged, Record
+from ..store.records import Record
 from .exits import LATE_LIMIT, begin_watching, publish_in_background, publish_missing, record_gone, record_never_started
-from .state import EngineState, OpenContainer, log
+from .state import ContainerRef, EngineState, OpenContainer, log
+from .states import (
+    ALIVE,
+    CREATED,
+    CREATING,
+    PAUSED,
+    RULES,
+    RUNNING,
+    STOPPED,
+    ContainerState,
+    Verb,
+    check_state,
+    wrong_state,
+)
 
 T = TypeVar("T")
 
-ENDING_LIMIT = 5.0  # seconds that who is dying may take to be dead
+ENDING_LIMIT = 5.0  # seconds that a container which is ending may take to be gone
 ENDING_PAUSE = 0.005  # seconds between two looks at it
-NOTICE_LIMIT = 2.0  # seconds in which a service must tell of an end that it shows
-TO_HAVE_IT_RUN = {  # the next step of who wanted a running container, by the state that it is in
-    "created": "start it first",
-    "paused": "resume it first",
-    "stopped": "create another container: each starts once",
-}
+NOTICE_LIMIT = 2.0  # seconds in which a service must report an end that its state shows
 
 
 class NamedLease(msgspec.Struct, frozen=True):
-    """Another program's lease, by name: enough to find its cgroup."""
+    """A reference, by id, to a lease owned by another engine: enough to find its cgroup."""
 
     id: str
     lock_fd: int = -1
 
 
 def named_lease(record: Record | None) -> Lease | None:
-    """The lease of a container, for who does not own it."""
+    """Return a reference to the lease of a container; None if it has none."""
     return NamedLease(record.lease) if record is not None and record.lease else None
 
 
@@ -59,9 +92,9 @@ def named_lease(record: Record | None) -> Lease | None:
 
 
 def is_past(engine: EngineState, record: Record, operation: str = "find") -> bool:
-    """Whether all processes of a container are gone with their boot, or with their pid namespace.
+    """Return whether all processes of a container are gone with their boot, or with their pid namespace.
 
-    NotVisible if this program cannot see them: it must not conclude that they have ended.
+    Raises NotVisible if this program cannot see them: it must not conclude that they have ended.
     """
     sight, reason = engine.store.sight(record)
     if sight == "hidden":
@@ -70,7 +103,7 @@ def is_past(engine: EngineState, record: Record, operation: str = "find") -> boo
 
 
 async def state_of(engine: EngineState, record: Record, operation: str = "find") -> State:
-    """Whether its init is alive, as the service sees it; a boot ends everything. NotVisible."""
+    """Return whether init is alive, as the service sees it. Raises NotVisible."""
     if is_past(engine, record, operation):
         return State.STOPPED
     try:
@@ -79,71 +112,66 @@ async def state_of(engine: EngineState, record: Record, operation: str = "find")
         raise NotVisible(operation, record.id, str(error)) from None
 
 
-async def look(engine: EngineState, entry: ContainerDir, record: Record) -> ContainerInfo:
-    """As `derive`, for a listing: a container that cannot be seen from here is shown as `hidden`."""
-    try:
-        return await derive(engine, entry, record)
-    except NotVisible:
-        found = entry.read_exit()  # as it was recorded meanwhile, where it can be seen
-        return _info(record, "hidden", None) if found is None else _info(record, "stopped", found.exit)
+async def derive(container: ContainerRef, record: Record, operation: str = "find") -> ContainerInfo:
+    """Find out what a container is now, from its files and its init. No runtime is started.
 
-
-async def derive(engine: EngineState, entry: ContainerDir, record: Record, operation: str = "find") -> ContainerInfo:
-    """What a container is now, from its files and its init: no runtime is asked. NotVisible."""
-    found = entry.read_exit()
+    Raises NotVisible, which names `operation`.
+    """
+    found = container.directory.read_exit()
     if found is not None:
-        is_past(engine, record, operation)
-        await publish_missing(engine, entry, record)
-        return _info(record, "stopped", found.exit)
+        is_past(container.engine, record, operation)
+        await publish_missing(container, record)
+        return info_of(record, STOPPED, found.exit)
     if not record.token:
-        is_past(engine, record, operation)
-        return _info(record, _state_of_unmade(engine, entry), None)
-    seen = await state_of(engine, record, operation)
+        is_past(container.engine, record, operation)
+        return info_of(record, state_of_unmade(container.engine, container.directory), None)
+    seen = await state_of(container.engine, record, operation)
     if seen is State.STOPPED:
-        return _info(record, "stopped", await late_exit(engine, entry, record))
-    return await _alive(engine, entry, record, seen)
+        return info_of(record, STOPPED, await late_exit(container, record))
+    return await derive_alive(container, record, seen)
 
 
-def _state_of_unmade(engine: EngineState, entry: ContainerDir) -> str:
-    """Return the state of a container without a token: one that we failed to make, and could not undo, has stopped."""
-    failed = any(other.home == entry.home for other in engine.half_made)
-    return "stopped" if failed and not entry.is_claimed("create") else "creating"
+def state_of_unmade(engine: EngineState, directory: ContainerDir) -> ContainerState:
+    """Return the state of a container without a token. One that we failed to make, and could not undo, is stopped."""
+    failed = any(other.home == directory.home for other in engine.half_made)
+    return STOPPED if failed and not directory.is_claimed("create") else CREATING
 
 
-async def _alive(engine: EngineState, entry: ContainerDir, record: Record, seen: State) -> ContainerInfo:
-    """What a container is whose init was seen alive."""
+async def derive_alive(container: ContainerRef, record: Record, seen: State) -> ContainerInfo:
+    """Find out what a container is whose init was seen alive."""
     if record.starting_at is None:
-        return _info(record, "created", None)
-    if record.started_at is None and await _end_interrupted_start(engine, entry, record):
-        return _info(record, "stopped", await late_exit(engine, entry, record))
+        return info_of(record, CREATED, None)
+    if record.started_at is None and await _end_interrupted_start(container, record):
+        return info_of(record, STOPPED, await late_exit(container, record))
     if record.change is not None:
-        await publish_in_background(engine, record.uid, lambda: publish_change(engine, entry, record))
-    return _info(record, str(seen), None)
+        await publish_in_background(container, lambda: publish_change(container, record))
+    return info_of(record, PAUSED if seen is State.PAUSED else RUNNING, None)
 
 
-def _info(record: Record, state: str, exit: Exit | None) -> ContainerInfo:
+def info_of(record: Record, state: ContainerState, exit: Exit | None) -> ContainerInfo:
+    """Return what a listing says of a container in this state."""
     return ContainerInfo(
         id=record.id,
         uid=record.uid,
-        state=state,
+        state=state.value,
         command=record.command,
         root=record.root,
         created_at=record.created_at,
         started_at=record.started_at,
-        pid=record.pid if state in ("running", "paused") else None,
+        pid=record.pid if state in ALIVE else None,
         exit=exit,
         owner=record.owner,
         labels=record.labels,
     )
 
 
-async def _end_interrupted_start(engine: EngineState, entry: ContainerDir, record: Record) -> bool:
-    """End what was started by a program that died before it could say whether that succeeded: nobody can know.
+async def _end_interrupted_start(container: ContainerRef, record: Record) -> bool:
+    """End a container whose starter died before it recorded whether the start succeeded: no program can know.
 
-    False if it is just being started.
+    Returns False if it is being started right now.
     """
     try:
-        claim = entry.claim("stop")
+        claim = container.directory.claim("stop")
     except InvalidState:
         return False
     try:
@@ -151,26 +179,27 @@ async def _end_interrupted_start(engine: EngineState, entry: ContainerDir, recor
         def ending(record: Record) -> None:
             record.ending = record.ending or Cause.KILLED
 
-        record = entry.read_own(record.uid)
-        if record.started_at is not None or entry.read_exit() is not None:
+        record = container.read_current()
+        if record.started_at is not None or container.directory.read_exit() is not None:
             return False
         log.warning(
-            "container `%s`: the program that started it died during the start; longshore ends the container", entry.id
+            "container `%s`: the program that started it died during the start; longshore ends the container",
+            container.id,
         )
-        record = await entry.change(record.uid, ending)
+        record = await container.change(ending)
         with suppress(InvalidState):  # gone meanwhile
-            opened = await open_container(engine, entry, record)
-            if opened.watcher is None:  # there is no init, nor will there be one
-                await record_never_started(engine, entry, record)
+            opened = await open_container(container, record)
+            if opened.watcher is None:  # there is no init, and there will be none
+                await record_never_started(container, record)
             await opened.system.terminate()
         return True
     finally:
         claim.release()
 
 
-async def late_exit(engine: EngineState, entry: ContainerDir, record: Record) -> Exit | None:
-    """The exit of a container that ended while nobody, or only another program, watched it; None if that takes long."""
-    task = engine.spawn(_find_exit(engine, entry, record), f"late exit of {entry.id}")
+async def late_exit(container: ContainerRef, record: Record) -> Exit | None:
+    """Find out the exit of a container that ended while this engine did not watch it; None if that takes too long."""
+    task = container.engine.spawn(_find_exit(container, record), f"late exit of {container.id}")
     done, _ = await asyncio.wait((task,), timeout=LATE_LIMIT)
     if not done:
         return None
@@ -179,225 +208,135 @@ async def late_exit(engine: EngineState, entry: ContainerDir, record: Record) ->
     return None
 
 
-async def _find_exit(engine: EngineState, entry: ContainerDir, record: Record) -> Exit | None:
-    if is_past(engine, record):
-        return await record_gone(engine, entry, record)
+async def _find_exit(container: ContainerRef, record: Record) -> Exit | None:
+    if is_past(container.engine, record):
+        return await record_gone(container, record)
     if record.starting_at is None:
-        if entry.is_claimed("start", "delete"):  # it is just changing
+        if container.directory.is_claimed("start", "delete"):  # its state changes right now
             return None
-        return await record_never_started(engine, entry, record)
+        return await record_never_started(container, record)
     try:
-        opened = await open_container(engine, entry, record)
+        opened = await open_container(container, record)
     except InvalidState:
-        return await end_of_gone(engine, entry, record.uid)
+        return await end_of_gone(container)
     if opened.watcher is None:
         return None
     await asyncio.wait((opened.watcher,), timeout=NOTICE_LIMIT)
     if not opened.seen:
-        # its init is gone, and the service has not told us: the end of the whole system ends every wait
-        log.warning("container `%s`: the end of its init was not reported; longshore ends the rest of it", entry.id)
+        # its init is gone, and the service has not reported it: the end of the whole system ends every wait
+        log.warning("container `%s`: the end of its init was not reported; longshore ends the rest of it", container.id)
         with suppress(LongshoreError):
             await opened.system.terminate()
     return await asyncio.shield(opened.watcher)
 
 
-async def listing(
-    engine: EngineState, labels: Mapping[str, str] | None, states: Collection[str] | None
-) -> list[ContainerInfo]:
-    """All containers, oldest first."""
-    found: list[ContainerInfo] = []
-    late: list[tuple[ContainerDir, Record]] = []  # ends to be found out, or told: side by side, not one after the other
-
-    def add(info: ContainerInfo) -> None:
-        if states is None or info.state in states:
-            found.append(info)
-
-    for entry in engine.store.container_dirs():
-        try:
-            record = entry.read()
-            if labels and any(record.labels.get(name) != text for name, text in labels.items()):
-                continue
-            exit = entry.read_exit()
-            if exit is not None and not record.exit_published:
-                late.append((entry, record))
-            elif exit is not None:
-                add(_info(record, "stopped", exit.exit))
-            elif not record.token:
-                add(_info(record, _state_of_unmade(engine, entry), None))
-            elif engine.store.sight(record)[0] == "hidden":
-                add(_info(record, "hidden", None))
-            elif (seen := await state_of(engine, record)) is State.STOPPED:
-                late.append((entry, record))
-            else:
-                add(await _alive(engine, entry, record, seen))
-        except ContainerNotFound:
-            continue
-        except NotVisible:
-            add(_info(record, "hidden", None))
-        except Damaged as error:
-            log.warning("%s", error)
-            if not labels:
-                add(damaged_info(entry))
-        except StoreError as error:
-            log.warning("%s", error)
-    if late:
-        for info in await asyncio.gather(*(look(engine, *each) for each in late), return_exceptions=True):
-            if isinstance(info, ContainerInfo):
-                add(info)
-            elif not isinstance(info, ContainerNotFound):
-                log.warning("listing: %s", info)
-    return sorted(found, key=lambda info: (info.created_at, info.id))
+# opening what other programs made
 
 
-def damaged_info(entry: ContainerDir) -> ContainerInfo:
-    """What can be said of a container whose record cannot be read."""
-    made = now()
-    with suppress(OSError):
-        made = datetime.fromtimestamp(os.stat(entry.home).st_mtime, UTC)
-    return ContainerInfo(id=entry.id, uid="", state="damaged", command=[], root="", created_at=made)
+async def open_container(container: ContainerRef, record: Record) -> OpenContainer:
+    """Open the system of a container, unless this engine has it open, and watch for its end if it was started.
 
-
-async def inspection(engine: EngineState, entry: ContainerDir, uid: str) -> dict[str, Any]:
-    """All that is known of a container, as plain data; of its environment only the names."""
-    record = entry.read_own(uid)
-    info = await look(engine, entry, record)
-    document: dict[str, Any] = msgspec.to_builtins(info)
-    spec = entry.read_spec()
-    settings: dict[str, Any] = msgspec.to_builtins(spec)
-    settings["env"] = sorted(spec.env)  # names only: values may be secrets
-    settings.pop("oci", None)
-    if settings.get("windows"):
-        settings["windows"].pop("credentials", None)
-    document["spec"] = settings
-    document["lease"] = record.lease
-    document["log"] = str(entry.place().log) if record.kept else None
-    exit = entry.read_exit()
-    document["oom"] = exit is not None and exit.oom
-    document["updates_pending"] = exit is not None and exit.updates_pending
-    document["error"] = None if exit is None else exit.error
-    processes: dict[str, Any] = {}
-    for name in entry.processes():
-        found = entry.read_process(name)
-        if found is not None:
-            end = entry.read_process_exit(name)
-            processes[name] = {
-                "args": found.args,
-                "pid": found.pid,
-                "exit": None if end is None else msgspec.to_builtins(end.exit),
-            }
-    document["processes"] = processes
-    return document
-
-
-# taking up what others made
-
-
-async def open_container(engine: EngineState, entry: ContainerDir, record: Record) -> OpenContainer:
-    """The living system of a container, opened if need be, with its end watched for if it was started.
-
-    InvalidState if nothing is left of it; its end is then recorded. NotVisible.
+    Raises InvalidState if nothing is left of it; its end is then found out and recorded. Raises NotVisible.
     """
+    engine, uid = container.engine, container.uid
     is_past(engine, record)
-    opened = engine.find(entry.id, record.uid)
-    if record.uid in engine.gone:
-        raise _nothing_left(engine, entry, record)
+    opened = container.opened
+    if uid in engine.gone:
+        raise _nothing_left(container, record)
     if opened is None:
-        task = engine.being_opened.get(record.uid)
+        task = engine.being_opened.get(uid)
         if task is None:
-            task = engine.spawn(_open(engine, entry, record), f"open {entry.id}")
-            engine.being_opened[record.uid] = task
-            task.add_done_callback(lambda _: engine.being_opened.pop(record.uid, None))
+            task = engine.being_opened[uid] = engine.spawn(_open(container, record), f"open {container.id}")
+            task.add_done_callback(lambda _: engine.being_opened.pop(uid, None))
         opened = await asyncio.shield(task)
     if opened.watcher is None and opened.starting is None and record.starting_at is not None:
-        await _watch_started(engine, opened, record)
+        await _watch_started(opened, record)
     return opened
 
 
-async def _open(engine: EngineState, entry: ContainerDir, record: Record) -> OpenContainer:
+async def _open(container: ContainerRef, record: Record) -> OpenContainer:
+    engine = container.engine
     since = engine.store.journal.end()
     gone: Exit | None = None
     if not is_past(engine, record):
+        place = container.directory.place(named_lease(record))
         try:
-            system = await engine.service.open(entry.id, record.token, entry.place(named_lease(record)))
+            system = await engine.service.open(container.id, record.token, place)
         except SystemHidden as error:
             raise NotVisible("find", record.id, str(error)) from None
         except SystemGone as error:
             gone = error.exit
         else:
-            opened = OpenContainer(record.uid, entry, system, since)
-            engine.open_containers[entry.id] = opened
+            opened = OpenContainer(container, system, since)
+            engine.open_containers[container.id] = opened
             with suppress(LongshoreError):
-                await publish_change(engine, entry, record)
+                await publish_change(container, record)
             return opened
-    raise _nothing_left(engine, entry, record, gone)
+    raise _nothing_left(container, record, gone)
 
 
-def _nothing_left(engine: EngineState, entry: ContainerDir, record: Record, seen: Exit | None = None) -> InvalidState:
-    """What to raise for a container that cannot be opened any more; its end is found out (`end_of_gone`)."""
-    if entry.read_exit() is None and record.uid not in engine.gone:
-        # not waited for here: whoever knows more of it may take its time to record it
-        task = engine.spawn(record_gone(engine, entry, record, seen), f"end of {entry.id}, which is gone")
-        engine.gone[record.uid] = task
-        task.add_done_callback(lambda _: engine.gone.pop(record.uid, None))
+def _nothing_left(container: ContainerRef, record: Record, seen: Exit | None = None) -> InvalidState:
+    """Return the error for a container that cannot be opened any more, and begin to find out its end."""
+    engine, uid = container.engine, container.uid
+    if container.directory.read_exit() is None and uid not in engine.gone:
+        # not waited for here: a program that knows more of it may take long to record it
+        task = engine.spawn(record_gone(container, record, seen), f"end of {container.id}, which is gone")
+        engine.gone[uid] = task
+        task.add_done_callback(lambda _: engine.gone.pop(uid, None))
     return InvalidState(
-        "open", entry.id, "stopped", reason="it has stopped, and the service no longer has it", hint="delete it"
+        "open", container.id, "stopped", reason="it has stopped, and the service no longer has it", hint="delete it"
     )
 
 
-async def end_of_gone(engine: EngineState, entry: ContainerDir, uid: str) -> Exit | None:
-    """The end of a container that could not be opened, once it is found out."""
-    task = engine.gone.get(uid)
+async def end_of_gone(container: ContainerRef) -> Exit | None:
+    """Wait until the end of a container that could not be opened is found out, and return it."""
+    task = container.engine.gone.get(container.uid)
     if task is not None:
         return await asyncio.shield(task)
-    found = entry.read_exit()
+    found = container.directory.read_exit()
     return None if found is None else found.exit
 
 
-async def _watch_started(engine: EngineState, opened: OpenContainer, record: Record) -> None:
-    if opened.entry.read_exit() is not None:
+async def _watch_started(opened: OpenContainer, record: Record) -> None:
+    if opened.container.directory.read_exit() is not None:
         return
     process = opened.system.init
     if process is None and record.process:  # another program has started it since we opened it
         try:
             process = await opened.system.open_process(record.process)
         except ServiceError:
-            if not await _has_ended(engine, record, opened.system):
+            if not await _has_ended(opened.container.engine, record, opened.system):
                 raise
-            raise _nothing_left(engine, opened.entry, record) from None
+            raise _nothing_left(opened.container, record) from None
     if process is not None and opened.starting is None:
-        begin_watching(engine, opened, process)
+        begin_watching(opened, process)
 
 
-async def publish_change(engine: EngineState, entry: ContainerDir, record: Record, *, claimed: bool = False) -> None:
-    """Tell a pause or resume that was done and not told: who did it died, or was cancelled, or could not tell it.
+async def publish_change(container: ContainerRef, record: Record, *, claimed: bool = False) -> None:
+    """Publish a pause or resume that was done and not published: its program died, was cancelled, or failed.
 
-    `claimed`: by the caller, so that nobody is at it now.
+    `claimed` says that the caller has the container's claim, so that no other program is changing it now.
     """
     if record.change is None:
         return
-    done = await state_of(engine, record) is (State.PAUSED if record.change.type == "pause" else State.RUNNING)
-    if not done or (not claimed and entry.is_claimed("pause", "resume")):  # or who does it is still at it
+    done = await state_of(container.engine, record) is (
+        State.PAUSED if record.change.type == "pause" else State.RUNNING
+    )
+    if not done or (not claimed and container.directory.is_claimed("pause", "resume")):
         return
-    async with entry.locked():
-        record = entry.read_own(record.uid)
+    async with container.directory.locked():
+        record = container.read_current()
         if record.change is not None and not record.exit_published:
-            engine.store.journal.append(
-                entry.id, record.uid, NewEvent(record.change.type), unless_since=record.change.since
-            )
+            container.publish(NewEvent(record.change.type), unless_since=record.change.since)
             record.paused = record.change.type == "pause"
             record.change = None
-            entry.write(record)
-
-
-async def read_current(engine: EngineState, entry: ContainerDir, uid: str) -> Record:
-    """The record, if it is still that of this very container."""
-    return entry.read_own(uid) if uid else entry.read()
+            container.directory.write(record)
 
 
 async def _has_ended(engine: EngineState, record: Record, system: ComputeSystem) -> bool:
-    """Whether what failed in a container failed because that ended meanwhile, or is ending: then its end is waited for.
+    """Return whether a call failed because the container ended meanwhile, or is ending; then wait for its end.
 
-    Who is told so, and looks, finds it stopped.
+    A caller that reads the state after that finds `stopped`.
     """
     deadline = asyncio.get_running_loop().time() + ENDING_LIMIT
     while True:
@@ -409,27 +348,29 @@ async def _has_ended(engine: EngineState, record: Record, system: ComputeSystem)
 
 
 async def with_system(
-    engine: EngineState,
-    entry: ContainerDir,
-    uid: str,
-    operation: str,
+    container: ContainerRef,
+    verb: Verb,
     call: Callable[[ComputeSystem], Awaitable[T]],
-    *states: str,
+    *,
+    allowed: Collection[ContainerState] | None = None,
 ) -> T:
-    """Do something with a container that is in one of `states` (running or paused if none is given)."""
-    record = await read_current(engine, entry, uid)
-    info = await derive(engine, entry, record, operation)
-    if info.state not in (states or ("running", "paused")):
-        raise InvalidState(operation, entry.id, info.state, hint=TO_HAVE_IT_RUN.get(info.state))
-    opened = await open_container(engine, entry, record)
+    """Check that the state allows the verb, then call the system. `allowed` replaces the states of the table.
+
+    Raises InvalidState, also if the call fails because the container ends meanwhile.
+    """
+    record = container.read_current()
+    operation = RULES[verb].operation
+    info = await derive(container, record, operation)
+    check_state(verb, container.id, info.state, allowed=allowed)
+    opened = await open_container(container, record)
     try:
         return await call(opened.system)
     except (ServiceError, CommandNotFound, CommandNotExecutable, OSError, LookupError) as error:
-        # (of a container that is ending the root is taken apart, too, with all commands in it)
-        if await _has_ended(engine, record, opened.system):
-            raise InvalidState(operation, entry.id, "stopped", hint=TO_HAVE_IT_RUN["stopped"]) from error
+        # while a container ends, its root is taken apart, with all commands in it
+        if await _has_ended(container.engine, record, opened.system):
+            raise wrong_state(verb, container.id, STOPPED) from error
         if isinstance(error, OSError) and not isinstance(error, LongshoreError):
             raise ServiceError(
-                operation, entry.id, str(error), hint=next_step(error) or "run `longshore doctor`"
+                operation, container.id, str(error), hint=next_step(error) or "run `longshore doctor`"
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""What a kept container writes: views of its log, and the log itself where no monitor writes it."""
+"""The output of a kept container: readers of its log, and the log itself where no monitor writes it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from ..fs.files import as_store_errors
 from ..logs.format import LogGap, LogRecord, Stream
 from ..logs.reader import LogReader
 from ..logs.writer import LogWriter
-from ..store.container_dir import ContainerDir
 from .process import CHUNK
-from .state import EngineState, log
+from .state import ContainerRef, EngineState, log
 
 # writing
 
 
-def keep_output(engine: EngineState, entry: ContainerDir, streams: Streams, limit: int) -> asyncio.Task[None] | None:
-    """Write the log of a container from its streams, where the service hands them to us instead of a monitor.
+def keep_output(container: ContainerRef, streams: Streams, limit: int) -> asyncio.Task[None] | None:
+    """Start the task that writes the log of a container from its streams. None if a monitor writes the log.
 
-    The log is then written for as long as this engine lives. None if a monitor does it.
+    The log is then written for as long as this engine lives.
     """
     sources: list[tuple[Stream, asyncio.StreamReader]] = []
     if streams.stdout is not None:
@@ -35,14 +34,14 @@ def keep_output(engine: EngineState, entry: ContainerDir, streams: Streams, limi
         sources.append(("stderr", streams.stderr))
     if not sources:
         return None
-    return engine.spawn(_copy(entry.place().log, limit, sources), f"log of {entry.id}")
+    return container.engine.spawn(_copy(container.directory.place().log, limit, sources), f"log of {container.id}")
 
 
 async def _copy(path: Path, limit: int, sources: list[tuple[Stream, asyncio.StreamReader]]) -> None:
     async def copy(name: Stream, source: asyncio.StreamReader) -> None:
         while data := await source.read(CHUNK):
             writer.write(name, data)
-            await asyncio.sleep(0)  # a program that writes much does not keep others from running
+            await asyncio.sleep(0)  # a program with much output must not keep other tasks from running
 
     try:
         writer = LogWriter(path, limit)
@@ -63,8 +62,7 @@ async def _copy(path: Path, limit: int, sources: list[tuple[Stream, asyncio.Stre
 
 
 async def log_records(
-    engine: EngineState,
-    entry: ContainerDir,
+    container: ContainerRef,
     inode: int | None,
     *,
     tail: int | None,
@@ -72,48 +70,45 @@ async def log_records(
     ending: Callable[[], Awaitable[None]] | None,
     pieces: bool,
 ) -> AsyncGenerator[LogRecord | LogGap, None]:
-    """What stands in a log; with `ending`, what comes until that has returned, too. Ends when the engine is closed."""
-    reader = LogReader(entry.place().log, expected_inode=inode)
-    until = _until(engine, entry, ending)
-    engine.subscriptions.add(reader.close)
+    """Yield the records of a log; with `ending`, until that has returned. It ends when the engine is closed."""
+    reader = LogReader(container.directory.place().log, expected_inode=inode)
+    until = _until(container, ending)
+    container.engine.subscriptions.add(reader.close)
     try:
-        with as_store_errors(f"read the log of container `{entry.id}`"):
+        with as_store_errors(f"read the log of container `{container.id}`"):
             async with aclosing(reader.records(tail=tail, since=since, until=until, lines=not pieces)) as records:
                 async for record in records:
                     yield record
     finally:
-        engine.subscriptions.discard(reader.close)
+        container.engine.subscriptions.discard(reader.close)
         reader.close()
         await _end(until)
 
 
 async def log_chunks(
-    engine: EngineState,
-    entry: ContainerDir,
+    container: ContainerRef,
     inode: int | None,
     only: Stream,
     *,
     tail: int | None,
     ending: Callable[[], Awaitable[None]],
 ) -> AsyncGenerator[tuple[Stream, bytes] | LogGap, None]:
-    """As `log_records`, but only the bytes: for who wants speed and no times."""
-    reader = LogReader(entry.place().log, expected_inode=inode)
-    until = _until(engine, entry, ending)
-    engine.subscriptions.add(reader.close)
+    """Yield the bytes of one stream of a log, until `ending` has returned. Faster than `log_records`, without times."""
+    reader = LogReader(container.directory.place().log, expected_inode=inode)
+    until = _until(container, ending)
+    container.engine.subscriptions.add(reader.close)
     try:
-        with as_store_errors(f"read the log of container `{entry.id}`"):
+        with as_store_errors(f"read the log of container `{container.id}`"):
             async with aclosing(reader.chunks(tail=tail, until=until, only=only)) as chunks:
                 async for chunk in chunks:
                     yield chunk
     finally:
-        engine.subscriptions.discard(reader.close)
+        container.engine.subscriptions.discard(reader.close)
         reader.close()
         await _end(until)
 
 
-def _until(
-    engine: EngineState, entry: ContainerDir, ending: Callable[[], Awaitable[None]] | None
-) -> asyncio.Task[None] | None:
+def _until(container: ContainerRef, ending: Callable[[], Awaitable[None]] | None) -> asyncio.Task[None] | None:
     if ending is None:
         return None
 
@@ -121,7 +116,7 @@ def _until(
         with suppress(EngineClosed):  # the log ends then, too
             await ending()
 
-    return engine.spawn(end(), f"end of {entry.id}, for its log")
+    return container.engine.spawn(end(), f"end of {container.id}, for its log")
 
 
 async def _end(until: asyncio.Task[None] | None) -> None:

@@ -1,4 +1,4 @@
-"""After somebody died: leases are ended, half-made containers undone, ends recorded and told, trash removed."""
+"""Clean up after dead programs: end their leases, undo half-made containers, record exits, empty the trash."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from ..store.journal import NewEvent
 from ..store.leases import EXECS, closed, dead_leases, drop, end_stopped_keepers, owned
 from ..store.records import Damaged, Record
 from .checkpoint_recovery import take_back
-from .create import undo_half_made
 from .delete import delete
 from .exec import close_processes, publish_recorded_process
 from .exits import publish_recorded, record_never_started
-from .lifecycle import wait_for_end
+from .half_made import undo_half_made
 from .lookup import derive, end_of_gone, open_container, state_of
-from .state import EngineState, OpenContainer, log
+from .state import ContainerRef, EngineState, OpenContainer, log
+from .states import ALIVE
+from .wait import wait_for_end
 
-RECOVERY_LIMIT = 5.0  # seconds that who opens the store spends on what the dead have left; the rest is for the next
+RECOVERY_LIMIT = 5.0  # seconds that opening the store may spend on this; the next program does the rest
 MOMENT = 0.5  # seconds that each lease gets in any case
 CLOSE_LIMIT = 5.0  # seconds that a container which was killed may take to be gone
 AT_ONCE = 8  # containers that are closed side by side
@@ -43,10 +44,10 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 async def recover_dead_leases(
     engine: EngineState, limit: float | None = RECOVERY_LIMIT, *, again: bool = False
 ) -> None:
-    """At the opening of the store: end the leases whose owner and keeper are dead, empty the trash.
+    """End the leases whose owner and keeper are dead, and empty the trash. Called when the store is opened.
 
-    What is not done within `limit` seconds is left: the next who opens the store goes on with it. `again`: empty the
-    trash also of what could not be removed before.
+    What is not done within `limit` seconds is left to the next program that opens the store. `again` tries to remove
+    from the trash also what could not be removed before.
     """
     if engine.store.viewpoint.blind:
         return
@@ -92,8 +93,8 @@ def _left(deadline: float | None) -> float | None:
 async def close_lease(engine: EngineState, lease: str, deadline: float | None = None) -> bool:
     """Close the records of a lease whose owner died and whose processes were killed: exits, events, files.
 
-    What is closed is taken off the lease. False if anything is left, now or after `deadline`: then the lease has to
-    stay, for the next who opens the store. Two programs may be at this.
+    What is closed is taken off the lease. Returns False if anything is left, now or after `deadline`: then the lease
+    stays, for the next program that opens the store. Two programs may do this at once.
     """
     at_once = asyncio.Semaphore(AT_ONCE)
     containers = await asyncio.gather(
@@ -124,117 +125,118 @@ async def _close(engine: EngineState, lease: str, id: str, at_once: asyncio.Sema
         return True
 
 
-async def _close_execs(engine: EngineState, lease: str, entry: ContainerDir) -> bool:
+async def _close_execs(engine: EngineState, lease: str, directory: ContainerDir) -> bool:
     try:
-        if entry.processes():
-            record = entry.read()
-            await close_processes(engine, entry, record.uid, lease)
+        if directory.processes():
+            record = directory.read()
+            await close_processes(ContainerRef(engine, directory, record.uid), lease)
             if record.token and engine.store.sight(record)[0] == "visible":
                 await state_of(engine, record)  # if its owner died while it killed an exec, this thaws it
     except (ContainerNotFound, Damaged):
         pass
     except (LongshoreError, OSError) as error:
-        log.warning("closing lease %s: execs in container `%s`: %s", lease, entry.id, error)
+        log.warning("closing lease %s: execs in container `%s`: %s", lease, directory.id, error)
         return False
     return True
 
 
-async def _close_owned(engine: EngineState, entry: ContainerDir, lease: str) -> None:
-    """Close what a lease had of one container; raises where something of that is left to do."""
-    if await undo_half_made(engine, entry, lease):
+async def _close_owned(engine: EngineState, directory: ContainerDir, lease: str) -> None:
+    """Close what a lease had of one container. Raises if a part of that is left to do."""
+    if await undo_half_made(engine, directory, lease):
         return
-    await take_back(engine, entry)  # the lease knows of it while it is written to a checkpoint, or restored from one
-    record = entry.read()
+    await take_back(engine, directory)  # a container in a checkpoint or restore belongs to the lease as well
+    record = directory.read()
     if record.lease != lease:
         return
+    container = ContainerRef(engine, directory, record.uid)
 
     def killed(record: Record) -> None:
         record.ending = record.ending or Cause.KILLED
-        record.starter = None  # the owner is dead: nobody else can tell its end
+        record.starter = None  # the owner is dead: no other program can publish its end
 
-    record = await entry.change(record.uid, killed)
+    record = await container.change(killed)
+    await _end(container, record)
     if record.owner == "remove" or not record.kept:
-        await _end(engine, entry, record)
-        await delete(engine, entry, record.uid, force=True)
+        await delete(container, force=True)
         return
-    await _end(engine, entry, record)
-    record = entry.read_own(record.uid)
-    if entry.read_exit() is None or not record.exit_published:
+    record = container.read_current()
+    if directory.read_exit() is None or not record.exit_published:
         raise StoreError(
-            f"cannot close container `{entry.id}`: its exit is not recorded yet", hint="run `longshore ps --all` again"
+            f"cannot close container `{container.id}`: its exit is not recorded yet",
+            hint="run `longshore ps --all` again",
         )
 
-    def ours_no_more(record: Record) -> None:
-        record.lease = None  # not before: who comes after a failure finds by this what is still to be closed
+    def without_lease(record: Record) -> None:
+        record.lease = None  # not before: after a failure, the next program finds by it what is still to be closed
 
-    await entry.change(record.uid, ours_no_more)
+    await container.change(without_lease)
 
 
-async def _end(engine: EngineState, entry: ContainerDir, record: Record) -> None:
-    """See that a container of a dead owner's has ended, and that its end is recorded and published."""
-    if entry.read_exit() is not None:
-        await publish_recorded(engine, entry, record)
+async def _end(container: ContainerRef, record: Record) -> None:
+    """End a container of a dead owner, and record and publish its end."""
+    if container.directory.read_exit() is not None:
+        await publish_recorded(container, record)
     elif record.starting_at is None:
-        await record_never_started(engine, entry, record)
+        await record_never_started(container, record)
     else:
         try:
-            opened = await open_container(engine, entry, record)
+            opened = await open_container(container, record)
         except InvalidState:
-            await end_of_gone(engine, entry, record.uid)
+            await end_of_gone(container)
         else:
-            await _kill_and_wait(engine, entry, record, opened)
+            await _kill_and_wait(container, record, opened)
 
 
-async def _kill_and_wait(engine: EngineState, entry: ContainerDir, record: Record, opened: OpenContainer) -> None:
+async def _kill_and_wait(container: ContainerRef, record: Record, opened: OpenContainer) -> None:
     try:
         async with asyncio.timeout(CLOSE_LIMIT):
             await opened.system.terminate()
-            await wait_for_end(engine, entry, record.uid)
+            await wait_for_end(container)
     except TimeoutError:
         hint = "look for a process in state D (`ps`): it hangs in the kernel"
-        raise TimeLimit(f"killed container `{entry.id}`", CLOSE_LIMIT, hint=hint) from None
+        raise TimeLimit(f"killed container `{container.id}`", CLOSE_LIMIT, hint=hint) from None
 
 
 async def restore(engine: EngineState) -> Restored:
-    """Take up all containers again."""
+    """Watch all containers that run, record how others ended, and undo half-made ones."""
     running: list[str] = []
     ended: list[str] = []
     undone: list[str] = []
     hidden: list[str] = []
     await recover_dead_leases(engine, limit=None, again=True)
-    for entry in list(engine.store.container_dirs()):
+    for directory in list(engine.store.container_dirs()):
         try:
-            if await undo_half_made(engine, entry):
-                undone.append(entry.id)
+            if await undo_half_made(engine, directory):
+                undone.append(directory.id)
                 continue
-            record = entry.read()
+            record = directory.read()
             if engine.store.sight(record)[0] == "hidden":
-                hidden.append(entry.id)
+                hidden.append(directory.id)
                 continue
-            before = entry.read_exit()
-            if before is not None:
-                await publish_recorded(engine, entry, record)
-            elif (await derive(engine, entry, record)).state in ("running", "paused"):
-                await _take_up(engine, entry, record)
-                running.append(entry.id)
-            elif entry.read_exit() is not None:
-                ended.append(entry.id)
-            for name in entry.processes():
-                await publish_recorded_process(engine, entry, record.uid, name)
+            container = ContainerRef(engine, directory, record.uid)
+            if directory.read_exit() is not None:
+                await publish_recorded(container, record)
+            elif (await derive(container, record)).state in ALIVE:
+                await _watch_again(container, record)
+                running.append(directory.id)
+            elif directory.read_exit() is not None:
+                ended.append(directory.id)
+            for name in directory.processes():
+                await publish_recorded_process(container, name)
         except ContainerNotFound:
             continue
         except NotVisible:
-            hidden.append(entry.id)
+            hidden.append(directory.id)
         except LongshoreError as error:
-            log.warning("restoring container `%s`: %s", entry.id, error)
+            log.warning("restoring container `%s`: %s", directory.id, error)
         await asyncio.sleep(0)
     return Restored(running=running, ended=ended, undone=undone, hidden=hidden)
 
 
-async def _take_up(engine: EngineState, entry: ContainerDir, record: Record) -> None:
-    known = engine.find(entry.id, record.uid) is not None
-    await open_container(engine, entry, record)
+async def _watch_again(container: ContainerRef, record: Record) -> None:
+    known = container.opened is not None
+    await open_container(container, record)
     if not known:
-        async with entry.locked():
-            if entry.read_own(record.uid).started_at is not None and entry.read_exit() is None:
-                engine.store.journal.append(entry.id, record.uid, NewEvent("restore"))
+        async with container.directory.locked():
+            if container.read_current().started_at is not None and container.directory.read_exit() is None:
+                container.publish(NewEvent("restore"))

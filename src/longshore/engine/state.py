@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from ..aio import fork_safety
+from ..compute.events import Event
 from ..compute.limits import USUAL, Limits
 from ..compute.protocols import ComputeService, ComputeSystem
 from ..compute.values import Owner, SystemEnd
@@ -19,8 +22,9 @@ from ..exit_record import Exit
 from ..fs.files import next_step
 from ..fs.standard_descriptors import Placeholders
 from ..store.container_dir import ContainerDir
-from ..store.journal import Position
+from ..store.journal import NewEvent, Position
 from ..store.leases import OwnerLease
+from ..store.records import Record
 from ..store.state_directory import Store
 from ..store.trash import empty_trash
 from .descriptor_budget import Descriptors
@@ -36,12 +40,54 @@ log = logging.getLogger("longshore.engine")
 logging.getLogger("longshore").addHandler(logging.NullHandler())
 
 
-class OpenContainer:
-    """What the engine holds of one container that it has to do with. Owned by `EngineState.open_containers`."""
+class ContainerRef(msgspec.Struct, frozen=True):
+    """Which container a function works on: the engine that does it, the container's directory, and its uid.
 
-    def __init__(self, uid: str, entry: ContainerDir, system: ComputeSystem, since: Position) -> None:
-        self.uid = uid
-        self.entry = entry
+    Nearly every function of the engine takes one as its first argument. The uid tells two containers apart that had
+    the same id one after the other. It is empty for a container with a damaged record.
+    """
+
+    engine: EngineState
+    directory: ContainerDir
+    uid: str
+
+    @property
+    def id(self) -> str:
+        """Return the id of the container."""
+        return self.directory.id
+
+    @property
+    def opened(self) -> OpenContainer | None:
+        """Return what this engine has open of this container; None if it has not opened it."""
+        opened = self.engine.open_containers.get(self.id)
+        return opened if opened is not None and opened.container.uid == self.uid else None
+
+    def read_current(self) -> Record:
+        """Read the record. Raises ContainerNotFound if the container is deleted, also if its id has another owner."""
+        return self.directory.read_own(self.uid) if self.uid else self.directory.read()
+
+    def of(self, record: Record) -> ContainerRef:
+        """Return a reference to the container that this record is of."""
+        return self if record.uid == self.uid else ContainerRef(self.engine, self.directory, record.uid)
+
+    async def change(self, change: Callable[[Record], None]) -> Record:
+        """Read, change and replace the record under its lock, and return it. Raises ContainerNotFound."""
+        return await self.directory.change(self.uid, change)
+
+    def publish(self, *events: NewEvent, unless_since: Position | None = None) -> None:
+        """Append events to the journal, as `Journal.append` describes. Raises StoreError."""
+        self.engine.store.journal.append(self.id, self.uid, *events, unless_since=unless_since)
+
+    def published(self, since: Position) -> Iterator[Event]:
+        """Return the events of this container that stand in the journal after `since`."""
+        return self.engine.store.journal.about(self.uid, since)
+
+
+class OpenContainer:
+    """What the engine has open of one container. Owned by `EngineState.open_containers`."""
+
+    def __init__(self, container: ContainerRef, system: ComputeSystem, since: Position) -> None:
+        self.container = container
         self.system = system
         self.since = since  # its end, if it had not ended yet, stands after this in the journal
         self.ours = False  # started by this engine: what there is to know of its end, we know first
@@ -121,7 +167,7 @@ class EngineState:
         self.being_opened: dict[str, asyncio.Task[OpenContainer]] = {}
         self.gone: dict[str, asyncio.Task[Exit]] = {}  # by uid: ends that are found out, of what cannot be opened
         self.publishing: dict[str, asyncio.Task[None]] = {}  # by uid: what the dead have done and not told
-        self.owned: dict[str, tuple[ContainerDir, Owner]] = {}  # by uid: what is ended with us
+        self.owned: dict[str, tuple[ContainerRef, Owner]] = {}  # by uid: what is ended with us
         self.half_made: list[ContainerDir] = []  # what failed to be made, and could not be undone either
         self.processes: set[Process] = set()  # execs that were started here, and have not ended
         self.followed: set[Process] = set()  # whoever else may be waited for
@@ -247,8 +293,3 @@ class EngineState:
                         await operation.done.wait()
             except TimeoutError:
                 log.warning("closing the engine: a call did not end within %g s", self.limits.end)
-
-    def find(self, id: str, uid: str) -> OpenContainer | None:
-        """What we hold of this very container."""
-        opened = self.open_containers.get(id)
-        return opened if opened is not None and opened.uid == uid else None

@@ -11,14 +11,16 @@ from ..errors import LongshoreError
 from ..fs.files import as_store_errors
 from ..fs.watching import DirectoryWatch
 from ..store.journal import JournalReader
-from .lookup import listing, open_container
-from .state import EngineState, log
+from .listing import listing
+from .lookup import open_container
+from .state import ContainerRef, EngineState, log
+from .states import ALIVE
 
 
 async def subscription(
     engine: EngineState, reader: JournalReader | None, since: int | None, *, follow: bool, container: str | None
 ) -> AsyncGenerator[Event | Gap, None]:
-    """What `Engine.events` gives. `reader`: where to begin, if that was fixed when it was asked for."""
+    """Yield the events for `Engine.events`. `reader` is where to begin, if that was fixed by the call."""
     await engine.open()
     with as_store_errors("read the journal"):
         async with aclosing(_events(engine, reader, since, follow=follow, container=container)) as events:
@@ -32,7 +34,7 @@ async def _events(
     if reader is None:
         reader = JournalReader(engine.store.journal, since)
     if not follow:
-        await listing(engine, None, None)  # ends that nobody has told are found by it
+        await listing(engine, None, None)  # it publishes exits that are missing
         for event in reader.read():
             if _wanted(event, container):
                 yield event
@@ -61,22 +63,22 @@ def _wanted(event: Event | Gap, container: str | None) -> bool:
 
 
 async def _watch_running(engine: EngineState, container: str | None) -> None:
-    """Watch every container that runs, so that its end is told even if its starter is gone.
+    """Watch every container that runs, so that its exit is published even if its starter is gone.
 
-    Costs a few descriptors for each; where there are too many, those that are left are told when somebody looks.
+    Each costs a few descriptors. If these run out, the exits of the rest are published when a program reads them.
     """
     try:
-        for info in await listing(engine, None, ("running", "paused")):
+        for info in await listing(engine, None, ALIVE):
             if container is None or info.id == container:
                 await _watch_one(engine, info.id)
-                await asyncio.sleep(0)  # opening them waits for nothing: others are to have their turn
+                await asyncio.sleep(0)  # opening them waits for nothing, and other tasks need their turn
     except OSError as error:
         log.warning("not every container can be watched for events: %s (raise `ulimit -n`)", error)
 
 
 async def _watch_one(engine: EngineState, id: str) -> None:
     with suppress(LongshoreError), as_store_errors("watch a container"):
-        entry = engine.store.container_dir(id)
-        record = entry.read()
-        if record.token and record.starting_at is not None and entry.read_exit() is None:
-            await open_container(engine, entry, record)
+        directory = engine.store.container_dir(id)
+        record = directory.read()
+        if record.token and record.starting_at is not None and directory.read_exit() is None:
+            await open_container(ContainerRef(engine, directory, record.uid), record)

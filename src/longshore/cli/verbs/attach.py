@@ -18,15 +18,12 @@ async def wants_terminal(container: Container) -> bool:
 
 
 async def run(engine: Engine, args: Arguments) -> int:
-    from ...errors import InvalidState
+    from ...engine import states
     from ..terminal import attach_io, terminal
 
     container = await engine.get(args.container)
     info = await container.info()
-    if info.state not in ("running", "paused", "hidden"):
-        raise InvalidState(
-            "attach to", container.id, info.state, hint=f"run `longshore logs {container.id}` to see its output"
-        )
+    states.check_state(states.Verb.ATTACH_COMMAND, container.id, info.state)
     tty = await wants_terminal(container)
     keys = terminal.parse_keys(args.detach_keys)
     attachment = await _attachment(container, stdin=args.stdin)

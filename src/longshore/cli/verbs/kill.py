@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 async def run(engine: Engine, args: Arguments) -> int:
-    from ...errors import InvalidState
+    from ...engine import states
     from ...spec import parse_signal
     from ..running.run_verb import for_each
 
@@ -21,9 +21,8 @@ async def run(engine: Engine, args: Arguments) -> int:
     async def kill(id: str) -> None:
         container = await engine.get(id)
         info = await container.info()
-        if info.state not in ("running", "paused", "hidden"):
-            # as docker: whoever names it expects that it runs. Programs, who want it ended, have `Container.kill`
-            raise InvalidState("kill", id, info.state, hint=f"run `longshore rm {id}` to remove it")
+        # as docker: whoever names it expects that it runs. Programs, who want it ended, have `Container.kill`
+        states.check_state(states.Verb.KILL_COMMAND, id, info.state)
         await container.signal(number)
         write(f"{id}\n")
 
