@@ -220,7 +220,7 @@ class _Archive:
         raise InvalidImage(
             self.what,
             "it has neither `index.json` nor `manifest.json`: it is no image",
-            hint="a root file system as a tar file is not an image",
+            hint="use a file of `docker save` or `skopeo copy`: a root file system as a tar file is not an image",
         )
 
     def _data(self, name: str) -> bytes:

@@ -26,7 +26,7 @@ async def _done(what: str, id: str, work: Callable[[], T]) -> T:
         if error.errno == errno.EBUSY:
             hint = "ask for more memory than the container uses now"
         elif error.errno in (errno.EINVAL, errno.EACCES, errno.EPERM):
-            hint = "ask for what the machine has: `longshore doctor` tells more"
+            hint = "ask for less; `longshore doctor` shows what this machine has"
         raise ServiceError(what, id, str(error), hint=hint) from error
 
 
