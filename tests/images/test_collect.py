@@ -220,7 +220,7 @@ def test_nothing_is_removed_while_a_container_cannot_be_read(store: ImageStore) 
     home = store.state.kept / "web"
     home.mkdir()
     (home / "image.json").write_bytes(b'{"version": 99}')
-    with pytest.raises(StoreError, match="it is of version 99"):
+    with pytest.raises(StoreError, match="it has format version 99"):
         prune(store, all=True)
     (home / "image.json").write_bytes(b"{")
     with pytest.raises(StoreError, match="it is damaged"):
@@ -233,7 +233,7 @@ def test_nothing_is_removed_by_a_version_that_cannot_read_a_record(store: ImageS
     path = store.record_path(FIRST.digest)
     before = path.read_bytes()
     path.write_bytes(before.replace(b'"version":1', b'"version":99'))
-    with pytest.raises(StoreError, match="it is of version 99"):
+    with pytest.raises(StoreError, match="it has format version 99"):
         prune(store)
     path.write_bytes(before)
     assert is_whole(store, FIRST)

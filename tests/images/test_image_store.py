@@ -165,9 +165,9 @@ def test_a_record_of_a_later_version_is_refused(store: ImageStore) -> None:
     pulled(store, image, "a:1")
     path = store.record_path(image.digest)
     path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2'))
-    with pytest.raises(StoreError, match="it is of version 2"):
+    with pytest.raises(StoreError, match="it has format version 2"):
         store.read_record(image.digest)
-    with pytest.raises(StoreError, match="it is of version 2"):
+    with pytest.raises(StoreError, match="it has format version 2"):
         list(store.read_records())
 
 
