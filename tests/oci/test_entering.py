@@ -23,6 +23,8 @@ from longshore.oci.runtimes import status
 from longshore.oci.system import OciSystem
 from longshore.spec import Spec
 
+from ..leftovers import leftovers
+
 FIRST = Path(status.__file__).with_name("first") / f"first-{os.uname().machine}"
 SLEEP = ["sleep", "infinity"]
 CRUN = Known("crun", "1.8.1")
@@ -188,6 +190,18 @@ async def test_a_limit_below_what_is_used_is_refused_with_the_next_step(crun: En
         await box.update(memory="4m")
     assert caught.value.hint == "ask for more memory than the container uses now"
     assert settings(init.pid)["memory.limit_in_bytes"] == str(64 << 20)
+
+
+@pytest.mark.real
+@version_1
+@KINDS
+async def test_a_limit_that_the_kernel_refuses_leaves_nothing_of_the_container(
+    crun: Engine, kind: str, state: Path
+) -> None:
+    with pytest.raises(ServiceError, match=r"the cgroup of container `box`: .*cpuset\.cpus"):
+        await launch(crun, "box", kind, cpuset="100000")
+    assert await crun.list() == []
+    assert leftovers(state, engine_open=True) == []
 
 
 # the first program

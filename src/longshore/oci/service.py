@@ -174,8 +174,15 @@ class OciService:
             ),
             self._limits.verb,
         )
-        work = in_thread(lambda: make_bundle(place, id, draft, again=again, runtime=runtime.known))
-        bundle = await uninterrupted(work)  # whoever undoes this must not meet it still at work
+
+        def work() -> Bundle:
+            made = make_bundle(place, id, draft, again=again, runtime=runtime.known)
+            if made.own_cgroup:  # of a kept container the limits come when its runtime has left it
+                group = Cgroup(f"{cgroup}/{LEAF}", root=self._cgroups)
+                making.make(id, group, None if kept else made.config)
+            return made
+
+        bundle = await uninterrupted(in_thread(work))  # whoever undoes this must not meet it still at work
         return runtime, bundle, cgroup
 
     async def create(self, id: str, spec: Spec, stdio: Stdio, place: Place) -> OciSystem:
@@ -223,8 +230,6 @@ class OciService:
             images=images,
             options=options,
         )
-        if own:
-            await making.make(id, group)
         channel = Channel(place.run, kept=True) if first else None
         entrance: Entrance | None = None
         try:
@@ -370,8 +375,6 @@ class OciService:
         if place.lock_fd is not None:
             pass_fds.append(place.lock_fd)
         try:
-            if bundle.own_cgroup:
-                await making.make_limited(id, system.cgroup, bundle.config)
             if spec.resources.memory is not None:
                 system.watch_oom()
             process = await run_direct(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -22,27 +23,32 @@ async def _done(what: str, id: str, work: Callable[[], T]) -> T:
     try:
         return await uninterrupted(in_thread(work))
     except OSError as error:
-        hint = next_step(error)
-        if error.errno == errno.EBUSY:
-            hint = "ask for more memory than the container uses now"
-        elif error.errno in (errno.EINVAL, errno.EACCES, errno.EPERM):
-            hint = "ask for less; `longshore doctor` shows what this machine has"
-        raise ServiceError(what, id, str(error), hint=hint) from error
+        raise _failure(what, id, error) from error
 
 
-async def make(id: str, group: Cgroup) -> None:
-    """Make the group that a container's process is to enter by itself. Raises ServiceError."""
-    await _done("make the cgroup of", id, lambda: limits.make(group))
+def _failure(what: str, id: str, error: OSError) -> ServiceError:
+    hint = next_step(error)
+    if error.errno == errno.EBUSY:
+        hint = "ask for more memory than the container uses now"
+    elif error.errno in (errno.EINVAL, errno.EACCES, errno.EPERM):
+        hint = "ask for less; `longshore doctor` shows what this machine has"
+    return ServiceError(what, id, str(error), hint=hint)
 
 
-async def make_limited(id: str, group: Cgroup, config: Mapping[str, Any]) -> None:
-    """Make it with the limits of config.json. Raises ServiceError, InvalidSpec."""
+def make(id: str, group: Cgroup, config: Mapping[str, Any] | None) -> None:
+    """Make the group that a container's process is to enter by itself, with the limits of config.json, if it is given.
 
-    def work() -> None:
+    Failed: it is removed again. Raises ServiceError, InvalidSpec. Blocks.
+    """
+    try:
         limits.make(group)
-        limits.limit(group, _wanted(config))
-
-    await _done("make the cgroup of", id, work)
+        if config is not None:
+            limits.limit(group, _wanted(config))
+    except BaseException as error:
+        Cgroup(os.path.dirname(group.path), root=group.root).remove(0)
+        if isinstance(error, OSError):
+            raise _failure("make the cgroup of", id, error) from error
+        raise
 
 
 async def limit_made(id: str, group: Cgroup, config: Mapping[str, Any]) -> None:
