@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -319,6 +320,30 @@ def test_messages_of_others_are_read_in_bounded_turns(tmp_path: Path, monkeypatc
         os.write(theirs, b"r\n")
         assert channel.received(os.getpid()) == Outcome()
         assert channel.received(os.getpid()) == Outcome(begun=True)
+
+
+@pytest.mark.parametrize("junk", [b"", b"r\nx2 0\n"])
+async def test_fifo_that_another_process_opens_decides_nothing(tmp_path: Path, junk: bytes) -> None:
+    """root in a container can: the end counts only once the first program has written its record."""
+    with Channel(tmp_path) as channel:
+        theirs = channel.places[-1]
+        waiting = asyncio.create_task(channel.wait(os.getpid(), asyncio.get_running_loop().create_future()))
+        other = os.open(tmp_path / status.FIFO_NAME, os.O_WRONLY)
+        os.write(other, junk)
+        os.close(other)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        first = os.open(tmp_path / status.FIFO_NAME, os.O_WRONLY)
+        os.write(theirs, b"r\n")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        os.write(theirs, b"x2 0\n")
+        os.close(first)
+        async with asyncio.timeout(10):
+            assert await waiting == Outcome(begun=True, error=2)
+        assert channel.certain
 
 
 @real

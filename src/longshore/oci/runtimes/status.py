@@ -15,7 +15,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -37,6 +37,7 @@ RECORD_SIZE = 64  # bytes; the first program writes less
 MESSAGES = (
     1000  # that are looked at in one turn of the loop: more than the kernel holds, unless another process floods it
 )
+LOOK_AGAIN = 0.01  # seconds, where another process has opened the FIFO
 BEGIN_LIMIT = 1.0  # seconds that a first program without a FIFO is given
 
 _RECORD = re.compile(rb"r\n(?:x(\d{1,4}) ([01])\n|([fc])(\d{1,4})\n)?")
@@ -268,11 +269,8 @@ class Channel:
         `certain` tells afterwards whether nothing can come any more: a first program that got no FIFO, or whose FIFO
         was taken from it, is not waited for longer than `BEGIN_LIMIT`.
         """
-        while True:
-            self.certain = await wait_begin(self._begin, ended, BEGIN_LIMIT)
-            outcome = self.received(pid)
-            if self.certain or outcome.begun:
-                return outcome
+        outcome, self.certain = await _wait_outcome(lambda: self.received(pid), self._begin, ended)
+        return outcome
 
     def received(self, pid: int) -> Outcome:
         """What the process itself wrote so far, and no other."""
@@ -316,11 +314,38 @@ def open_begin(directory: Path) -> int | None:
 
 async def wait_record(directory: Path, begin: int, ended: asyncio.Future[Any]) -> Outcome:
     """As `Channel.wait`, for a kept container."""
+    outcome, _ = await _wait_outcome(lambda: read_record(directory) or Outcome(), begin, ended)
+    return outcome
+
+
+async def _wait_outcome(read: Callable[[], Outcome], begin: int, ended: asyncio.Future[Any]) -> tuple[Outcome, bool]:
+    """Return the outcome, and whether nothing can come any more.
+
+    root in a container can open the FIFO of its execs. So data in it is thrown away, and its end counts only with a
+    record, or if none comes within `BEGIN_LIMIT`.
+    """
+    loop = asyncio.get_running_loop()
+    until: float | None = None
     while True:
-        certain = await wait_begin(begin, ended, BEGIN_LIMIT)
-        outcome = read_record(directory) or Outcome()
-        if certain or outcome.begun:
-            return outcome
+        closed = await wait_begin(begin, ended, BEGIN_LIMIT)
+        certain = ended.done() or (closed and _is_at_end(begin))
+        outcome = read()
+        if ended.done() or not closed or (certain and outcome.begun):
+            if certain or outcome.begun:
+                return outcome, certain
+            continue
+        until = until or loop.time() + BEGIN_LIMIT
+        if loop.time() > until:
+            return outcome, certain
+        await asyncio.sleep(LOOK_AGAIN)
+
+
+def _is_at_end(begin: int) -> bool:
+    """Whether the FIFO has no writer any more. What is in it is thrown away: the first program writes nothing."""
+    try:
+        return not os.read(begin, 1 << 16)
+    except BlockingIOError:
+        return False
 
 
 async def wait_begin(begin: int, ended: asyncio.Future[Any], limit: float) -> bool:
