@@ -57,6 +57,7 @@ LAYERS = {
     "sync": {"engine", "images", "store", "logs", "compute", "spec", "errors", "exit_record", "fs", "aio"},
     "cli": {
         "engine",
+        "images",
         "typed_json",
         "store",
         "logs",

@@ -83,11 +83,11 @@ def test_an_illegal_id_is_refused(longshore: Longshore, name: str) -> None:
         (["rootfs:", "--", "true"], r"root: is empty"),
         (
             ["image:Latest", "--", "true"],
-            r"root: 'Latest' is not an image's name: a repository is written in lower case",
+            r"image: 'Latest' is not an image's name: a repository is written in lower case",
         ),
         (["a b", "--", "true"], r"(?s)root: 'a b' is not known.*hint: use an image's name such as"),
         (["-p", "80:80", *HOST], r"(?s)no option `-p`.*hint: .*there are no networks yet"),
-        (["--entrypoint", "sh", *HOST], r"(?s)no option `--entrypoint`.*hint: write the whole command after ROOT"),
+        (["--entrypoint", "sh", *HOST], r"entrypoint: is an image's, and the root 'host' is none"),
         (["--shm-size", "1g", *HOST], r"(?s)no option `--shm-size`.*hint: use --tmpfs /dev/shm:size="),
         (["/nonexistent/bundle"], r"is not a bundle"),
         (["-v", "/nonexistent:/x", *HOST], r"/nonexistent"),
@@ -298,9 +298,9 @@ def test_a_container_whose_program_hangs_can_be_removed(longshore: Longshore) ->
 def test_a_folder_as_root_is_told_how_it_is_written(longshore: Longshore, tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "config.json").write_text("{}")
+    assert "./bundle for the bundle" in refused(longshore, "run", "bundle", cwd=tmp_path)
     (tmp_path / "tree").mkdir()
-    assert "write ./bundle" in refused(longshore, "run", "bundle", cwd=tmp_path)
-    assert "write rootfs:tree" in refused(longshore, "run", "tree", "--", "true", cwd=tmp_path)
+    assert "rootfs:" in refused(longshore, "run", "./tree", "--", "true", cwd=tmp_path)
 
 
 def test_a_root_file_system_may_be_given_by_a_relative_path(longshore: Longshore, tmp_path: Path) -> None:

@@ -69,6 +69,18 @@ def test_options_and_their_values_are_completed() -> None:
     assert values("completion", "") == list(SHELLS)
 
 
+def test_names_of_images_are_completed(store: Path) -> None:
+    names = store / "lib" / "images" / "names"
+    names.mkdir(parents=True)
+    for file in ("docker.io%2Flibrary%2Fpython%3A3", "docker.io%2Fa%2Fb%3A1", "ghcr.io%2Fa%2Fb%3A1"):
+        (names / f"{file}.json").touch()
+    assert values("rmi", "") == ["a/b:1", "ghcr.io/a/b:1", "python:3"]
+    assert values("image", "rm", "py") == ["python:3"]
+    assert values("run", "gh") == ["ghcr.io/a/b:1"]
+    assert values("image", "p") == ["pull", "push", "prune"]
+    assert values("pull", "--policy", "n") == ["newer", "never"]
+
+
 def test_lines_that_make_no_sense_complete_to_nothing() -> None:
     assert values("frobnicate", "x") == []
     assert values("run", "--nonsense", "ho") == ["host", "host:full"]

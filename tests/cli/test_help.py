@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from longshore.cli.arguments.parser import HelpWanted, parse, parse_global
-from longshore.cli.verbs import ALIASES, VERBS, load
+from longshore.cli.verbs import ALIASES, OF_IMAGES, VERBS, load, take_name
 from longshore.cli.verbs.help import GROUPS, overview, verb_help
 from longshore.compute.events import EventType
 
@@ -18,14 +18,17 @@ from .command import ARGV, Longshore
 SHELL_WORDS = re.compile(r"\s\d?[|<>]|[$;&]")
 
 
+ALL = [*VERBS, *(f"image {word}" for word in OF_IMAGES)]
+
+
 def examples() -> list[tuple[str, str]]:
-    return [(verb, command) for verb in VERBS for command, _ in load(verb).examples]
+    return [(verb, command) for verb in ALL for command, _ in load(verb).examples]
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", ALL)
 def test_help_of_every_verb_shows_usage_and_an_example(verb: str) -> None:
     text = verb_help(load(verb))
-    assert text.startswith(f"Usage: longshore {verb}")
+    assert text.startswith(f"Usage: longshore {verb}") or f"`{verb}`" in text.partition("Examples:")[0]
     assert "Examples:\n" in text
     assert text.count("\n  $ ") >= 1
     assert all(len(line) <= 110 for line in text.splitlines())
@@ -39,7 +42,8 @@ def test_examples_are_command_lines_that_can_be_read(verb: str, command: str) ->
         return
     common, rest = parse_global(words[1:])
     try:
-        parse(load(rest[0]), rest[1:], common)
+        name, after = take_name(rest)
+        parse(load(name), after, common)
     except HelpWanted:
         assert verb == "help"
 
@@ -76,7 +80,7 @@ def test_help_tells_what_is_written_to_whose_and_where() -> None:
     run = " ".join(verb_help(load("run")).split())
     for words in (
         "used in place, as root unless -u is given",
-        "`host`, `host:full` and --layer are copy-on-write",
+        "`host`, `host:full`, --layer and images are copy-on-write",
         "On `host` the command is nobody unless -u is given, also for what -v shows",
         "and stays if SIGKILL ends this program",
         "at the limit the log starts again, and `logs` reports the lost output as a gap",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from .terminal.exit_codes import ENGINE_FAILED
-from .verbs import ALIASES, HIDDEN, VERBS, load
+from .verbs import ALIASES, HIDDEN, VERBS, load, take_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _main(words: list[str]) -> int:
         common, rest = parse_global(words)
         if not rest or common.help:
             if rest and common.help and (rest[0] in VERBS or rest[0] in ALIASES):
-                raise HelpWanted(load(rest[0]))
+                raise HelpWanted(load(take_name(rest)[0]))
             return _overview(asked=common.help or not words)
         name = rest[0]
         if name not in VERBS and name not in ALIASES and name not in HIDDEN:
@@ -82,8 +82,9 @@ def _main(words: list[str]) -> int:
 
             known = [*VERBS, *ALIASES]
             raise UsageError(f"there is no verb `{name}`", hint=close_match(name, known) or "run `longshore --help`")
+        name, after = take_name(rest)
         verb = load(name)
-        args = parse(verb, rest[1:], common)
+        args = parse(verb, after, common)
         args.line = words[: len(words) - len(rest)], rest
         if verb.simple is not None:
             return verb.simple(args)

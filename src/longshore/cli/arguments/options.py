@@ -81,6 +81,22 @@ LIMITS = (
     Option("--pids-limit", kind="value", metavar="N", convert=number, help="processes and threads; -1 means no limit"),
 )  # fmt: skip
 
+POLICIES = ("missing", "always", "newer", "never")
+
+PLATFORM = Option("--platform", kind="value", metavar="OS/ARCH[/VARIANT]",
+                  help="the image for this platform: linux/arm64 (default: this machine's)")  # fmt: skip
+
+IMAGE = (
+    Option("--pull", kind="value", choices=POLICIES,
+           help="when to ask the image's registry: if it is not here (missing, the default), always, always but go on"
+                " with what is here if it cannot be reached (newer), never"),
+    PLATFORM,
+    Option("--entrypoint", kind="value", metavar="PROGRAM",
+           help="instead of the image's entrypoint and command: a program, or a JSON list; '' is none"),
+)  # fmt: skip
+
+QUIET_PULL = Option("-q", "--quiet", help="do not show how far a pull is")
+
 CONTAINER = (
     Option("--name", kind="value", metavar="NAME", help="id of the container (default: a generated one)"),
     *PROCESS,
@@ -120,6 +136,7 @@ CONTAINER = (
            help="where what is written over the layers stays (default: it goes with the container)"),
     Option("--spec", kind="value", metavar="FILE", complete="file",
            help="instead of a root: an OCI runtime specification (config.json); options change it"),
+    *IMAGE,
     *windows_options.OPTIONS,
 )  # fmt: skip
 
@@ -128,12 +145,15 @@ ROOT is the file system that the command sees:
   host           a safe view of this machine: its programs and libraries, none of its
                  secrets; changes stay in the container and are removed with it
   host:full      all of this machine except longshore's state: for trusted code only
+  NAME           an image, such as python:3.12-slim or ghcr.io/owner/app:1; pulled if it
+                 is not on this machine. The image sets command, user, folder and
+                 variables that you do not set. image:NAME is always an image
   rootfs:DIR     a folder with a root file system; used in place, as root unless -u is
                  given
   ./DIR          an OCI bundle: a folder with a config.json
---layer or --spec can replace ROOT. `host`, `host:full` and --layer are
-copy-on-write: this machine's files stay as they are. On `host` the command is nobody
-unless -u is given, also for what -v shows of this machine."""
+--layer or --spec can replace ROOT. `host`, `host:full`, --layer and images are
+copy-on-write: the files of this machine or image stay as they are. On `host` the
+command is nobody unless -u is given, also for what -v shows of this machine."""
 
 
 def rootless(args: Arguments) -> bool:
@@ -246,6 +266,11 @@ def _rlimits(args: Arguments) -> list[Any]:
     return made
 
 
+def _is_path(root: str) -> bool:
+    """Whether a root is a path; an image's name has slashes, too."""
+    return root.startswith((".", "/", "~")) or (os.name == "nt" and ("\\" in root or root[1:2] == ":"))
+
+
 def _oci(args: Arguments) -> dict[str, Any] | None:
     """The OCI document that --spec or a bundle as ROOT gives. What it says of the bundle's folder is in `resolved`."""
     from ...errors import InvalidSpec
@@ -254,7 +279,7 @@ def _oci(args: Arguments) -> dict[str, Any] | None:
     root = args.root
     if args.spec is not None:
         path, word = args.spec, "--spec"
-    elif root is not None and os.sep in root and not root.startswith("rootfs:"):
+    elif root is not None and _is_path(root):
         if not os.path.isfile(os.path.join(root, "config.json")):
             raise UsageError(
                 f"root: {root!r} is not a bundle: it holds no config.json",
@@ -263,13 +288,10 @@ def _oci(args: Arguments) -> dict[str, Any] | None:
         path, word = root, "root"
         args.root = None
     else:
-        if root is not None and not looks_like_root(root) and os.path.isdir(root):
-            bundle = os.path.isfile(os.path.join(root, "config.json"))
+        if root is not None and not looks_like_root(root) and os.path.isfile(os.path.join(root, "config.json")):
             raise UsageError(
-                f"root: {root!r} is not known",
-                hint=f"write ./{root} for the bundle in this folder"
-                if bundle
-                else f"write rootfs:{root} for the root file system in this folder",
+                f"root: {root!r} may be an image or the bundle in this folder",
+                hint=f"write image:{root} for the image, ./{root} for the bundle",
             )
         return None
     try:
@@ -282,10 +304,11 @@ def _oci(args: Arguments) -> dict[str, Any] | None:
 def spec(args: Arguments, *, size: tuple[int, int] | None = None) -> Spec:
     """The spec that the options mean. UsageError, or InvalidSpec with the field's path."""
     from ...machine import has_init
-    from ...spec import Layers, Spec
+    from ...spec import Layers, Spec, image_of_root
 
     document = _oci(args)
-    if not args.command and document is None and not (args.servicing or args.command_line):
+    has_own = args.root is not None and image_of_root(args.root) is not None  # the image may have a command
+    if not args.command and document is None and not (has_own or args.servicing or args.command_line):
         raise UsageError("there is no command to run", hint="write it after the root: `longshore run host -- echo hi`")
     security = _security(args)
     parents = [os.path.abspath(path) for path in args.layer]
@@ -332,6 +355,21 @@ def spec(args: Arguments, *, size: tuple[int, int] | None = None) -> Spec:
     if document is not None:
         return Spec.from_oci(document, **fields)
     return Spec.of(**fields)
+
+
+def entrypoint(args: Arguments) -> list[str] | None:
+    """What --entrypoint means: a program, or a JSON list of words."""
+    text = args.entrypoint
+    if text is None or not text.startswith("["):
+        return None if text is None else [text] if text else []
+    import msgspec
+
+    try:
+        return msgspec.json.decode(text, type=list[str])
+    except msgspec.DecodeError:
+        raise UsageError(
+            f"--entrypoint: {text!r} is not a JSON list of words", hint='write \'["python", "-u"]\''
+        ) from None
 
 
 def made_up_name() -> str:

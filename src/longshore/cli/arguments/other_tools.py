@@ -4,7 +4,6 @@ from __future__ import annotations
 
 _NETWORKS = "use `--network host`, which has this machine's own ports: there are no networks yet"
 _DEVICES = "list devices in an OCI specification (--spec), for trusted code only: there is no option for them yet"
-_NOT_IMAGES = "use host, host:full, rootfs:DIR or a bundle as ROOT: there are no images yet"
 _DAEMON = "run `longshore run` from your init system: longshore has no daemon"
 
 OPTIONS = {
@@ -20,12 +19,9 @@ OPTIONS = {
     "--dns": "mount a resolv.conf of your own: -v ./resolv.conf:/etc/resolv.conf:ro",
     "--gpus": _DEVICES,
     "--device": _DEVICES,
-    "--entrypoint": "write the whole command after ROOT: there is no entrypoint",
     "--shm-size": "use --tmpfs /dev/shm:size=64m",
     "--privileged": "give what it needs: --cap-add ALL --security-opt seccomp=unconfined"
     " --security-opt no-new-privileges=false",
-    "--pull": _NOT_IMAGES,
-    "--platform": _NOT_IMAGES,
     "--cidfile": "use --name, or the id that `run -d` and `create` print",
     "--restart": _DAEMON,
     "--health-cmd": _DAEMON,

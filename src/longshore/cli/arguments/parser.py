@@ -208,7 +208,7 @@ def _has_all(verb: Verb, plain: list[str], args: Arguments, word: str) -> bool:
 
 def looks_like_root(word: str) -> bool:
     """Whether a word names a root file system, in the form that it has everywhere."""
-    return word in ("host", "host:full") or word.startswith("rootfs:")
+    return word in ("host", "host:full") or word.startswith(("rootfs:", "image:"))
 
 
 def _take_option(rest: list[str], known: dict[str, Option], args: Arguments, hint: str) -> None:

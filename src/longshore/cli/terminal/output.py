@@ -20,17 +20,18 @@ def escaped(text: str) -> str:
 
 def complain(message: str, *, hint: str | None = None) -> None:
     """Tell people what went wrong, and the next step: two lines on stderr."""
-    _to_stderr(f"longshore: {escaped(' '.join(message.split()))}\n")
+    to_stderr(f"longshore: {escaped(' '.join(message.split()))}\n")
     if hint:
-        _to_stderr(f"  hint: {escaped(' '.join(hint.split()))}\n")
+        to_stderr(f"  hint: {escaped(' '.join(hint.split()))}\n")
 
 
 def note(message: str) -> None:
     """Words for people that are no error."""
-    _to_stderr(f"longshore: {escaped(message)}\n")
+    to_stderr(f"longshore: {escaped(message)}\n")
 
 
-def _to_stderr(text: str) -> None:
+def to_stderr(text: str) -> None:
+    """Write text for people, if there is somewhere to write it."""
     if sys.stderr is None:
         return
     try:

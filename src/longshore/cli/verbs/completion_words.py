@@ -7,11 +7,12 @@ and must not do anything.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 
 from ...machine import places
 from ..arguments.parser import GLOBAL, Arguments, Option, UsageError, Verb, parse_global
-from . import VERBS, load
+from . import GROUPS, VERBS, load, take_name
 
 CAPABILITIES = (
     "ALL AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_ADMIN NET_BIND_SERVICE NET_RAW SETFCAP SETGID"
@@ -30,6 +31,28 @@ def containers(state: str | None) -> list[str]:
         except OSError:
             continue
     return sorted(name for name in found if not name.startswith("."))
+
+
+def images(state: str | None) -> list[str]:
+    """Names of the images of a store, in their short form."""
+    base = state or os.environ.get("LONGSHORE_ROOT")
+    place = os.path.join(base, "lib") if base else places()[-1]
+    try:
+        files = os.listdir(os.path.join(place, "images", "names"))
+    except OSError:
+        return []
+    # a name that is too long for a file is not in it: such a file has a tilde
+    found = [file.removesuffix(".json") for file in files if not file.startswith(".") and "~" not in file]
+    return sorted(_familiar(re.sub("%([0-9A-F]{2})", lambda code: chr(int(code[1], 16)), file)) for file in found)
+
+
+def _familiar(name: str) -> str:
+    """An image's name without what Docker Hub's names may leave away; `ImageName` itself takes long to import."""
+    if name.startswith("docker.io/library/") and name.count("/") == 2:
+        return name.removeprefix("docker.io/library/")
+    short = name.removeprefix("docker.io/")
+    host = short.partition("/")[0]
+    return name if "." in host or ":" in host or host == "localhost" else short
 
 
 def _values(kind: str, args: Arguments) -> list[str]:
@@ -58,16 +81,20 @@ def candidates(words: list[str]) -> Iterator[tuple[str, str]]:
         else:
             yield from ((name, what) for name, (_, what) in VERBS.items() if name.startswith(current))
         return
+    if len(rest) == 1 and rest[0] in GROUPS and not current.startswith("-"):
+        yield from ((word, what) for word, (_, what) in GROUPS[rest[0]].items() if word.startswith(current))
+        return
+    name, after = take_name(rest)
     try:
-        verb = load(rest[0])
+        verb = load(name)
     except KeyError:
         return
     if verb.name == "explain":
         if len(rest) == 1:
             yield from ((name, VERBS[name][1]) for name in ("run", "create") if name.startswith(current))
             return
-        verb, rest = load(rest[1]) if rest[1] in ("run", "create") else verb, rest[1:]
-    yield from _of_verb(verb, rest[1:], current, common)
+        verb, after = load(rest[1]) if rest[1] in ("run", "create") else verb, rest[2:]
+    yield from _of_verb(verb, after, current, common)
 
 
 def _of_verb(verb: Verb, words: list[str], current: str, args: Arguments) -> Iterator[tuple[str, str]]:
@@ -114,6 +141,9 @@ def _argument(verb: Verb, plain: int, current: str, args: Arguments) -> Iterator
     elif name == "ROOT":
         known = {"host": "a safe view of this machine", "host:full": "all of it", "rootfs:": "a folder"}
         yield from ((root, what) for root, what in known.items() if root.startswith(current))
+        yield from ((image, "image") for image in images(args.state) if image.startswith(current))
+    elif name in ("IMAGE", "NAME"):
+        yield from ((image, "image") for image in images(args.state) if image.startswith(current))
     elif name == "SIGNAL":
         yield from ((signal, "signal") for signal in SIGNALS if signal.startswith(current.upper()))
     elif name == "VERB":

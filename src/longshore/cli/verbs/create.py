@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..arguments import options
 from ..arguments.parser import Arguments, Verb
+from ..running.image_pull import fetch
 from ..terminal.output import write
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ async def run(engine: Engine, args: Arguments) -> int:
 
     id = args.name or options.made_up_name()
     spec = options.spec(args, size=(24, 80) if args.tty else None)
-    await engine.create(id, spec, stdin=PIPE if args.interactive or args.tty else DEVNULL)
+    image = await fetch(engine, spec, args)
+    await engine.create(id, spec, stdin=PIPE if args.interactive or args.tty else DEVNULL, **image)
     write(f"{id}\n")
     return 0
 
@@ -27,7 +29,7 @@ VERB = Verb(
     "Create a container without starting it, and print its id.",
     arguments=["ROOT"],
     command=True,
-    options=options.CONTAINER,
+    options=(*options.CONTAINER, options.QUIET_PULL),
     rootless=options.rootless,
     run=run,
     text=options.ROOTS,

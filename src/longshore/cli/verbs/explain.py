@@ -63,7 +63,10 @@ async def run(engine: Engine, args: Arguments) -> int:
     inner = args.inner
     inner.resolved = {}
     plan = await engine.plan(
-        options.spec(inner, size=terminal.size() if inner.tty else None), id=inner.name or "example"
+        options.spec(inner, size=terminal.size() if inner.tty else None),
+        id=inner.name or "example",
+        platform=inner.platform,
+        entrypoint=options.entrypoint(inner),
     )
     if inner.resolved:
         plan = msgspec.structs.replace(plan, reasons=plan.reasons | inner.resolved)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..arguments import options
 from ..arguments.parser import Arguments, Option, UsageError, Verb
 from ..running import background
+from ..running.image_pull import ImageSettings, fetch
 from ..terminal.output import note, write
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ RUNNING = (
     Option("--detach-keys", kind="value", metavar="KEYS", default="ctrl-p,ctrl-q",
            help="with -it: keys that detach (default: ctrl-p,ctrl-q)"),
     Option("--sig-proxy", default=True, help="pass signals on to the command (default: yes; --sig-proxy=false)"),
+    options.QUIET_PULL,
     background.OPTION,
 )  # fmt: skip
 
@@ -41,13 +43,14 @@ async def run(engine: Engine, args: Arguments) -> int:
     attach_io.check_terminal(interactive=args.interactive, tty=args.tty)
     size = terminal.size() if args.tty else None
     spec = options.spec(args, size=size)
+    image = await fetch(engine, spec, args)
     if args.tty and args.interactive and terminal.is_terminal(0) and not background.NO_MONITOR:
-        return await _at_terminal(engine, id, spec, args)
+        return await _at_terminal(engine, id, spec, image, args)
 
     made: list[Container] = []
 
     async def start(*, stdin: int, stdout: int, stderr: int) -> Process:
-        container = await engine.launch(id, spec, stdin=stdin, stdout=stdout, stderr=stderr)
+        container = await engine.launch(id, spec, stdin=stdin, stdout=stdout, stderr=stderr, **image)
         made.append(container)
         assert container.init is not None
         return container.init
@@ -100,7 +103,8 @@ async def _detached(engine: Engine, id: str, args: Arguments) -> int:
             hint="use -dit; or use `longshore create -i`, and `longshore start -i` when there is input",
         )
     spec = options.spec(args, size=(24, 80) if args.tty else None)
-    container = await engine.launch(id, spec, stdin=PIPE if args.tty else DEVNULL)
+    image = await fetch(engine, spec, args)
+    container = await engine.launch(id, spec, stdin=PIPE if args.tty else DEVNULL, **image)
     if args.background:
         background.report_and_detach(id)
         await container.wait()
@@ -109,14 +113,14 @@ async def _detached(engine: Engine, id: str, args: Arguments) -> int:
     return 0
 
 
-async def _at_terminal(engine: Engine, id: str, spec: Spec, args: Arguments) -> int:
+async def _at_terminal(engine: Engine, id: str, spec: Spec, image: ImageSettings, args: Arguments) -> int:
     """With a monitor, so that one can leave it and come back; else as if it ran for its caller alone."""
     from ...aio.tasks import shielded
     from ...compute.values import PIPE
     from ..terminal import attach_io, terminal
 
     keys = terminal.parse_keys(args.detach_keys)
-    container = await engine.create(id, spec, stdin=PIPE)
+    container = await engine.create(id, spec, stdin=PIPE, **image)
     try:
         attachment = await container.attach(stdin=True, logs=True)
         exit = await attach_io.with_attachment(
@@ -165,6 +169,8 @@ Options may stand before or after ROOT; what follows the command is the command'
         ("longshore run -m 256m --pids-limit 64 --timeout 10 host -- ./untrusted", "with limits"),
         ("longshore run -d --name web -v /srv/www:/www:ro --network host host -- python3 -m http.server -d /www",
          "in the background; then: longshore logs web"),
+        ("longshore run python:3.12-slim -- python -c 'print(6 * 7)'", "in an image, which is pulled if necessary"),
+        ("longshore run -it --pull always --entrypoint sh ghcr.io/owner/app:1", "a shell in the newest image"),
         ("longshore run rootfs:/srv/alpine -- cat /etc/os-release", "with a root file system of its own"),
         ("longshore run --layer /srv/app --layer /srv/base -- /app/start", "folders as layers"),
         ("longshore run --spec config.json", "an OCI runtime specification"),
