@@ -117,6 +117,9 @@ def test_what_was_saved_is_loaded_and_runs(longshore: Longshore, host: str, tmp_
     assert longshore.ok("run", "--pull", "never", "mine:1") == "from the image\n"
     longshore.ok("rmi", "mine:1")
     assert longshore.ok("image", "load", input=piped.stdout) == "mine:1\n"
+    with open("/dev/full", "wb") as full:
+        done = longshore("save", "mine:1", stdout=full)
+    assert done.stderr == b"longshore: cannot write to standard output: No space left on device\n"
     said = refused(longshore, "load", f"{tmp_path}/nothing.tar")
     assert "nothing.tar" in said
 

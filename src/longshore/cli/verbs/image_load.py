@@ -10,7 +10,11 @@ from ..terminal.output import write
 from .pull import QUIET
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ...engine.engine import Engine
+    from ...images.values import Image
+    from ..terminal.pull_progress import LayerProgress
 
 
 async def run(engine: Engine, args: Arguments) -> int:
@@ -24,10 +28,31 @@ async def run(engine: Engine, args: Arguments) -> int:
             raise UsageError("there is no archive in standard input", hint="give a file: `longshore load images.tar`")
         path = None
     with LayerProgress(quiet=args.quiet) as progress:
-        found = await engine.images.load(sys.stdin.buffer if path is None else path, progress=progress)
+        if path is None:
+            found = await _from_input(engine, progress)
+        else:
+            found = await engine.images.load(path, progress=progress)
     for image in found:
         write("".join(f"{name}\n" for name in image.names or [image.id]))
     return 0
+
+
+async def _from_input(engine: Engine, progress: LayerProgress) -> Sequence[Image]:
+    import asyncio
+    import io
+    from typing import BinaryIO, cast
+
+    from ..terminal.archive_streams import ArchiveInput
+
+    source = ArchiveInput()
+    loading = asyncio.ensure_future(engine.images.load(cast(BinaryIO, io.BufferedReader(source)), progress=progress))
+    try:
+        return await asyncio.shield(loading)
+    except asyncio.CancelledError:
+        loading.cancel()
+        source.stop()
+        await asyncio.wait([loading])
+        raise
 
 
 VERB = Verb(

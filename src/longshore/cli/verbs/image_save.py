@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..arguments.parser import Arguments, Option, UsageError, Verb
-from ..terminal.output import on_terminal
+from ..terminal.output import Unwritable, on_terminal
 
 if TYPE_CHECKING:
     from ...engine.engine import Engine
@@ -18,8 +18,28 @@ async def run(engine: Engine, args: Arguments) -> int:
         if sys.stdout is None or on_terminal():
             raise UsageError("an archive is not written to a terminal", hint="give a file: `-o images.tar`")
         path = None
-    await engine.images.save(args.images, sys.stdout.buffer if path is None else path)
+    if path is not None:
+        await engine.images.save(args.images, path)
+        return 0
+    await _to_output(engine, args.images)
     return 0
+
+
+async def _to_output(engine: Engine, images: list[str]) -> None:
+    from typing import BinaryIO, cast
+
+    from ...errors import StoreError
+    from ..terminal.archive_streams import ArchiveOutput
+
+    output = ArchiveOutput()
+    try:
+        await engine.images.save(images, cast(BinaryIO, output))
+    except StoreError:
+        if output.error is None:
+            raise
+        if isinstance(output.error, BrokenPipeError):
+            raise output.error from None
+        raise Unwritable(1, output.error) from None
 
 
 VERB = Verb(
