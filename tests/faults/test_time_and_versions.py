@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import longshore
-from longshore.compute import protocols
+from longshore.compute import values
 from longshore.engine.engine import Engine
 from longshore.errors import LongshoreError, StoreError, TimeLimit
 from longshore.simulator import Machine, Simulator
@@ -62,7 +62,7 @@ async def test_a_clock_that_jumps_ends_nothing_and_holds_nothing_up(
         def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
             return datetime.fromtimestamp(real(), UTC) + moved
 
-    monkeypatch.setattr(protocols, "datetime", Clock)
+    monkeypatch.setattr(values, "datetime", Clock)
     monkeypatch.setattr(time, "time", lambda: real() + moved.total_seconds())
     async with (
         asyncio.timeout(300),

@@ -1,4 +1,4 @@
-"""What the parts of one engine share: store, service, lease; what it holds of each container; its tasks and calls."""
+"""The state of one engine: store, service and lease, what it has open of each container, its tasks and calls."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ class OpenContainer:
     def __init__(self, container: ContainerRef, system: ComputeSystem, since: Position) -> None:
         self.container = container
         self.system = system
-        self.since = since  # its end, if it had not ended yet, stands after this in the journal
-        self.ours = False  # started by this engine: what there is to know of its end, we know first
-        self.seen = False  # the end of its init was seen; it is being settled
+        self.since = since  # in the journal, the end of a container that had not ended yet stands after this
+        self.ours = False  # started by this engine, which is the first to know of its end
+        self.seen = False  # the end of init was seen, and is being settled and recorded
         self.unrecorded: SystemEnd | None = None  # its end, while that cannot be recorded
-        self.start_published = False  # by us; the record may not say so yet
+        self.start_published = False  # by this engine; the record may not say so yet
         self.starting: asyncio.Future[None] | None = None  # while we start it
         self.watcher: asyncio.Task[Exit] | None = None
         self.output: asyncio.Task[None] | None = None  # writes its log, where the service does not
@@ -101,7 +101,7 @@ class OpenContainer:
 
 
 class Operation:
-    """One call that is under way. Closing the engine cancels it; what it raises then is EngineClosed."""
+    """A call that is running. Closing the engine cancels it, and it raises EngineClosed then."""
 
     def __init__(self, engine: EngineState) -> None:
         self._state = engine
@@ -124,14 +124,14 @@ class Operation:
         self._state.operations.discard(self)
         self.done.set()
         if isinstance(error, OSError) and not isinstance(error, (LongshoreError, TimeoutError)):
-            # a call on some file, of which each may fail, that nobody nearer has put into words
+            # any call on a file may fail; this is for those that the code nearer to it gives no words
             where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes)) else ""
             raise StoreError(
                 f"cannot use the state directory: {error.strerror or error}{where}", hint=next_step(error)
             ) from error
         if self._ended:
             assert self._task is not None
-            # as asyncio.timeout does: a cancellation of somebody else's stays one
+            # as asyncio.timeout does: a cancellation by other code stays one
             if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
                 raise EngineClosed from None
 
@@ -143,7 +143,7 @@ class Operation:
 
 
 class EngineState:
-    """The state of one engine. What is done with it stands in the modules that take it as their first argument."""
+    """The state of one engine. The other modules of this folder work on it."""
 
     def __init__(
         self,
@@ -165,13 +165,19 @@ class EngineState:
         self.lease: OwnerLease | None = None
         self.open_containers: dict[str, OpenContainer] = {}
         self.being_opened: dict[str, asyncio.Task[OpenContainer]] = {}
-        self.gone: dict[str, asyncio.Task[Exit]] = {}  # by uid: ends that are found out, of what cannot be opened
-        self.publishing: dict[str, asyncio.Task[None]] = {}  # by uid: what the dead have done and not told
-        self.owned: dict[str, tuple[ContainerRef, Owner]] = {}  # by uid: what is ended with us
-        self.half_made: list[ContainerDir] = []  # what failed to be made, and could not be undone either
-        self.processes: set[Process] = set()  # execs that were started here, and have not ended
-        self.followed: set[Process] = set()  # whoever else may be waited for
-        self.unrecorded: dict[str, Callable[[], Awaitable[object]]] = {}  # ends that were seen: what records each
+        self.gone: dict[
+            str, asyncio.Task[Exit]
+        ] = {}  # by uid: finding out the end of a container that cannot be opened
+        self.publishing: dict[
+            str, asyncio.Task[None]
+        ] = {}  # by uid: publishing what dead programs have done and not published
+        self.owned: dict[str, tuple[ContainerRef, Owner]] = {}  # by uid: the containers that are ended with this engine
+        self.half_made: list[ContainerDir] = []  # their creation failed, and could not be undone either
+        self.processes: set[Process] = set()  # execs that this engine started, and that have not ended
+        self.followed: set[Process] = set()  # all processes that a task gives their result to
+        self.unrecorded: dict[
+            str, Callable[[], Awaitable[object]]
+        ] = {}  # exits that could not be written yet: what records each
         self.operations: set[Operation] = set()
         self.descriptors = Descriptors(lambda: len(self.open_containers))
         self.subscriptions: set[Callable[[], None]] = set()  # what ends each
@@ -205,7 +211,7 @@ class EngineState:
         return self._service is not None
 
     async def open(self) -> ComputeService:
-        """The service, with the store open: the dead are buried first. Every call begins here."""
+        """Open the store, clean up after dead owners, and return the service. Every call begins here."""
         if self.forked:
             raise EngineClosed("this engine belongs to another process: it must not be used after a fork")
         if self.closed:
@@ -233,23 +239,23 @@ class EngineState:
         return Operation(self)
 
     async def hold_lease(self) -> OwnerLease:
-        """This engine's lease, in force."""
+        """Put the lease of this engine in force, and return it."""
         if self.lease is None:
             self.lease = OwnerLease(self.store, self.service)
         return await self.lease.hold()
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """A task that this engine owns: ended at the latest by `end_tasks`."""
+        """Start a task that this engine owns. It is ended by `end_tasks` at the latest."""
         task = asyncio.create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
         return task
 
     def record_later(self, what: str, record: Callable[[], Awaitable[object]]) -> None:
-        """Record an end that could not be recorded when it was seen (the disk is full): as soon as that works.
+        """Record an exit later that could not be recorded when it was seen, because the disk is full.
 
-        `record` raises StoreError or OSError while it does not. It is tried now and then, since nobody tells that
-        there is room again, and at last when the engine is closed.
+        `record` raises StoreError or OSError while that does not work. It is called now and then, since no event tells
+        that there is room again, and a last time when the engine is closed.
         """
         if not self.unrecorded:
             self.spawn(self._record_later(), "record ends that could not be recorded")
@@ -263,7 +269,7 @@ class EngineState:
             pause = min(2 * pause, longest)
 
     async def record_now(self) -> None:
-        """Try once more to record the ends that could not be recorded; which are then left, `unrecorded` says."""
+        """Try once more to record the exits that could not be. Those that still cannot stay in `unrecorded`."""
         for what, record in list(self.unrecorded.items()):
             with suppress(StoreError, OSError):
                 await record()
@@ -272,17 +278,17 @@ class EngineState:
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # looked at: who waits for it hears of it, and often nobody does
+            task.exception()  # retrieved: callers that wait get it, and often there are none
 
     async def end_tasks(self) -> None:
-        """Cancel what runs in the background, and wait for that."""
+        """Cancel the tasks of this engine, and wait for them."""
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks)
 
     async def end_operations(self) -> None:
-        """End every call that is under way; each undoes what it has to undo first."""
+        """Cancel every call that is running, and wait until each has undone what it has to."""
         pending = list(self.operations)
         for operation in pending:
             operation.end()
