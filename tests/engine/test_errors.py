@@ -48,12 +48,16 @@ def test_every_error_survives_being_pickled_and_copied_with_its_facts(kind: type
 
 def test_the_tree_in_the_documentation_is_the_one_of_the_classes() -> None:
     drawn: dict[str, str] = {}
-    above: list[str] = []
+    above = ["Exception"]
+    names = {kind.__name__ for kind in KINDS}
     for line in (errors.__doc__ or "").splitlines():
-        found = re.match(r"    ( *)([A-Z]\w+)(?: +\((\w+)\))?", line)
-        if found:
-            above[len(found[1]) // 2 :] = [found[2]]
-            drawn[found[2]] = ", ".join(filter(None, [above[-2] if len(above) > 1 else "Exception", found[3]]))
+        branch = re.match(r"[│ ]*[├└]── ", line)
+        if branch:
+            depth = len(branch[0]) // 4
+            for name, other in re.findall(r"\b([A-Z]\w+)(?: \((\w+)\))?", line):
+                if name in names:
+                    above[depth:] = [name]
+                    drawn[name] = ", ".join(filter(None, [above[depth - 1], other]))
     assert drawn == {kind.__name__: ", ".join(base.__name__ for base in kind.__bases__) for kind in KINDS}
 
 

@@ -285,8 +285,8 @@ def test_an_exec_whose_removal_was_cut_short_has_no_end_that_could_be_told_again
         done += 1
         real(path, **words)
 
-    monkeypatch.setattr(os, "unlink", unlink)
-    with suppress(KeyboardInterrupt):
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(os, "unlink", unlink)
         entry.remove_process("it")
     assert entry.read_process("it") is None or entry.read_process_exit("it") is not None
 

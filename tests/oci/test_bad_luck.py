@@ -39,7 +39,7 @@ TRUE = ["true"]
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a missing root": ({"root": "rootfs:/no/such/root"}, "root"),
-    "an unknown root": ({"root": "image:debian"}, "root"),
+    "an unknown root": ({"root": "image:Debian"}, "root"),
     "a missing mount source": ({"mounts": [Mount(source="/no/such", target="/x")]}, "mounts[0].source"),
     "a folder to show that is not there": ({"show": ["/no/such"]}, "show[0]"),
     "an unknown user": ({"user": "nosuchuser"}, "user"),

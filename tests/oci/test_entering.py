@@ -30,7 +30,13 @@ SLEEP = ["sleep", "infinity"]
 CRUN = Known("crun", "1.8.1")
 version_1 = pytest.mark.skipif(mode() == "v2", reason="in version 2 the runtime makes every cgroup")
 
-BOTH_WAYS = pytest.mark.parametrize("way", ["longshore", "runtime"])
+
+@pytest.fixture(autouse=True)
+def own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(entering.VARIABLE, "own")
+
+
+BOTH_WAYS = pytest.mark.parametrize("way", ["own", "runtime"])
 KINDS = pytest.mark.parametrize("kind", ["kept", "for its caller"])
 
 
@@ -73,7 +79,7 @@ async def test_who_made_it_is_not_seen_in_what_a_cgroup_allows(
     crun: Engine, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
-    for way in ("longshore", "runtime"):
+    for way in ("own", "runtime"):
         monkeypatch.setenv(entering.VARIABLE, way)
         box = await launch(
             crun, way, kind, memory="64m", memory_reservation="32m", cpus=0.5, cpu_weight=250, cpuset="0", pids=50

@@ -72,7 +72,7 @@ def test_the_layers_of_images_may_be_seen_and_nothing_else_of_a_store(store: Pat
         images / "blobs" / "1" / "fs",
     ):
         path.mkdir(parents=True, exist_ok=True)
-        with pytest.raises(InvalidSpec, match="longshore's own state"):
+        with pytest.raises(InvalidSpec, match="longshore's state directory"):
             hidden.check_layer(str(path), "layers")
 
 

@@ -364,8 +364,10 @@ def entrypoint(args: Arguments) -> list[str] | None:
         return None if text is None else [text] if text else []
     import msgspec
 
+    from ...typed_json import decode_json
+
     try:
-        return msgspec.json.decode(text, type=list[str])
+        return decode_json(text, list[str])
     except msgspec.DecodeError:
         raise UsageError(
             f"--entrypoint: {text!r} is not a JSON list of words", hint='write \'["python", "-u"]\''

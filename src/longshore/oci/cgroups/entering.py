@@ -35,7 +35,7 @@ from .cgroup import Cgroup
 from .hierarchies import ROOT, mode, read_number
 from .limits import bases, folders, limit, make
 
-VARIABLE = "LONGSHORE_CGROUPS"  # `runtime`: the runtime makes all cgroups
+VARIABLE = "LONGSHORE_CGROUPS"  # `own`: longshore makes the cgroups that it can; else the runtime makes all
 PLACE = 6  # the first descriptor of those that the first program inherits: after `PASSED` others
 TAKES_DISABLED = (1, 0)  # crun's --cgroup-manager=disabled is older; 1.8.1 was tried
 OPTION = "--cgroup-manager=disabled"
@@ -73,6 +73,8 @@ def choose(runtime: Known, *, first: bool, document: bool, kept: bool, again: bo
 
 
 def _why_not(runtime: Known, *, first: bool, document: bool, kept: bool, again: bool) -> str | None:
+    if os.environ.get(VARIABLE) != "own":
+        return f"{VARIABLE}=own is not set"
     if mode() == "v2":
         return "in version 2 crun's processes are born in it, without a wait"
     if not 0 < 2 * len(bases(ROOT)) <= FREE_NUMBER - PLACE:
@@ -89,8 +91,6 @@ def _why_not(runtime: Known, *, first: bool, document: bool, kept: bool, again: 
         return "the container goes on from a checkpoint"
     if kept and runtime.checkpoints:
         return "a checkpoint of the container may be asked for"
-    if os.environ.get(VARIABLE) == "runtime":
-        return f"{VARIABLE} asks for it"
     return None
 
 
