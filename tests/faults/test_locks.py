@@ -58,7 +58,7 @@ LOCKS = {
 async def test_a_stopped_program_that_has_a_lock_holds_nobody_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    monkeypatch.setattr(files.briefly.__wrapped__, "__defaults__", (0.2,))  # type: ignore[attr-defined]
+    monkeypatch.setattr(files.short_lock.__wrapped__, "__defaults__", (0.2,))  # type: ignore[attr-defined]
     limits = Limits(lock=0.2, end=0.5)
     machine = Machine("oci")
     async with asyncio.timeout(300), Engine(Simulator(machine=machine), state=tmp_path, limits=limits) as engine:
@@ -96,7 +96,7 @@ async def test_a_program_that_was_killed_with_a_lock_holds_nobody(tmp_path: Path
 async def test_who_opens_a_store_whose_lock_is_held_for_ever_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files.briefly.__wrapped__, "__defaults__", (0.2,))  # type: ignore[attr-defined]
+    monkeypatch.setattr(files.short_lock.__wrapped__, "__defaults__", (0.2,))  # type: ignore[attr-defined]
     async with Engine(Simulator(), state=tmp_path) as engine:
         await engine.run("host", ["true"])
     with holder(tmp_path / "run" / "lock", stopped=True), pytest.raises(StoreError, match="another program has held"):

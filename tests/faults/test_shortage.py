@@ -15,7 +15,7 @@ import pytest
 
 pytestmark = pytest.mark.real
 
-HINTS = {"disk": "the disk is full", "read-only": "read-only", "processes": "limit of processes|doctor"}
+HINTS = {"disk": "make room on the disk", "read-only": "writable file system", "processes": "limit of processes|doctor"}
 
 
 @pytest.mark.parametrize("what", HINTS)

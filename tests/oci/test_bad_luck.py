@@ -331,8 +331,8 @@ def test_an_ordinary_user_is_told_what_is_missing(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
         path.chmod(path.stat().st_mode | 0o011)  # to be entered by that user, and not to be changed
     done = subprocess.run([sys.executable, "-c", program, directory / "state"], capture_output=True, text=True)
-    assert "root" in done.stdout, done.stderr
-    assert "doctor" in done.stdout
+    assert "needs root" in done.stdout, done.stderr
+    assert "run longshore as root" in done.stdout
 
 
 async def test_an_engine_in_a_forked_child_is_refused(state: Path) -> None:
