@@ -91,11 +91,12 @@ class _Removal:
 
     def _list(self, key: str, fd: int) -> list[tuple[str, bool]]:
         """List the next part of a directory. _AddedError if more was removed there than could have been there."""
+        names = list(islice(_entries(fd), PART))
         if key not in self._allowed:
-            self._allowed[key] = sum(1 for _ in _entries(fd)) + ADDED
+            self._allowed[key] = ADDED + (len(names) if len(names) < PART else sum(1 for _ in _entries(fd)))
         if self._allowed[key] < 0:
             raise _AddedError
-        return list(islice(_entries(fd), PART))
+        return names
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
@@ -128,7 +129,8 @@ class _Removal:
                     self._allowed[name] -= 1
         finally:
             os.close(inner)
-        self._remove_empty(top, name)  # else the next look finds it again
+        if self._remove_empty(top, name):  # else the next look finds it again
+            self._allowed.pop(name, None)
 
     def _move_up(self, fd: int, name: str, top: int) -> str:
         self._moved += 1
