@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -71,18 +71,12 @@ async def log_records(
     pieces: bool,
 ) -> AsyncGenerator[LogRecord | LogGap, None]:
     """Yield the records of a log; with `ending`, until that has returned. It ends when the engine is closed."""
-    reader = LogReader(container.directory.place().log, expected_inode=inode)
-    until = _until(container, ending)
-    container.engine.subscriptions.add(reader.close)
-    try:
-        with as_store_errors(f"read the log of container `{container.id}`"):
-            async with aclosing(reader.records(tail=tail, since=since, until=until, lines=not pieces)) as records:
-                async for record in records:
-                    yield record
-    finally:
-        container.engine.subscriptions.discard(reader.close)
-        reader.close()
-        await _end(until)
+    async with (
+        _reading(container, inode, ending) as (reader, until),
+        aclosing(reader.records(tail=tail, since=since, until=until, lines=not pieces)) as records,
+    ):
+        async for record in records:
+            yield record
 
 
 async def log_chunks(
@@ -94,14 +88,25 @@ async def log_chunks(
     ending: Callable[[], Awaitable[None]],
 ) -> AsyncGenerator[tuple[Stream, bytes] | LogGap, None]:
     """Yield the bytes of one stream of a log, until `ending` has returned. Faster than `log_records`, without times."""
+    async with (
+        _reading(container, inode, ending) as (reader, until),
+        aclosing(reader.chunks(tail=tail, until=until, only=only)) as chunks,
+    ):
+        async for chunk in chunks:
+            yield chunk
+
+
+@asynccontextmanager
+async def _reading(
+    container: ContainerRef, inode: int | None, ending: Callable[[], Awaitable[None]] | None
+) -> AsyncIterator[tuple[LogReader, asyncio.Task[None] | None]]:
+    """Open the log of a container, and begin to wait for `ending`; close and end both. The engine closes it, too."""
     reader = LogReader(container.directory.place().log, expected_inode=inode)
     until = _until(container, ending)
     container.engine.subscriptions.add(reader.close)
     try:
         with as_store_errors(f"read the log of container `{container.id}`"):
-            async with aclosing(reader.chunks(tail=tail, until=until, only=only)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            yield reader, until
     finally:
         container.engine.subscriptions.discard(reader.close)
         reader.close()
