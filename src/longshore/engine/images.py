@@ -52,7 +52,7 @@ class Images:
         `platform` (None: this machine's) is `OS/ARCH[/VARIANT]`. `policy` says when the registry is asked: `always`;
         `missing`, if the image is not here; `newer`, always, but one that cannot be reached is no error if the image is
         here; `never`. `credentials` are user and password (None: those of `longshore login`, podman and docker).
-        `insecure` takes a registry without TLS, or with a certificate that nobody vouches for. `progress` is called in
+        `insecure` takes a registry without TLS, or with a certificate of no known authority. `progress` is called in
         the event loop with how far each layer is.
 
         Raises: ImageNotFound; PlatformNotFound; RegistryAuthError, RegistryUnreachable, RegistryError; InvalidImage;
@@ -364,11 +364,7 @@ class Images:
 
 
 def _tag(store: ImageStore, source: str, given: ImageName | None, target: ImageName) -> None:
-    from datetime import UTC, datetime
-
     from ..images import lookup
-    from ..images.records import NameRecord
-    from ..store.records import VERSION
 
     with store.using():
         record = lookup.find(store, source, given, None)
@@ -376,11 +372,7 @@ def _tag(store: ImageStore, source: str, given: ImageName | None, target: ImageN
         digest, media_type = (
             (meant.digest, meant.media_type) if meant is not None else (record.digest, record.media_type)
         )
-        store.write_name(
-            NameRecord(
-                version=VERSION, name=str(target), digest=digest, media_type=media_type, updated=datetime.now(UTC)
-            )
-        )
+        store.give_name(str(target), digest, media_type)
 
 
 def _remove(store: ImageStore, text: str, given: ImageName | None, *, force: bool) -> list[str]:

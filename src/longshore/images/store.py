@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,7 +33,7 @@ from ..fs.files import (
     sync_file_system,
     write_new,
 )
-from ..store.records import Damaged, decode
+from ..store.records import VERSION, Damaged, decode
 from ..store.state_directory import Store
 from .digests import hex_of, is_digest, matches
 from .documents import LARGEST
@@ -64,7 +65,7 @@ class ImageStore:
         self.locks = self.run / "locks"
 
     def open(self) -> None:
-        """Make the folders if need be; nobody else may look into them, for layers have setuid programs in them."""
+        """Make the folders if need be; no other user may look into them, for layers have setuid programs in them."""
         for path in (
             self.path,
             self.blobs / "sha256",
@@ -223,6 +224,19 @@ class ImageStore:
                     if name is not None:
                         found.append(name)
         return sorted(found, key=lambda each: each.name)
+
+    def give_name(self, name: str, digest: str, media_type: str, *, source: str = "") -> None:
+        """Have a name mean a manifest or an index of the store from now on. `source` is where that came from."""
+        self.write_name(
+            NameRecord(
+                version=VERSION,
+                name=name,
+                digest=digest,
+                media_type=media_type,
+                updated=datetime.now(UTC),
+                source=source,
+            )
+        )
 
     def write_name(self, name: NameRecord) -> None:
         """Have a name mean this from now on."""

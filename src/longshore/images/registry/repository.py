@@ -189,13 +189,6 @@ class Repository:
         with self.exchange("HEAD", path, good=(200, 404)) as answer:
             return answer.status == 200 and answer.length in (None, descriptor.size)
 
-    def has_manifest(self, digest: str) -> bool:
-        """Return whether the repository has this manifest."""
-        with self.exchange(
-            "HEAD", self._manifest_path(digest), {"Accept": media_types.ACCEPT}, good=(200, 404)
-        ) as answer:
-            return answer.status == 200
-
     def tags(self) -> list[str]:
         """Return all tags of the repository, in the registry's order."""
         found: list[str] = []

@@ -12,7 +12,6 @@ import posixpath
 import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,7 +20,6 @@ import msgspec
 from ...aio.tasks import in_thread, shielded
 from ...errors import InvalidImage, InvalidSpec, LongshoreError
 from ...fs.files import as_store_errors
-from ...store.records import VERSION
 from ...typed_json import decode_json
 from .. import media_types
 from ..compression import compression_of, decompressed
@@ -30,7 +28,7 @@ from ..documents import LARGEST, Descriptor, ImageConfig, Index, Manifest, parse
 from ..ingest import Ingest
 from ..locks import Stop
 from ..names import ImageName
-from ..records import ImageRecord, NameRecord
+from ..records import ImageRecord
 from ..registry.calls import call
 from ..settle import wanted_by
 from ..store import ImageStore
@@ -127,15 +125,7 @@ def _add_documents(job: Ingest, image: _Image) -> None:
 def _give_names(store: ImageStore, images: list[_Image]) -> None:
     for image in images:
         for name in image.names:
-            store.write_name(
-                NameRecord(
-                    version=VERSION,
-                    name=str(name),
-                    digest=image.named.digest,
-                    media_type=image.named.media_type,
-                    updated=datetime.now(UTC),
-                )
-            )
+            store.give_name(str(name), image.named.digest, image.named.media_type)
 
 
 def _read(job: Ingest, source: str | os.PathLike[str] | BinaryIO, stop: Stop) -> list[_Image]:

@@ -9,18 +9,16 @@ which the next one goes on, and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from ...aio.tasks import in_thread, shielded
 from ...errors import InvalidImage, LongshoreError, RegistryError
-from ...store.records import VERSION
 from ..documents import Descriptor, ImageConfig, Index, Manifest, parse_config, parse_document
 from ..ingest import Ingest
 from ..locks import Stop
-from ..records import ImageRecord, NameRecord
+from ..records import ImageRecord
 from ..registry.calls import call
 from ..registry.credentials import Credentials
 from ..registry.interrupts import Interrupt
@@ -127,16 +125,7 @@ class _Pull:
     def _give_name(self, chosen: _Chosen) -> None:
         name = self.request.name
         kept = name.with_digest(name.digest) if name.digest else name
-        self.store.write_name(
-            NameRecord(
-                version=VERSION,
-                name=str(kept),
-                digest=chosen.named.digest,
-                media_type=chosen.named.media_type,
-                updated=datetime.now(UTC),
-                source=chosen.registry,
-            )
-        )
+        self.store.give_name(str(kept), chosen.named.digest, chosen.named.media_type, source=chosen.registry)
 
     # what the registry has under the name
 
