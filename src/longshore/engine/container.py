@@ -43,7 +43,7 @@ class Container:
 
     @property
     def _ref(self) -> ContainerRef:
-        """Return which container this is. With a damaged record that is not known, until somebody repairs it."""
+        """Return which container this is. With a damaged record that is not known, until the record is repaired."""
         if not self._known.uid:
             with suppress(LongshoreError):
                 self._known = self._known.of(self._known.directory.read())

@@ -21,8 +21,8 @@ the link, the mark is missing. The next program that reads the container sees th
 for the event in the journal, from the container's own position on, and appends it unless it is there. So each end is
 published exactly once.
 
-*Ends that nobody saw.* After a reboot, or when all programs and helpers were killed, only the record is left. Then the
-cause is `system_gone` and there is no code (`record_gone`). A container that was made but never ran has the cause
+*Ends that no program saw.* After a reboot, or when all programs and helpers were killed, only the record is left. Then
+the cause is `system_gone` and there is no code (`record_gone`). A container that was made but never ran has the cause
 `never_started`, and no event is published, because no start was (`record_never_started`).
 
 *Full disks.* An exit that was seen and cannot be written is returned to waiting callers anyway. The engine keeps it and

@@ -165,19 +165,16 @@ class EngineState:
         self.lease: OwnerLease | None = None
         self.open_containers: dict[str, OpenContainer] = {}
         self.being_opened: dict[str, asyncio.Task[OpenContainer]] = {}
-        self.gone: dict[
-            str, asyncio.Task[Exit]
-        ] = {}  # by uid: finding out the end of a container that cannot be opened
-        self.publishing: dict[
-            str, asyncio.Task[None]
-        ] = {}  # by uid: publishing what dead programs have done and not published
+        # by uid: finding out the end of a container that cannot be opened
+        self.gone: dict[str, asyncio.Task[Exit]] = {}
+        # by uid: publishing what dead programs have done and not published
+        self.publishing: dict[str, asyncio.Task[None]] = {}
         self.owned: dict[str, tuple[ContainerRef, Owner]] = {}  # by uid: the containers that are ended with this engine
         self.half_made: list[ContainerDir] = []  # their creation failed, and could not be undone either
         self.processes: set[Process] = set()  # execs that this engine started, and that have not ended
         self.followed: set[Process] = set()  # all processes that a task gives their result to
-        self.unrecorded: dict[
-            str, Callable[[], Awaitable[object]]
-        ] = {}  # exits that could not be written yet: what records each
+        # exits that could not be written yet: what records each
+        self.unrecorded: dict[str, Callable[[], Awaitable[object]]] = {}
         self.operations: set[Operation] = set()
         self.descriptors = Descriptors(lambda: len(self.open_containers))
         self.subscriptions: set[Callable[[], None]] = set()  # what ends each

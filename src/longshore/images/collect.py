@@ -2,7 +2,7 @@
 
 What is in use is found out each time, from what is there: names, containers (each has a file that pins the image it was
 made of), and the lists of running ingests. Nothing is counted, so nothing can be counted wrong. All of it is looked at
-under `gc.lock`, exclusive, so nobody can begin to use an image meanwhile; and under it nothing is deleted, but renamed
+under `gc.lock`, exclusive, so no program can begin to use an image meanwhile. Under it nothing is deleted, but renamed
 to the trash, which takes a system call for each thing. The order of renaming is names, records, layers, blobs: a
 program that dies in between leaves content without a record, which the next removal takes, never the reverse.
 """
@@ -63,7 +63,7 @@ def pins(store: ImageStore) -> Iterator[Pinned]:
 def remove(store: ImageStore, names: Iterable[str], digests: Iterable[str] = ()) -> Removed:
     """Take these names away, and all names of these images; and remove what then has neither a name nor a user.
 
-    An image that a container uses loses its names only, and is told in `used`. It blocks. Raises: StoreError.
+    An image that a container uses loses its names only, and is listed in `used`. It blocks. Raises: StoreError.
     """
     wanted, doomed = set(names), set(digests)
     with gc_lock(store.gc_lock_path, shared=False):

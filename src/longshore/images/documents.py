@@ -1,4 +1,4 @@
-"""The documents of images: index, manifest, config; read from bytes that a stranger wrote.
+"""The documents of images: index, manifest, config; read from bytes of unknown origin.
 
 An *index* lists manifests, mostly one a platform. A *manifest* names a config and layers by digest. A *config* says
 how to run the image, and has the digests of the unpacked layers (`diff_ids`). The bytes are what counts: a document is

@@ -66,7 +66,7 @@ class Ingest:
         with as_store_errors(f"make {self.path}"), gc_lock(self.store.gc_lock_path, shared=True):
             os.mkdir(self.path, 0o700)
             self._held = LockFile.opened(self.path / "lock")
-            try_lock(self._held.fd)  # before the collector can see that nobody has it
+            try_lock(self._held.fd)  # before the collector can see it without a lock
             self._write_wanted()
         return self
 
@@ -315,12 +315,12 @@ def _hashed(pieces: Iterator[bytes], hash_: Hash, stop: Stop) -> Iterator[bytes]
 
 
 def quiet(state: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 @contextmanager
 def _disk_errors(what: str) -> Iterator[None]:
-    """Raise StoreError for an error of the disk. Those of a network are told by who uses it."""
+    """Raise StoreError for an error of the disk. The code that uses a network reports its errors."""
     try:
         yield
     except (LongshoreError, ConnectionError, TimeoutError):

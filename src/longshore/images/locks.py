@@ -76,7 +76,7 @@ class Stop:
 
 @contextmanager
 def digest_lock(path: str, stop: Stop, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Hold the lock at `path`, which is removed afterwards. It blocks; `waiting` is called if somebody else has it.
+    """Hold the lock at `path`, which is removed afterwards. It blocks; `waiting` is called if another holder has it.
 
     Raises: Stopped; OSError.
     """
@@ -98,7 +98,7 @@ def digest_lock(path: str, stop: Stop, waiting: Callable[[], object] = lambda: N
 
 
 def _try_named(path: str) -> LockFile | None:
-    """Take a lock if nobody has it, and its file was not removed in between."""
+    """Take a lock if it is free, and its file was not removed in between."""
     held = LockFile.opened(path)
     try:
         if try_lock(held.fd) and _names(path, held.fd):

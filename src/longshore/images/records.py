@@ -86,7 +86,7 @@ class ImagePin(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Wanted(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What a program that adds images is about to use, so that nobody removes it meanwhile."""
+    """What a program that adds images is about to use, so that no other program removes it meanwhile."""
 
     version: int
     blobs: list[str] = []  # digests

@@ -72,7 +72,7 @@ class TarReader:
         self._global: Records = {}
 
     def entries(self) -> Iterator[TarEntry]:
-        """Yield each entry; of its data, what nobody asked for is skipped. Then read what follows the archive."""
+        """Yield each entry; data that the caller did not read is skipped. Then read what follows the archive."""
         records: Records | None = None
         name = link = None
         while (header := self._next_header()) is not None:

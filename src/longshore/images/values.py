@@ -1,4 +1,4 @@
-"""What users are told of images: values of `engine.images`."""
+"""Values that `engine.images` returns."""
 
 from __future__ import annotations
 

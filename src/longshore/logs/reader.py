@@ -30,7 +30,7 @@ class LogReader:
         self._open_logs: set[RotatingLog] = set()
 
     def close(self) -> None:
-        """Let go of all files; what still iterates ends. Idempotent."""
+        """Close all files; running iterations end. Idempotent."""
         for rotating in list(self._open_logs):
             rotating.close()
 

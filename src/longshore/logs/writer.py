@@ -43,7 +43,7 @@ class LogWriter:
             self._write(stream, bytes(view[start : start + PIECE]))
 
     def close(self) -> None:
-        """Let go of the file. All was written already. Idempotent."""
+        """Close the file. All was written already. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

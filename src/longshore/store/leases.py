@@ -78,7 +78,7 @@ class OwnerLease:
     async def hold(self) -> OwnerLease:
         """Have the lease in force: directory, lock and keeper. Idempotent; some milliseconds the first time.
 
-        ServiceError if there can be no keeper: what would be made then would be ended by nobody.
+        ServiceError if there can be no keeper: no process would end what is made then.
         """
         if self._lock.fd < 0:
             self._make()
@@ -89,7 +89,7 @@ class OwnerLease:
     def _make(self) -> None:
         lock = owner = alive = LockFile(-1)
         try:
-            # so that nobody finds it unlocked, and takes it for one whose owner died
+            # so that no program finds it unlocked, and takes its owner for dead
             with short_lock(self._store.lock_path):
                 self.directory.mkdir(mode=0o700)
                 for name in ("owned", "execs"):
@@ -161,7 +161,7 @@ class OwnerLease:
             self._pipe = -1
 
     def _keeper_died(self) -> None:
-        """Somebody killed it: another takes its place."""
+        """Start another keeper in place of one that was killed."""
         self._release_keeper()
         self._deaths.append(time.monotonic())
         if self._replacing is None or self._replacing.done():
@@ -209,7 +209,7 @@ class OwnerLease:
                 os.unlink(f"{self.directory}/owned/{id}")
 
     def has_execs(self) -> None:
-        """Note that there are, or were, execs: somebody has to close their records if we cannot."""
+        """Note that there are, or were, execs: the next program has to close their records if we cannot."""
         if not self._owned[EXECS]:
             self.own(EXECS)
 
@@ -245,7 +245,7 @@ class OwnerLease:
             return
         self._owner.close()
         self._alive.close()  # after it: who finds this free takes who has the other for a keeper
-        remove_though_open(self.directory, self._store.run_trash)  # somebody may just be trying the lock
+        remove_though_open(self.directory, self._store.run_trash)  # another program may just be trying the lock
 
 
 def is_alive(store: Store, lease: str) -> bool:
@@ -301,7 +301,7 @@ def owned(store: Store, lease: str) -> list[str]:
 
 @contextmanager
 def dead_leases(store: Store) -> Iterator[list[str]]:
-    """The leases whose owner and keeper are dead, and which nobody else is ending: locked while the block runs."""
+    """The leases whose owner and keeper are dead, and which no other program is ending: locked while the block runs."""
     held: dict[str, LockFile] = {}
     try:
         names = os.listdir(store.leases)

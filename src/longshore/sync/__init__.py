@@ -465,7 +465,7 @@ class Images(BlockingProxy[_images.Images]):
         `platform` (None: this machine's) is `OS/ARCH[/VARIANT]`. `policy` says when the registry is asked: `always`;
         `missing`, if the image is not here; `newer`, always, but one that cannot be reached is no error if the image is
         here; `never`. `credentials` are user and password (None: those of `longshore login`, podman and docker).
-        `insecure` takes a registry without TLS, or with a certificate that nobody vouches for. `progress` is called in
+        `insecure` takes a registry without TLS, or with a certificate of no known authority. `progress` is called in
         the event loop with how far each layer is.
 
         Raises: ImageNotFound; PlatformNotFound; RegistryAuthError, RegistryUnreachable, RegistryError; InvalidImage;

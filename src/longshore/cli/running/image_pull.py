@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ImageSettings(TypedDict):
-    """What `Engine.create` and `launch` are told of the image."""
+    """The image arguments of `Engine.create` and `launch`."""
 
     pull: PullPolicy
     platform: str | None

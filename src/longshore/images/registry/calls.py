@@ -30,5 +30,5 @@ async def call(work: Callable[[], T], interrupt: Interrupt | Stop, name: str = "
         # a second cancellation ends the waiting, too
         await asyncio.wait([running], timeout=ENDING)
         if running.done() and not running.cancelled():
-            running.exception()  # it is known: nobody else asks
+            running.exception()  # mark it as retrieved
         raise

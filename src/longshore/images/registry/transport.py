@@ -4,7 +4,7 @@ The rules of security, in one place:
 
 - A redirect never leads from https to http.
 - `Authorization` goes to the origin (scheme, host and port) that it is for. Stores of blobs refuse a second kind of
-  authorization anyway, and a registry that redirects to a stranger must not give the user's credentials away.
+  authorization anyway, and a registry that redirects to another host must not give the user's credentials away.
 - Without TLS, or with certificates that are not checked, only where the caller says so for this host.
 
 A connection's failure is a `ConnectionFailure`, which says whether another try makes sense.

@@ -1,7 +1,7 @@
 """How the processes of a container come into its cgroup: by themselves where the kernel lets others wait.
 
 To move another process, or a process with all its threads, the kernel of cgroups takes a lock that waits for an RCU
-grace period: 7 to 15 milliseconds of sleep for each container, unless somebody has moved a process just before
+grace period: 7 to 15 milliseconds of sleep for each container, unless a process was moved just before
 (kernel/cgroup/cgroup.c, cgroup_attach_lock). Two ways are free:
 
 - Version 1: a thread moves itself, by writing `0` to the `tasks` file of its new group.
@@ -15,7 +15,7 @@ crun is told to leave cgroups alone. What becomes the container then enters by i
 - An exec meets other processes in its container. Where their capabilities let them interfere with the first program
   (`may_interfere`), crun's `exec` itself is in a second group, the *ante-room*, with walls and limits of its own: what
   kept the first program from entering would have gained nothing that counts.
-- A kept container must be in its group before it is started: else nobody would find it to end it. So the monitor
+- A kept container must be in its group before it is started: else no program would find it to end it. So the monitor
   executes crun's `create` through the first program: that is in the group while it works, and its init stays there.
   The limits are written when it is done.
 

@@ -79,7 +79,7 @@ def _make(base: str, path: str, *, processors: bool) -> None:
 
 
 def _inherit_processors(base: str, path: str) -> None:
-    """Give a group the processors and memory nodes of that above it: a new one has none, and nobody can enter it."""
+    """Give a group the processors and memory nodes of its parent: a new one has none, and no process can enter it."""
     for name in CPUSET_FILES:
         _inherit(base, path, name)
 
