@@ -75,11 +75,11 @@ def test_who_comes_next_ends_a_lease_whose_keeper_is_stopped(state: Path, runtim
     async def look() -> None:
         async with asyncio.timeout(300):
             if when == "at its opening":
-                os.kill(keeper, signal.SIGSTOP)
+                stop(keeper)
                 kill(owner.pid)
             async with Engine(state=state, runtime=runtime) as engine:
                 if when == "at restore":
-                    os.kill(keeper, signal.SIGSTOP)
+                    stop(keeper)
                     kill(owner.pid)
                     await engine.restore()
                 states = {info.id: info.state for info in await engine.list()}
@@ -98,6 +98,13 @@ def test_who_comes_next_ends_a_lease_whose_keeper_is_stopped(state: Path, runtim
 def state_of(pid: int) -> str:
     """The state of a process as the kernel shows it: proc_pid_stat(5)."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+
+
+def stop(pid: int) -> None:
+    """Stop a process, and wait until it stands: a signal takes effect when its process is next to run."""
+    os.kill(pid, signal.SIGSTOP)
+    while state_of(pid) != "T":
+        time.sleep(0.001)
 
 
 def test_a_stopped_owner_is_not_taken_for_a_dead_one(state: Path) -> None:
